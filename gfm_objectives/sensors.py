@@ -1,0 +1,182 @@
+"""The table of sensors (bands, wavelengths, ground sampling distance, scaling) and of map legends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One band. `mean` and `std` are in the sensor's unit; `wavelength` is the centre in nm, None where it has no sense."""
+
+    name: str
+    wavelength: float | None
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One instrument or layer.
+
+    `unit` is what a source must convert raw values to before scaling: surface reflectance in 0..1, decibel, metre.
+    `centred` sensors lose the chip's own mean over valid pixels first: absolute height names the place, relative
+    height describes the surface.
+    """
+
+    name: str
+    unit: str
+    gsd: float
+    bands: tuple[Band, ...]
+    centred: bool = False
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(b.name for b in self.bands)
+
+    def index(self, names: Sequence[str]) -> list[int]:
+        """Positions of `names` in this sensor's band list; ValueError names the unknown band and the valid ones."""
+        known = {b.name: i for i, b in enumerate(self.bands)}
+        for n in names:
+            if n not in known:
+                raise ValueError(f"sensor {self.name} has no band {n!r}; its bands are {', '.join(known)}")
+        return [known[n] for n in names]
+
+    def normalise(self, x: Tensor, valid: Tensor, names: Sequence[str]) -> Tensor:
+        """Scale `x` (..., C, H, W), in this sensor's unit, to about zero mean and unit variance.
+
+        `valid` is (..., H, W) bool; what is not valid comes out as exactly 0, whatever was there (NaN included).
+        """
+        pick = [self.bands[i] for i in self.index(names)]
+        mean = torch.tensor([b.mean for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
+        std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
+        ok = valid.unsqueeze(-3)  # (..., 1, H, W)
+        if self.centred:
+            x = torch.where(ok, x, 0)
+            mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
+        return torch.where(ok, (x - mean) / std, 0)
+
+    def denormalise(self, x: Tensor, names: Sequence[str]) -> Tensor:
+        """Inverse of `normalise` for x (..., C, H, W), up to the chip mean of a centred sensor."""
+        pick = [self.bands[i] for i in self.index(names)]
+        mean = torch.tensor([0.0 if self.centred else b.mean for b in pick], dtype=x.dtype, device=x.device)
+        std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)
+        return x * std[:, None, None] + mean[:, None, None]
+
+
+def _optical(*rows: tuple[str, float, float, float]) -> tuple[Band, ...]:
+    return tuple(Band(*r) for r in rows)
+
+
+# Means and deviations are round figures typical of land surfaces, not of any one corpus: a checkpoint must read the
+# same everywhere. Wavelengths: Sentinel-2 User Handbook; HLS v2 User Guide; C-band centre of Sentinel-1.
+SENSORS: dict[str, Sensor] = {
+    s.name: s
+    for s in (
+        Sensor(
+            "s2",
+            "reflectance",
+            10.0,
+            _optical(
+                ("B01", 443, 0.06, 0.04),
+                ("B02", 492, 0.07, 0.05),
+                ("B03", 560, 0.09, 0.05),
+                ("B04", 665, 0.10, 0.07),
+                ("B05", 704, 0.14, 0.07),
+                ("B06", 740, 0.21, 0.08),
+                ("B07", 783, 0.25, 0.09),
+                ("B08", 833, 0.26, 0.10),
+                ("B8A", 865, 0.27, 0.10),
+                ("B09", 945, 0.28, 0.10),
+                ("B10", 1374, 0.01, 0.01),
+                ("B11", 1610, 0.22, 0.10),
+                ("B12", 2190, 0.15, 0.09),
+            ),
+        ),
+        Sensor("s1", "decibel", 10.0, (Band("VV", None, -11.0, 4.5), Band("VH", None, -18.0, 4.5))),
+        Sensor(
+            "hls",
+            "reflectance",
+            30.0,
+            _optical(
+                ("coastal", 443, 0.06, 0.04),
+                ("blue", 482, 0.07, 0.05),
+                ("green", 561, 0.09, 0.05),
+                ("red", 655, 0.10, 0.07),
+                ("nir", 865, 0.26, 0.10),
+                ("swir1", 1609, 0.22, 0.10),
+                ("swir2", 2201, 0.15, 0.09),
+            ),
+        ),
+        Sensor("dem", "metre", 30.0, (Band("elevation", None, 0.0, 30.0),), centred=True),
+    )
+}
+
+# The ten bands of Sentinel-2 at 10 and 20 m: what most corpora carry and most models read.
+S2_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """Classes of a map layer. Index i of `classes` is label i; `codes` are the values stored in files, if they differ."""
+
+    name: str
+    classes: tuple[str, ...]
+    codes: tuple[int, ...] | None = None
+    colors: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def lookup(self) -> Mapping[int, int]:
+        """File code -> label index."""
+        codes = self.codes or tuple(range(len(self.classes)))
+        return {c: i for i, c in enumerate(codes)}
+
+
+LEGENDS: dict[str, Legend] = {
+    legend.name: legend
+    for legend in (
+        Legend(  # ESA WorldCover v200 Product User Manual, table 2
+            "worldcover",
+            (
+                "tree cover",
+                "shrubland",
+                "grassland",
+                "cropland",
+                "built-up",
+                "bare",
+                "snow and ice",
+                "permanent water",
+                "herbaceous wetland",
+                "mangroves",
+                "moss and lichen",
+            ),
+            (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100),
+            (
+                "#006400",
+                "#ffbb22",
+                "#ffff4c",
+                "#f096ff",
+                "#fa0000",
+                "#b4b4b4",
+                "#f0f0f0",
+                "#0064c8",
+                "#0096a0",
+                "#00cf75",
+                "#fae6a0",
+            ),
+        ),
+    )
+}
+
+
+def legend(name: str, classes: Sequence[str], codes: Sequence[int] | None = None) -> Legend:
+    """A legend of a user's own; ValueError where classes and codes differ in number or a code repeats."""
+    if codes is not None and (len(codes) != len(classes) or len(set(codes)) != len(codes)):
+        raise ValueError(f"legend {name}: {len(classes)} classes need {len(classes)} different codes, got {list(codes)}")
+    return Legend(name, tuple(classes), tuple(codes) if codes is not None else None)
