@@ -1,0 +1,25 @@
+"""The table of sources. A new reader is one file and one line here; modules are imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from gfm_objectives.data.source import SPLITS, Source
+from gfm_objectives.errors import InputError
+
+SOURCES = {
+    "synthetic": "gfm_objectives.data.synthetic:Synthetic",
+    "chips": "gfm_objectives.data.chips:Chips",
+}
+
+
+def build_source(options: Mapping[str, Any], split: str) -> Source:
+    """The source `options["name"]` for one of SPLITS; the other options go to its constructor as keywords."""
+    name = options.get("name")
+    if name not in SOURCES:
+        raise InputError(f"data.name={name}: no such source; choose from {', '.join(SOURCES)}")
+    assert split in SPLITS, split
+    module, cls = SOURCES[name].split(":")
+    return getattr(import_module(module), cls)(split=split, **{k: v for k, v in options.items() if k != "name"})
