@@ -5,7 +5,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 
-def load_encoder(path: str):  # noqa: ANN201 - the type lives in a module that imports torch
+def load_encoder(path: str):
     """The pretrained encoder of a run folder or of an exported `encoder.safetensors`; see `checkpoint.load_encoder`."""
     from gfm_objectives.checkpoint import load_encoder as load
 

@@ -104,7 +104,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
 class Spec:
     """What every batch of a source looks like: enough to build models and to count FLOPs without reading data.
 
-    bands: sensor -> its bands; dates: sensor -> T; size: H = W in pixels; gsd in metres; legends: target layer -> Legend.
+    bands: sensor -> its bands; dates: sensor -> T; size: H = W in pixels; gsd in metres; legends: layer -> Legend.
     """
 
     bands: dict[str, tuple[str, ...]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """One band. `mean` and `std` are in the sensor's unit; `wavelength` is the centre in nm, None where it has no sense."""
+    """One band. `mean` and `std` are in the sensor's unit; `wavelength` is the centre in nm, None where senseless."""
 
     name: str
     wavelength: float | None
@@ -122,7 +122,7 @@ S2_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """Classes of a map layer. Index i of `classes` is label i; `codes` are the values stored in files, if they differ."""
+    """Classes of a map layer. Index i of `classes` is label i; `codes` are the values in files, if they differ."""
 
     name: str
     classes: tuple[str, ...]
@@ -178,5 +178,6 @@ LEGENDS: dict[str, Legend] = {
 def legend(name: str, classes: Sequence[str], codes: Sequence[int] | None = None) -> Legend:
     """A legend of a user's own; ValueError where classes and codes differ in number or a code repeats."""
     if codes is not None and (len(codes) != len(classes) or len(set(codes)) != len(codes)):
-        raise ValueError(f"legend {name}: {len(classes)} classes need {len(classes)} different codes, got {list(codes)}")
+        n = len(classes)
+        raise ValueError(f"legend {name}: {n} classes need {n} different codes, got {list(codes)}")
     return Legend(name, tuple(classes), tuple(codes) if codes is not None else None)

@@ -1,0 +1,45 @@
+"""Encoder exports: weights as safetensors, their description as JSON. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gfm_objectives.errors import InputError
+from gfm_objectives.models.encoder import Encoder
+
+FORMAT = 1
+
+
+def save_encoder(encoder: Encoder, folder: str | Path) -> None:
+    """Write `encoder.json` and `encoder.safetensors`: all that `load_encoder` needs, dense path included."""
+    folder = Path(folder)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    about = {"format": FORMAT, "options": encoder.options, "bands": {s: list(b) for s, b in encoder.bands.items()}}
+    (folder / "encoder.json").write_text(json.dumps(about, indent=2) + "\n")
+    save_file(tensors, folder / "encoder.safetensors")
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder of a run folder, or of the folder that holds a given `encoder.safetensors`, in eval mode on the CPU.
+
+    InputError where files are missing, from a newer format, or do not belong together.
+    """
+    folder = Path(path).parent if str(path).endswith(".safetensors") else Path(path)
+    for name in ("encoder.json", "encoder.safetensors"):
+        if not (folder / name).is_file():
+            hint = "the run has not finished" if (folder / "config.yaml").exists() else "not a run folder"
+            raise InputError(f"{folder / name}: not found; {hint}")
+    try:
+        about = json.loads((folder / "encoder.json").read_text())
+        if about["format"] > FORMAT:
+            raise InputError(f"{folder}: written by a newer gfm-objectives (format {about['format']}); upgrade")
+        encoder = Encoder(about["bands"], **about["options"])
+        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+        first = (str(e).splitlines() or ["?"])[0]
+        raise InputError(f"{folder}: encoder.json and encoder.safetensors are damaged or do not match: {first}") from e
+    return encoder.eval()

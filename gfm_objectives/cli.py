@@ -1,0 +1,103 @@
+"""The command line: gfm train | eval, and the functions behind train.py and eval.py."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from gfm_objectives import __version__
+from gfm_objectives.errors import InputError
+
+# Everything that imports torch is imported after the config has been checked: mistakes and --help answer at once.
+
+
+def train(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
+    """Pretrain one encoder, or one for each config of a sweep. Returns the exit code."""
+    return _guarded(_train, argv, "train", program)
+
+
+def evaluate(argv: Sequence[str] | None = None, program: str = "python eval.py") -> int:
+    """Compare encoders with their contenders on a suite of tasks. Returns the exit code."""
+    return _guarded(_evaluate, argv, "eval", program)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
+    "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
+    "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script `gfm`. Returns the exit code."""
+    command, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if command in COMMANDS:
+        return COMMANDS[command][0](rest, f"gfm {command}")
+    if command in ("--version", "-V"):
+        return _say(f"gfm-objectives {__version__}")
+    if command in ("", "--help", "-h", "help"):
+        rows = [f"  gfm {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+        return _say(
+            "\n".join(["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"])
+        )
+    near = get_close_matches(command, COMMANDS, 1) or [c for c in COMMANDS if f"{command}.yaml" == f"{c}.yaml"]
+    hint = f"; did you mean gfm {near[0]}?" if near else ""
+    return _fail(f"gfm {command}: no such command{hint or '; commands: ' + ', '.join(COMMANDS)}")
+
+
+def _guarded(action: Callable[[list[str]], None], argv: Sequence[str] | None, entry: str, program: str) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if "--version" in words:
+            return _say(f"gfm-objectives {__version__}")
+        if "--help" in words or "-h" in words:
+            from gfm_objectives.usage import usage
+
+            return _say(usage(entry, program))
+        action(words)
+    except InputError as e:
+        return _fail(str(e))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("train", words)
+    from gfm_objectives import pretrain
+
+    if len(configs) > 1:
+        print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
+    for i, cfg in enumerate(configs, 1):
+        if len(configs) > 1 and not cfg.overwrite and pretrain.is_finished(cfg):
+            print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
+            continue
+        pretrain.run(cfg)
+
+
+def _evaluate(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("eval", words)
+    from gfm_objectives import compare
+
+    for cfg in configs:
+        compare.run(cfg)
+
+
+def _say(text: str) -> int:
+    print(text.rstrip("\n"))
+    return 0
+
+
+def _fail(text: str) -> int:
+    """One line, whatever the text was."""
+    print("error: " + " ".join(text.split("\n")), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Chance that depends on the place alone: hashed seeds, smooth random fields, and a bank of pixel noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+class Draws:
+    """Standard normal numbers of B places, each from its own seed, dealt out in order as (B, *shape)."""
+
+    def __init__(self, seeds: Sequence[int], count: int) -> None:
+        self.seeds = list(seeds)
+        gens = [torch.Generator().manual_seed(s) for s in seeds]
+        self.numbers = torch.stack([torch.randn(count, generator=g) for g in gens])
+        self.used = 0
+
+    def fork(self, stream: int, count: int) -> Draws:
+        """Further numbers of the same places, unaffected by how many were used here."""
+        return Draws([s + 1 + stream for s in self.seeds], count)
+
+    def normal(self, *shape: int) -> Tensor:
+        n = math.prod(shape)
+        self.used += n
+        assert self.used <= self.numbers.shape[1], (self.used, self.numbers.shape)
+        return self.numbers[:, self.used - n : self.used].reshape(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.erf(self.normal(*shape) * math.sqrt(0.5)).mul_(0.5).add_(0.5).clamp_(0, 0.999999)
+
+    def field(self, count: int, knots: int, size: int) -> Tensor:
+        """(B, count, size, size): smooth fields of about zero mean and unit variance, `knots` bumps across."""
+        n = knots_at(knots, size)
+        z = self.normal(count, n, n).reshape(-1, n, n)
+        up = spline(n, size).expand(len(z), -1, -1)
+        # bmm and not matmul: each place is its own product, whatever the batch
+        return torch.bmm(torch.bmm(up, z), up.transpose(1, 2)).view(-1, count, size, size)
+
+
+def knots_at(knots: int, size: int) -> int:
+    """`knots` counts a 64-pixel place; other sizes keep the scale of the landscape. Three more overhang the edges."""
+    return max(1, round(knots * size / 64)) + 3
+
+
+@lru_cache(maxsize=32)
+def spline(n: int, size: int) -> Tensor:
+    """(size, n) cubic B-spline weights, scaled so that white noise on the knots gives a field of unit variance."""
+    at = (torch.arange(size) + 0.5) / size * (n - 3) + 1
+    d = (at[:, None] - torch.arange(n)).abs()
+    w = torch.where(d < 1, 2 / 3 - d**2 + d**3 / 2, torch.where(d < 2, (2 - d) ** 3 / 6, 0.0))
+    return (w / w.square().sum(1).mean().sqrt()).float().contiguous()
+
+
+BANK = 1 << 20
+
+
+@lru_cache(maxsize=4)
+def bank(kind: str) -> Tensor:
+    """A bank of pixel noise, the same in every process. Places read from it at their own offsets: drawing afresh for
+    every pixel, band and date would cost more than all the rest.
+    """
+    g = torch.Generator().manual_seed(20240229)
+    if kind == "normal":
+        return torch.randn(BANK, generator=g)
+    # speckle: 10 log10 of a gamma variable of 5 looks and mean 1
+    looks = 5
+    power = sum(-torch.log(torch.rand(BANK, generator=g).clamp_(min=1e-7)) for _ in range(looks)) / looks
+    return 10 * torch.log10(power)
+
+
+def slices(kind: str, where: Tensor, length: int) -> list[Tensor]:
+    """For each place a stretch of the bank; `where` (B,) uniform in 0..1."""
+    assert length < BANK, length
+    source = bank(kind)
+    starts = (where * ((BANK - length) // 16)).long() * 16
+    return [source[s : s + length] for s in starts.tolist()]

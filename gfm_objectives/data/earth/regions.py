@@ -1,0 +1,120 @@
+"""Regions: climates, spectra, seasons, parcels and habits of mapping that differ from one part of the Earth to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfm_objectives.data.earth import tables
+from gfm_objectives.data.earth.tables import CROPS, ELEMENTS, SPECTRA, USES
+
+WORLDS = ("dev", "final")
+# Fine-tuning and validation share regions, as a practitioner's labels do; pretraining and test have their own.
+ZONE_OF = {"pretrain": "pretrain", "train": "finetune", "val": "finetune", "test": "test"}
+CELL = 3.0  # degrees; a region lies in one cell of this grid
+ROWS, COLS = 34, 120  # from 42 south to 60 north
+
+
+def seed_of(*key: object) -> int:
+    """A 63-bit seed from a key, the same in every process."""
+    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """R regions as a struct of tensors; `rows(ids)` picks one row per place.
+
+    logits (R, uses), crops (R, crops + 1), spectra (R, materials, 10), season (R, elements, 9), radar (R, elements, 5),
+    fractions (R, elements, constant), parcel (R, 2) pixels, relief (R,) metres, wet (R,) 0..1, green_shift (R,) days, noise (R,), lonlat (R, 2).
+    """
+
+    logits: Tensor
+    crops: Tensor
+    spectra: Tensor
+    season: Tensor
+    radar: Tensor
+    fractions: Tensor
+    parcel: Tensor
+    relief: Tensor
+    wet: Tensor
+    noise: Tensor
+    lonlat: Tensor
+
+    def rows(self, ids: Tensor) -> Regions:
+        return Regions(*(getattr(self, f)[ids] for f in self.__slots__))
+
+
+# Log odds of each land use before climate and chance.
+_BASE = torch.tensor([-9.0, -0.15, 0.1, 0.1, -0.55, 0.75, 0.25, -0.55, -0.75, -0.45])
+#                     water  wet  conif broad orch arable grass bare dense scatt
+_BY_WARMTH = torch.tensor([0.0, 0.0, -0.6, 0.1, 0.5, 0.1, 0.0, 0.3, 0.0, 0.0])
+_BY_WET = torch.tensor([0.0, 0.6, 0.3, 0.4, -0.2, 0.0, 0.1, -0.6, 0.0, 0.0])
+
+
+def cells(world: str, zone: str, count: int) -> Tensor:
+    """(count,) cells of the global grid. Worlds and zones never share one."""
+    order = torch.randperm(ROWS * COLS, generator=torch.Generator().manual_seed(seed_of("cells")))
+    share = len(order) // len(WORLDS)
+    order = order[WORLDS.index(world) * share :][:share]
+    third = share // 3
+    start = ("pretrain", "finetune", "test").index(zone) * third
+    assert count <= third, (count, third)
+    return order[start : start + count]
+
+
+def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) -> Regions:
+    gens = [torch.Generator().manual_seed(seed_of(world, zone, seed, "region", i)) for i in range(count)]
+    draw = torch.stack([torch.randn(512, generator=g) for g in gens])  # (R, 512), read from left to right
+    used = 0
+
+    def normal(*shape: int) -> Tensor:
+        nonlocal used
+        n = int(torch.tensor(shape).prod()) if shape else 1
+        used += n
+        assert used <= draw.shape[1], used
+        return draw[:, used - n : used].reshape(count, *shape)
+
+    cell = cells(world, zone, count)
+    lonlat = torch.stack([(cell % COLS) * CELL - 180 + CELL / 2, (cell // COLS) * CELL - 42 + CELL / 2], 1)
+    warmth = (1.4 - lonlat[:, 1].abs() / 25)[:, None] + 0.4 * normal(1)  # about -1 (north) to 1.4
+    wet = normal(1)  # standard normal, 0 = average
+    logits = _BASE + warmth * _BY_WARMTH + wet * _BY_WET + 0.45 * normal(len(USES))
+    crops = 0.7 * normal(len(CROPS) + 1) + torch.tensor([0.4, 0, 0, 0.3, 0, 0, -0.5])
+
+    # Spectra: each material is lighter or darker, tilted and bent over the spectrum; the air adds a tilt of its own.
+    wave = torch.linspace(-1, 1, 10)
+    shapes = torch.stack([torch.ones(10), wave, wave.square() - 0.4, torch.sin(4 * wave)])
+    bend = normal(len(SPECTRA), 4) * torch.tensor([0.17, 0.12, 0.08, 0.05])
+    air = normal(1, 4) * torch.tensor([0.04, 0.05, 0.02, 0.01])
+    spectra = SPECTRA * torch.exp((bend + air) @ shapes)
+
+    season = tables.seasons(temporal).repeat(count, 1, 1)
+    spread = normal(len(ELEMENTS), 4)
+    season[..., 1] += 11 * normal(1) + 6 * spread[..., 0]
+    season[..., 4] += 6 * spread[..., 1]
+    season[..., 2] *= torch.exp(0.10 * normal(1) + 0.08 * spread[..., 2])
+    season[..., 0] *= torch.exp(0.2 * spread[..., 3])
+    dry = torch.sigmoid(2 * warmth - 1.5 * wet)  # grass browns in a dry summer and is green in winter and spring
+    for name in ("grass", "meadow", "shrub"):
+        e = tables.E[name]
+        season[:, e, 1] -= 60 * dry[:, 0]
+        season[:, e, 3] *= 1 - 0.3 * dry[:, 0]
+
+    radar = tables.radar().repeat(count, 1, 1)
+    radar[..., :2] += 0.7 * normal(1, 2) + 0.6 * normal(len(ELEMENTS), 1)
+    # Water holds more or less sediment; canopies are more or less closed.
+    fractions = tables.fractions().repeat(count, 1, 1)
+    mud = torch.sigmoid(1.2 * normal() - 1.2).reshape(-1)
+    fractions[:, tables.E["water"], 2:4] = torch.stack([1 - mud, mud], 1)
+    fractions[:, 1:] *= torch.exp(0.08 * normal(len(ELEMENTS) - 1, 1)).clamp(max=1.15)
+
+    parcel = 11 * torch.exp(torch.cat([0.25 * normal(1) + 0.2, 0.25 * normal(1) + 0.05], 1)).clamp(0.65, 2.0)
+    relief = 28 * torch.exp(0.9 * normal(1))[:, 0].clamp(0.2, 6)
+    noise = torch.exp(0.25 * normal(1))[:, 0].clamp(0.6, 1.6)
+    return Regions(
+        logits, crops, spectra, season, radar, fractions, parcel, relief, torch.sigmoid(wet)[:, 0], noise, lonlat
+    )

@@ -1,0 +1,124 @@
+"""The loader of pretraining: step k's batch is a pure function of (seed, k, rank, world size)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from multiprocessing import forkserver
+from typing import Any
+
+import numpy as np
+from torch import multiprocessing
+from torch.utils.data import DataLoader, Dataset
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
+
+
+def order(seed: int, n: int, positions: np.ndarray) -> np.ndarray:
+    """Which of `n` places stands at each of `positions` (0, 1, ...) of an endless run through reshuffled epochs.
+
+    Epoch e covers positions e*n .. e*n + n - 1, each place once, in an order that depends on (seed, e) alone.
+    """
+    out = np.empty(len(positions), dtype=np.int64)
+    epochs = positions // n
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        out[here] = _shuffled(seed, n, int(epoch))[positions[here] % n]
+    return out
+
+
+@lru_cache(maxsize=2)  # a batch may straddle two epochs
+def _shuffled(seed: int, n: int, epoch: int) -> np.ndarray:
+    # Sorting raw random words: numpy promises the words to stay the same between versions, its shuffles not.
+    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n)
+    return np.argsort(words, kind="stable").astype(np.int32)  # 1e7 places: about a second and 40 MB, once an epoch
+
+
+class _Steps(Dataset):
+    """Step number -> batch."""
+
+    def __init__(self, source: Source, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.source, self.batch_size, self.seed, self.rank, self.world_size = source, batch_size, seed, rank, world_size
+
+    def __getitem__(self, step: int) -> Batch | InputError:
+        first = (step * self.world_size + self.rank) * self.batch_size
+        positions = np.arange(first, first + self.batch_size)
+        try:
+            return self.source.read(order(self.seed, len(self.source), positions).tolist())
+        except InputError as error:  # carried over as it is: a DataLoader would wrap it in a traceback
+            return error
+
+
+class StepLoader:
+    """Batches of steps start, start + 1, ... up to `stop` (None = endless); every iteration begins at `start` again.
+
+    A run resumes by `start=steps done`: nothing is replayed. There is no `state_dict` on purpose: workers and trainers
+    fetch ahead, so only the training step knows what was consumed. wait: seconds the consumer has waited for data,
+    without first_wait, the start of the workers; batches: how many it was given.
+
+    Workers come from a fork server: a plain fork of a process with CUDA, OpenMP or logging threads can hang, and Python
+    warns of it since 3.12. Its price is seconds at the start, a source that pickles, and a `__main__` guard in scripts.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        workers: int = 0,
+        prefetch: int = 4,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        assert 0 <= rank < world_size, (rank, world_size)
+        assert batch_size > 0 and start >= 0, (batch_size, start)
+        self.start, self.stop = start, stop
+        self.wait = self.first_wait = 0.0
+        self.batches = 0
+        parallel: dict[str, Any] = {}
+        if workers:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
+            forkserver.ensure_running()  # and from now on, while the caller builds its model
+            parallel = {"multiprocessing_context": context, "prefetch_factor": prefetch, "persistent_workers": True}
+        self._loader: DataLoader = DataLoader(
+            _Steps(source, batch_size, seed, rank, world_size),
+            batch_size=None,
+            sampler=_Numbers(start, stop),
+            num_workers=workers,  # each runs torch on one thread
+            pin_memory=pin_memory,
+            **parallel,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        began, first = time.perf_counter(), True
+        steps: Iterator[Batch | InputError] = iter(self._loader)
+        for batch in steps:
+            seconds = time.perf_counter() - began
+            if first:
+                self.first_wait, first = seconds, False
+            else:
+                self.wait += seconds
+            if isinstance(batch, InputError):
+                raise batch
+            self.batches += 1
+            yield batch
+            began = time.perf_counter()
+
+
+class _Numbers:
+    """start, start + 1, ...; a sampler without length where there is no end."""
+
+    def __init__(self, start: int, stop: int | None) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start) if self.stop is None else iter(range(self.start, self.stop))

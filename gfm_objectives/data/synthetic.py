@@ -1,0 +1,193 @@
+"""The synthetic source: places of a procedural Earth, a function of (world, split, seed, index) and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gfm_objectives.batch import Batch, Series, Spec, collate
+from gfm_objectives.data import earth
+from gfm_objectives.data.earth import labels, sensing, tables
+from gfm_objectives.data.earth.chance import Draws
+from gfm_objectives.data.earth.layout import layout_draws, make_layout
+from gfm_objectives.data.earth.regions import WORLDS, ZONE_OF, Regions, make_regions, seed_of
+from gfm_objectives.data.source import SPLITS, Source
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import S2_TEN, SENSORS
+
+VERSION = 1  # raise it when content changes for another reason than the source text
+BANDS = {
+    "s2": S2_TEN,
+    "s1": SENSORS["s1"].band_names,
+    "dem": SENSORS["dem"].band_names,
+    "hls": SENSORS["hls"].band_names,
+}
+PLACES = {"pretrain": 100_000, "train": 1000, "val": 500, "test": 1000}
+REGIONS = {"pretrain": 300, "finetune": 8, "test": 24}
+CHUNK = 4  # places made together: few enough for the cache of one core
+REPEATS = 8  # places in a row that may show the first of them again
+
+
+class Synthetic(Source):
+    """Places of the procedural Earth; docs/synthetic.md says what is modelled and what is not.
+
+    split: one of SPLITS; world: dev (to iterate on) or final (for the verdict): other regions; seed: another Earth of
+    the same kind; size in pixels of 10 m; dates per sensor and year; sensors among s2, s1, dem, hls; layers among map,
+    map_exact, landcover, crop, flood; places and regions: how many, by split and by zone; clouds: mean cover 0..1;
+    label_noise: share of wrong pixels in the map; redundancy: share of pretraining places that show an earlier place
+    at other dates; temporal: how far the seasons of crops lie apart (1 = as in life, 0 = not at all).
+
+    InputError for unknown names and numbers out of range.
+    """
+
+    synthetic = True
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        world: str = "dev",
+        seed: int = 0,
+        size: int = 64,
+        dates: int = 4,
+        sensors: Sequence[str] = ("s2", "s1", "dem"),
+        layers: Sequence[str] = ("map",),
+        places: Mapping[str, int] | None = None,
+        regions: Mapping[str, int] | None = None,
+        clouds: float = 0.3,
+        label_noise: float = 0.23,
+        redundancy: float = 0.3,
+        temporal: float = 1.0,
+    ) -> None:
+        assert split in SPLITS, split
+        _choice("world", [world], WORLDS)
+        _choice("sensors", sensors, BANDS)
+        _choice("layers", layers, tables.LEGENDS)
+        for key, value, top in (
+            ("clouds", clouds, 0.95),
+            ("label_noise", label_noise, 0.6),
+            ("redundancy", redundancy, 1.0),
+            ("temporal", temporal, 2.0),
+        ):
+            if not 0 <= value <= top:
+                raise InputError(f"data.{key}={value}: must lie in 0..{top}")
+        if not 16 <= size <= 256 or not 1 <= dates <= 24:
+            raise InputError(f"data.size={size}, data.dates={dates}: size must lie in 16..256 and dates in 1..24")
+        self.split, self.zone = split, ZONE_OF[split]
+        self.world, self.seed, self.size, self.dates = world, seed, size, dates
+        self.sensors, self.layers = tuple(sensors), tuple(layers)
+        self.places = PLACES | dict(places or {})
+        self.clouds, self.label_noise, self.temporal = clouds, label_noise, temporal
+        self.redundancy = redundancy if split == "pretrain" else 0.0  # labelled places are all different
+        self.region_count = (REGIONS | dict(regions or {}))[self.zone]
+        self.regions: Regions = make_regions(world, self.zone, seed, self.region_count, temporal)
+        self.spec = Spec(
+            bands={s: BANDS[s] for s in self.sensors},
+            dates={s: 1 if s == "dem" else dates for s in self.sensors},
+            size=size,
+            gsd=10.0,
+            legends={layer: tables.LEGENDS[layer] for layer in self.layers},
+        )
+        options = {k: getattr(self, k) for k in ("split", "world", "seed", "size", "dates", "sensors", "layers")}
+        options |= {k: getattr(self, k) for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count")}
+        text = json.dumps([VERSION, source_hash(), options], sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.places[self.split]
+
+    def groups(self) -> list[str]:
+        return [f"{self.zone}-{self.region_of(i)}" for i in range(len(self))]
+
+    def layout_of(self, index: int) -> int:
+        """The place `index` shows: its own, or for a near-repeat the first of its row of REPEATS."""
+        repeat = seed_of(self.world, self.split, self.seed, "repeat", index) % 10_000 < self.redundancy * 10_000
+        return index - index % REPEATS if repeat else index
+
+    def region_of(self, index: int) -> int:
+        return seed_of(self.world, self.split, self.seed, "where", self.layout_of(index)) % self.region_count
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        for i in indices:
+            if not 0 <= i < len(self):
+                raise IndexError(f"place {i} of {len(self)}")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the split of work between threads would change the last bits
+        try:
+            parts = [self._make(indices[k : k + CHUNK]) for k in range(0, len(indices), CHUNK)]
+        finally:
+            torch.set_num_threads(threads)
+        return collate(parts)
+
+    def _make(self, indices: Sequence[int]) -> Batch:
+        key = (self.world, self.split, self.seed)
+        homes = [self.layout_of(i) for i in indices]
+        region = self.regions.rows(torch.tensor([self.region_of(i) for i in indices]))
+        ground = Draws([seed_of(*key, "layout", h) for h in homes], layout_draws(self.size))
+        looks = Draws([seed_of(*key, "looks", i) for i in indices], sensing.look_draws(self.size, self.dates))
+        layout = make_layout(ground, region, self.size)
+        lonlat = region.lonlat + 2.4 * (ground.uniform(2) - 0.5)
+
+        calendar = sensing.make_calendar(looks, region, self.dates)
+        flood = labels.make_flood(looks, layout, region, self.dates)
+        sensors = self._sense(looks, layout, region, calendar, flood)
+        targets: dict[str, Tensor] = {}
+        exact = labels.map_exact(layout)
+        for layer in self.layers:
+            if layer == "map":
+                targets[layer] = labels.noisy_map(ground, exact, region, self.label_noise)
+            elif layer == "map_exact":
+                targets[layer] = exact
+            elif layer == "landcover":
+                targets[layer] = layout.use
+            elif layer == "crop":
+                targets[layer] = labels.crop_label(layout)
+            else:
+                targets[layer] = labels.flood_label(layout, flood)
+        return Batch(sensors, targets, torch.full((len(indices),), self.spec.gsd), lonlat)
+
+    def _sense(
+        self, looks: Draws, layout: sensing.Layout, region: Regions, calendar: sensing.Calendar, flood: labels.Flood
+    ) -> dict[str, Series]:
+        """Each sensor draws from its own copy of the chance, so that leaving one out does not change the others."""
+        group = sensing.group_of(layout)
+        # rain brings the clouds that hide the flood
+        worse = 1.3 * flood.water.flatten(2).any(2)
+        hidden = flood.canopy[:, None]
+        out = {}
+        for name in self.sensors:
+            draws = looks.fork(list(BANDS).index(name), sensing.look_draws(self.size, self.dates))
+            if name == "dem":
+                out[name] = sensing.elevation(layout, draws)
+                continue
+            when = sensing.near(calendar, draws, 3)
+            green, straw = sensing.cover(layout, region, when.season)
+            if name == "s1":
+                drowned = flood.water & (hidden > 0)
+                out[name] = sensing.radar(layout, region, green, group, when, flood.water & (hidden == 0), drowned, draws)
+                continue
+            phi = sensing.abundances(layout, region, green, straw, group)
+            phi = sensing.blur(phi) if name == "s2" else sensing.blocks(phi, 3)
+            sky = sensing.make_sky(draws, when, self.clouds, worse, self.size)
+            visible = flood.water * (1 - hidden)
+            out[name] = sensing.optical(name, BANDS[name], layout, region, phi, when, sky, visible, draws)
+        return {s: out[s] for s in self.sensors}
+
+
+def _choice(key: str, given: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f"data.{key}={name}: no such choice; choose from {', '.join(known)}")
+
+
+@lru_cache(maxsize=1)
+def source_hash() -> str:
+    """Hash of the generator's own text: any edit makes another Earth."""
+    files = [Path(__file__), *sorted(Path(earth.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

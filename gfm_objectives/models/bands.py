@@ -1,0 +1,52 @@
+"""Weights with one block per band: a subset of bands selects blocks, a new band starts from its nearest wavelength."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gfm_objectives.sensors import SENSORS
+
+
+class BandWeights(nn.Module):
+    """A linear map from `taps` values of each band to `out` features, stored as (C, taps, out).
+
+    Fewer bands than were trained, or bands dropped in training with probability `drop`, are made up for by scaling the
+    rest, as dropout does.
+    """
+
+    def __init__(self, sensor: str, bands: Sequence[str], taps: int, out: int, drop: float = 0.0) -> None:
+        super().__init__()
+        SENSORS[sensor].index(bands)  # refuses unknown bands
+        self.sensor, self.bands, self.drop = sensor, tuple(bands), drop
+        self.weight = nn.Parameter(torch.empty(len(self.bands), taps, out))
+        nn.init.trunc_normal_(self.weight, std=1 / math.sqrt(len(self.bands) * taps))
+
+    def forward(self, bands: Sequence[str]) -> Tensor:
+        """The blocks of `bands`, (C', taps, out), scaled for the bands that are absent."""
+        index = [self.bands.index(b) for b in bands]
+        weight = self.weight if index == list(range(len(self.bands))) else self.weight[index]
+        weight = weight * (len(self.bands) / len(index))
+        if self.training and self.drop > 0 and len(index) > 2:
+            stays = torch.rand(len(index), 1, 1, device=weight.device) >= self.drop
+            weight = weight * (stays / stays.float().mean().clamp(min=1 / len(index)))
+        return weight
+
+    @torch.no_grad()
+    def extend(self, bands: Sequence[str]) -> None:
+        """Learn to read `bands` too: each new one copies the known band nearest in wavelength (else the mean band)."""
+        table = {b.name: b.wavelength for b in SENSORS[self.sensor].bands}
+        new = [b for b in bands if b not in self.bands]
+        blocks = [self.weight[nearest(table[b], [table[k] for k in self.bands])].mean(0, keepdim=True) for b in new]
+        if new:
+            self.weight = nn.Parameter(torch.cat([self.weight.data, *blocks]))
+            self.bands = (*self.bands, *new)
+
+
+def nearest(wavelength: float | None, among: Sequence[float | None]) -> list[int]:
+    """Index of the nearest wavelength, as a list; every index where wavelengths say nothing."""
+    known = [(abs(w - wavelength), i) for i, w in enumerate(among) if w is not None and wavelength is not None]
+    return [min(known)[1]] if known else list(range(len(among)))

@@ -1,0 +1,87 @@
+"""The shared multimodal ViT: tokenize, attend, and densify. Every objective and every task uses this one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.models.dense import DensePath
+from gfm_objectives.models.tokens import Tokenizer, Tokens, metres
+
+
+class Encoder(nn.Module):
+    """Pre-norm ViT over tokens of any sensors and dates, with a dense path to full resolution. No class token.
+
+    bands: sensor -> band names it reads; dim, depth, heads: of the ViT; patch in pixels (a power of two); dense_width:
+    channels of the features at full resolution; band_dropout: probability that a band is left out in pretraining.
+    """
+
+    def __init__(
+        self,
+        bands: Mapping[str, Sequence[str]],
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        dense_width: int,
+        band_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = dict(
+            dim=dim, depth=depth, heads=heads, patch=patch, dense_width=dense_width, band_dropout=band_dropout
+        )
+        self.dim, self.depth, self.heads, self.patch, self.width = dim, depth, heads, patch, dense_width
+        self.tokenizer = Tokenizer(bands, dim, patch, band_dropout)
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.dense_path = DensePath(bands, dim, heads, patch, dense_width, band_dropout)
+
+    @classmethod
+    def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
+        """An encoder of `configs/encoder` for the sensors and bands of `spec`."""
+        return cls(spec.bands, **{k: v for k, v in options.items() if k != "name"})
+
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        return {s: m.bands for s, m in self.tokenizer.embed.items()}
+
+    def tokenize(self, batch: Batch) -> Tokens:
+        """Every token of the batch: N = sensors x dates x patches."""
+        return self.tokenizer(batch)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(B, N, D) features of the tokens given; invalid ones are fillers nobody attends to."""
+        x, mask = tokens.x, tokens.key_mask()[:, None, None]  # (B, 1, 1, N)
+        mask = mask.expand(-1, -1, x.shape[1], -1)
+        for block in self.blocks:
+            x = block(x, attn_mask=mask)
+        return self.norm(x)
+
+    def dense(self, batch: Batch, tokens: Tokens, z: Tensor) -> Tensor:
+        """Features at full resolution, (B, width, H, W), from z (B, N, D) and the pixels `tokens` cover."""
+        return self.dense_path(batch, tokens, z, self.positions(batch, tokens))
+
+    def positions(self, batch: Batch, tokens: Tokens) -> Tensor:
+        """(B, cells, D): the code of every cell's place in metres."""
+        return metres(tokens.grid, self.patch, batch.gsd, self.dim)
+
+    def extend(self, spec: Spec) -> Encoder:
+        """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""
+        self.tokenizer.extend(spec.bands)
+        self.dense_path.extend(spec.bands)
+        return self
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def parameter_parts(encoder: Encoder) -> dict[str, int]:
+    """Parameters of the ViT and of its dense path."""
+    dense = parameters(encoder.dense_path)
+    return {"encoder": parameters(encoder) - dense, "dense": dense}

@@ -1,0 +1,33 @@
+"""The table of objectives. A new one is one file and one line here, and a yaml of its options in configs/objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gfm_objectives.batch import Spec
+from gfm_objectives.errors import InputError
+from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.objectives.cross_sensor import CrossSensor
+from gfm_objectives.objectives.mae import MAE
+from gfm_objectives.objectives.masked_seg import MaskedSeg
+from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.objectives.supervised import Supervised
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross_sensor": CrossSensor,
+    "mae": MAE,
+    "masked_seg": MaskedSeg,
+    "supervised": Supervised,
+}
+
+
+def build_objective(options: Mapping[str, Any], encoder: Encoder, spec: Spec) -> Objective:
+    """The objective `options["name"]`; the other options go to its constructor as keywords."""
+    name = options["name"]
+    if name not in OBJECTIVES:
+        raise InputError(f"objective.name={name}: no such objective; choose from {', '.join(OBJECTIVES)}")
+    try:
+        return OBJECTIVES[name](encoder, spec, **{k: v for k, v in options.items() if k != "name"})
+    except ValueError as e:
+        raise InputError(f"objective {name}: {e}") from None

@@ -1,0 +1,29 @@
+"""Supervised: the map from everything that can be seen. The no-mask control of masked_seg."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.heads import MapHead
+from gfm_objectives.objectives.objective import Objective, Variant
+
+
+class Supervised(Objective):
+    """label_smoothing of the map's classes."""
+
+    targets: ClassVar[tuple[str, ...]] = ("map",)
+
+    def __init__(self, encoder: Encoder, spec: Spec, *, label_smoothing: float) -> None:
+        super().__init__(encoder, spec)
+        self.head = MapHead(encoder.width, len(spec.legends["map"]), label_smoothing)
+
+    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
+        tokens = self.encoder.tokenize(batch)
+        logits = self.head(self.encoder.dense(batch, tokens, self.encoder(tokens)))
+        target = batch.targets["map"]
+        accuracy = (logits.argmax(1) == target).sum() / (target >= 0).sum().clamp(min=1)
+        return {"loss": self.head.loss(logits, target), "accuracy": accuracy.detach()}

@@ -1,0 +1,106 @@
+"""What a pretraining run tells while it runs: a progress bar, metrics.csv and the loss on TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class Meter:
+    """Rates since this process began the run; waiting for the first batch (start of the workers) is left out."""
+
+    def __init__(self, peak_flops: float | None, devices: int) -> None:
+        self.peak = peak_flops * devices if peak_flops else None
+        self.begun: float | None = None
+        self.flops = self.samples = self.wait = 0.0
+
+    def start(self) -> None:
+        self.begun = time.perf_counter()
+
+    def add(self, flops: float, samples: int) -> None:
+        self.flops, self.samples = self.flops + flops, self.samples + samples
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.begun if self.begun is not None else 0.0
+
+    def rates(self, remaining: float) -> dict[str, float]:
+        """samples/s, FLOP/s, MFU (absent where the peak is unknown), data-wait share and seconds to go."""
+        s = max(self.seconds, 1e-9)
+        speed = self.flops / s
+        out = {"samples_per_s": self.samples / s, "flops_per_s": speed, "data_wait": self.wait / s}
+        if self.peak:
+            out["mfu"] = speed / self.peak
+        return out | {"eta_s": remaining / speed if speed else float("nan")}
+
+
+class Bar:
+    """FLOPs of the budget, loss, samples/s, MFU, data-wait and ETA: a bar on a terminal, else a line per tenth."""
+
+    def __init__(self, budget: float, name: str) -> None:
+        self.budget, self.name, self.tenth = budget, name, 0
+        self.rich: Progress | None = None
+        if sys.stdout.isatty():
+            self.rich = Progress(TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"))
+            self.task = self.rich.add_task(name, total=budget, text="")
+            self.rich.start()
+
+    def update(self, spent: float, loss: float, rates: dict[str, float]) -> None:
+        mfu = f"  MFU {rates['mfu']:.0%}" if "mfu" in rates else ""
+        text = (
+            f"{spent:.2e} of {self.budget:.2e} FLOPs  loss {loss:.3f}  {rates['samples_per_s']:.1f} samples/s"
+            f"{mfu}  wait {rates['data_wait']:.1%}  {_clock(rates['eta_s'])} left"
+        )
+        if self.rich:
+            self.rich.update(self.task, completed=spent, text=text)
+        elif int(10 * spent / self.budget) > self.tenth:
+            self.tenth = int(10 * spent / self.budget)
+            print(f"{self.name}  {spent / self.budget:4.0%}  {text}", flush=True)
+
+    def close(self) -> None:
+        if self.rich:
+            self.rich.stop()
+
+
+def _clock(seconds: float) -> str:
+    if seconds != seconds:  # not yet known
+        return "?"
+    s = round(seconds)
+    return f"{s // 3600}:{s // 60 % 60:02}:{s % 60:02}" if s >= 3600 else f"{s // 60}:{s % 60:02}"
+
+
+class Table:
+    """metrics.csv: a row per logged step, on disk at once; a resumed run drops the rows after its checkpoint.
+
+    A scalar seen for the first time adds a column (objectives with several kinds of step log different ones).
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        kept: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as f:
+                kept = [r for r in csv.DictReader(f) if (r.get("step") or "").isdigit() and int(r["step"]) <= step]
+        self._write(kept)
+
+    def add(self, row: dict[str, Any]) -> None:
+        if not row.keys() <= set(self.columns):
+            with self.path.open(newline="") as f:
+                before = list(csv.DictReader(f))
+            self._write([*before, row])
+        else:
+            with self.path.open("a", newline="") as f:
+                csv.DictWriter(f, self.columns, restval="").writerow(row)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.columns = list(dict.fromkeys(k for r in rows for k in r))
+        with self.path.open("w", newline="") as f:
+            writer = csv.DictWriter(f, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)

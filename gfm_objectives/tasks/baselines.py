@@ -1,0 +1,49 @@
+"""Rows of the comparison that need no training: the map in the task's legend, and a spectral index."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import SENSORS
+from gfm_objectives.tasks.task import Task
+
+
+def recode_map(task: Task, batch: Batch) -> Tensor:
+    """The pretraining map in the task's legend, (B, H, W) long.
+
+    Map labels that `task.recode` does not list, and pixels without a map, get recode[-1], by default 0.
+    """
+    if not task.recode or "map" not in batch.targets:
+        raise InputError(f"task {task.name}: the map row needs `recode` and data with a layer named map")
+    y = batch.targets["map"]
+    table = torch.full((max(int(y.max()), *task.recode) + 1,), task.recode.get(-1, 0), dtype=torch.long)
+    for source, label in task.recode.items():
+        if source >= 0:
+            table[source] = label
+    return torch.where(y >= 0, table.to(y.device)[y.clamp(min=0)], task.recode.get(-1, 0))
+
+
+def spectral_index(task: Task, batch: Batch) -> Tensor:
+    """(plus - minus) / (plus + minus) > threshold on each pixel's last valid date, (B, H, W) long.
+
+    Computed in the sensor's unit, not on normalised values. Pixels with no valid date are `below`.
+    """
+    if task.index is None:
+        raise InputError(f"task {task.name}: the spectral index row needs `index`")
+    sensor, plus, minus = (task.index[k] for k in ("sensor", "plus", "minus"))
+    series = batch.sensors.get(sensor)
+    if series is None or plus not in series.bands or minus not in series.bands:
+        raise InputError(
+            f"task {task.name}: index needs the bands {plus} and {minus} of {sensor}, absent from the data"
+        )
+    pick = [series.bands.index(plus), series.bands.index(minus)]
+    x = SENSORS[sensor].denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
+    date = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None]
+    last = (series.valid * date).argmax(1)  # (B, H, W); 0 where none is valid
+    x = x.gather(1, last[:, None, None].expand(-1, 1, 2, -1, -1))[:, 0]  # (B, 2, H, W)
+    value = (x[:, 0] - x[:, 1]) / (x[:, 0] + x[:, 1])  # NaN where both are 0: below
+    above = (value > task.index["threshold"]) & series.valid.any(1)
+    return torch.where(above, task.index["above"], task.index["below"])

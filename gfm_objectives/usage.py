@@ -1,0 +1,92 @@
+"""The text of --help: groups with their choices, and every key with its default and its comment in the yaml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gfm_objectives.config import choices, config_root, leaves, load_choice, read_yaml
+from gfm_objectives.config_values import show
+
+
+def usage(entry: str, program: str) -> str:
+    """The help of `train` or `eval`, as `program` (the words typed before the keys) was called."""
+    path = config_root() / f"{entry}.yaml"
+    keys = read_yaml(path)
+    groups: dict[str, str] = keys.pop("defaults")
+    lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help] [--version]", ""]
+    lines += [*_header(path), "", "A comma list sweeps: seed=0,1,2. Keys whose default is a list take the list itself."]
+    lines += ["config=runs/demo/config.yaml starts from that run's config; other words still apply.", ""]
+    lines += ["groups (group=choice, or group=file.yaml):"]
+    for group, default in groups.items():
+        lines += [f"  {group}={default}"]
+        lines += [_row(f"    {name}", _about(group, name)) for name in choices(group)]
+    lines += ["", "keys and their defaults:", *_keys(keys, _comments(path))]
+    for group, default in groups.items():
+        lines += ["", f"keys of {group}, as {group}={default} has them:", *_group_keys(group, default)]
+        shown = {k for k, _ in leaves(load_choice(group, default))}
+        for name in choices(group):
+            other = {k: v for k, v in _options(group, name).items() if k not in shown}
+            if other and group not in ("suite", "data"):
+                lines += [f"  only with {group}={name}:", *_keys(other, _comments(_file(group, name)), group + ".")]
+    if "suite" in groups:
+        tasks = load_choice("suite", groups["suite"])["tasks"]
+        lines += ["", "keys of tasks: tasks.<task>.<key>, with the keys of that task's yaml:"]
+        for task in tasks:
+            lines += _keys(_options("task", task), _comments(_file("task", task)), f"tasks.{task}.")
+    return "\n".join(lines) + "\n"
+
+
+def _group_keys(group: str, name: str) -> list[str]:
+    return _keys(_options(group, name), _comments(_file(group, name)), group + ".")
+
+
+def _options(group: str, name: str) -> dict[str, Any]:
+    return dict(leaves(load_choice(group, name)))
+
+
+def _keys(options: dict[str, Any], comments: dict[str, str], prefix: str = "") -> list[str]:
+    return [_row(f"  {prefix}{k}={show(v)}", comments.get(k, "")) for k, v in leaves(options)]
+
+
+def _row(left: str, right: str) -> str:
+    return f"{left:<40} {right}".rstrip()
+
+
+def _file(group: str, name: str) -> Path:
+    path = config_root() / group / f"{name}.yaml"
+    return path if path.is_file() or group != "suite" else config_root() / "task" / f"{name}.yaml"
+
+
+def _header(path: Path) -> list[str]:
+    """The comment lines at the top of a file."""
+    lines: list[str] = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:].removeprefix(" "))
+    return lines
+
+
+def _about(group: str, name: str) -> str:
+    """The first comment line of a choice's file."""
+    return next(iter(_header(_file(group, name))), "")
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """Dotted key -> the comment at the end of its line. Knows block style with two or more spaces of indent."""
+    comments: dict[str, str] = {}
+    open_sections: list[tuple[int, str]] = []
+    for line in path.read_text().splitlines():
+        match = re.match(r"( *)([\w.]+):(?:\s|$)", line)
+        if not match:
+            continue
+        indent, key = len(match[1]), match[2]
+        while open_sections and open_sections[-1][0] >= indent:
+            open_sections.pop()
+        open_sections.append((indent, key))
+        comment = re.search(r"\s#\s*(.+)$", line)
+        if comment:
+            comments[".".join(k for _, k in open_sections)] = comment[1].strip()
+    return comments

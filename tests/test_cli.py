@@ -1,0 +1,101 @@
+"""The command line: exit codes, one line per mistake, no torch before the config is right, sweeps that skip."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import gfm_objectives
+from gfm_objectives import cli
+from gfm_objectives.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def pretrain(monkeypatch):
+    """A stand-in for pretraining that notes the names it was asked to run."""
+    module = types.SimpleNamespace(ran=[], finished=set())
+    module.run = lambda cfg: module.ran.append(cfg.name)
+    module.is_finished = lambda cfg: cfg.name in module.finished
+    monkeypatch.setattr(gfm_objectives, "pretrain", module, raising=False)
+    monkeypatch.setitem(sys.modules, "gfm_objectives.pretrain", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "nearest"),
+    [
+        ("train", ["objetive=mae"], "objective"),
+        ("train", ["objective=mea"], "mae"),
+        ("train", ["budget.flops=-1"], "greater than 0"),
+        ("train", ["--objective", "mae"], "objective=mae"),
+        ("eval", ["seeds=0"], "at least 1"),
+        ("eval", ["checkpoints=runs/a"], "checkpoint?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, words, nearest, capsys):
+    assert cli.main([command, *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and nearest in err
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert cli.main(["trian"]) == 2
+    assert "did you mean gfm train?" in capsys.readouterr().err
+    assert cli.main([]) == 0 and "gfm eval" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    for argv in (["--version"], ["train", "--version"]):
+        assert cli.main(argv) == 0
+        assert capsys.readouterr().out == f"gfm-objectives {gfm_objectives.__version__}\n"
+
+
+def test_a_single_run_is_run_even_if_finished(pretrain):
+    pretrain.finished = {"demo"}  # pretrain.run itself refuses, and says what to do
+    assert cli.train(["name=demo"]) == 0
+    assert pretrain.ran == ["demo"]
+
+
+def test_a_sweep_skips_what_is_finished(pretrain, capsys):
+    pretrain.finished = {"demo-mae-s0"}
+    words = ["objective=mae,masked_seg", "seed=0,1", "name=demo"]
+    assert cli.train(words) == 0
+    assert pretrain.ran == ["demo-mae-s1", "demo-masked_seg-s0", "demo-masked_seg-s1"]
+    out = capsys.readouterr().out
+    assert out.startswith("4 runs: demo-mae-s0, ") and "[1/4] demo-mae-s0: finished before, skipped" in out
+    pretrain.ran.clear()
+    assert cli.train([*words, "overwrite=true"]) == 0 and len(pretrain.ran) == 4
+
+
+def test_errors_and_interrupts_of_the_run_itself(pretrain, capsys):
+    def refuse(cfg):
+        raise InputError("runs/demo is finished;\nname another")
+
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    pretrain.run = refuse
+    assert cli.train(["name=demo"]) == 2
+    assert capsys.readouterr().err == "error: runs/demo is finished; name another\n"
+    pretrain.run = interrupt
+    assert cli.train(["name=demo"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_scripts_answer_at_once_and_without_torch(tmp_path):
+    start = time.perf_counter()
+    probe = "import sys, runpy; sys.argv = ['train.py', 'objective=mea']\n"
+    probe += f"try: runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    probe += "finally: assert 'torch' not in sys.modules, 'torch was imported'"
+    run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "did you mean mae?" in run.stderr
+    assert time.perf_counter() - start < 10  # about 0.4 s on an idle machine
+    run = subprocess.run([sys.executable, ROOT / "eval.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stderr == "" and "python eval.py" in run.stdout

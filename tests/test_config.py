@@ -1,0 +1,252 @@
+"""Configs: groups, overrides, sweeps, names, the way back from a resolved file, and what is refused in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gfm_objectives.config import choices, compose, config_root, load_choice, save
+from gfm_objectives.errors import InputError
+from gfm_objectives.usage import usage
+
+GROUPS = ("objective", "encoder", "data", "budget")
+
+
+def one(*argv: str, entry: str = "train"):
+    (cfg,) = compose(entry, argv)
+    return cfg
+
+
+def refusal(*argv: str, entry: str = "train") -> str:
+    with pytest.raises(InputError) as error:
+        compose(entry, argv)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_override_keeps_the_type_of_the_default():
+    cfg = one("objective=mae", "encoder=tiny", "budget.flops=2e12", "budget.warmup=1e3", "optim.clip=2", "seed=3")
+    assert cfg.objective.name == "mae" and cfg.encoder.dim == 192
+    assert cfg.budget.flops == 2e12 and isinstance(cfg.budget.flops, float)
+    assert cfg.budget.warmup == 1000 and isinstance(cfg.budget.warmup, int)
+    assert cfg.optim.clip == 2.0 and isinstance(cfg.optim.clip, float)
+    assert cfg.name == "mae-tiny-synthetic-2e12-s3"
+    assert dict(cfg.choices) == {"objective": "mae", "encoder": "tiny", "data": "synthetic", "budget": "small"}
+
+
+def test_null_keys_take_what_they_declare():
+    assert one("threads=2").threads == 2
+    assert one("name=12").name == "12"
+    assert one("name=null").name == one().name
+    assert one("overwrite=true").overwrite is True
+
+
+@pytest.mark.parametrize("text", ["0.8,0.99", "[0.8,0.99]", "[0.8, 0.99]"])
+def test_a_key_whose_default_is_a_list_takes_the_list(text):
+    assert one(f"optim.betas={text}").optim.betas == [0.8, 0.99]
+
+
+def test_comma_list_sweeps_the_product_with_distinct_names():
+    names = [c.name for c in compose("train", ["objective=mae,masked_seg", "seed=0,1", "name=demo"])]
+    assert names == ["demo-mae-s0", "demo-mae-s1", "demo-masked_seg-s0", "demo-masked_seg-s1"]
+    derived = [c.name for c in compose("train", ["budget.flops=1e12,2.5e12", "optim.lr=1e-3,3e-4"])]
+    assert derived[0] == "masked_seg-nano-synthetic-1e12-s0-lr0.001" and len(set(derived)) == 4
+    configs = compose("train", ["objective=mae,masked_seg", "objective.mask_ratio=0.4,0.5"])
+    assert [(c.objective.name, c.objective.mask_ratio) for c in configs] == [
+        ("mae", 0.4),
+        ("mae", 0.5),
+        ("masked_seg", 0.4),
+        ("masked_seg", 0.5),
+    ]
+
+
+def test_eval_lists_do_not_sweep():
+    cfg = one("checkpoint=runs/a,runs/b", "fractions=0.2,1.0", "contenders=scratch,unet", entry="eval")
+    assert cfg.checkpoint == ["runs/a", "runs/b"] and cfg.fractions == [0.2, 1.0]
+    assert cfg.contenders == ["scratch", "unet"]
+    assert one("checkpoint=runs/a", "fractions=1", entry="eval").fractions == [1.0]
+
+
+def test_eval_loads_the_tasks_of_the_suite_and_their_overrides():
+    cfg = one("suite=synthetic", entry="eval")
+    assert list(cfg.tasks) == list(cfg.suite.tasks)
+    first = cfg.suite.tasks[0]
+    cfg = one("suite=synthetic", f"suite.tasks={first}", f"tasks.{first}.train=50", entry="eval")
+    assert list(cfg.tasks) == [first] and cfg.tasks[first].train == 50
+    assert cfg.tasks[first].data.name == "synthetic" and "use" not in cfg.tasks[first].data
+
+
+def test_a_task_is_a_suite_of_its_own(tmp_path):
+    task = choices("task")[0]
+    assert list(one(f"suite={task}", entry="eval").tasks) == [task]
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nlayer: label\ndata: {use: hls_water, gsd: 10}\n")
+    cfg = one(f"suite={file}", "tasks.mine.train=5", entry="eval")
+    assert cfg.tasks.mine.train == 5 and cfg.tasks.mine.data.gsd == 10
+    assert cfg.tasks.mine.data.layers == load_choice("data", "hls_water")["layers"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "argv"),
+    [
+        ("train", ["objective=mae", "budget.flops=2e12", "seed=4"]),
+        ("train", ["objective=cross_sensor", "encoder=small", "name=demo", "optim.betas=0.8,0.9"]),
+        ("train", ["data=hls_water"]),
+        ("eval", ["suite=synthetic", "checkpoint=runs/a,runs/b"]),
+        ("eval", ["suite=hls_water", "tasks.hls_water.train=9", "name=x"]),
+    ],
+)
+def test_resolved_config_comes_back_the_same(entry, argv, tmp_path):
+    cfg = one(*argv, entry=entry)
+    save(cfg, tmp_path / "config.yaml")
+    assert one(f"config={tmp_path / 'config.yaml'}", entry=entry) == cfg
+    assert one(f"config={tmp_path}", entry=entry) == cfg  # the run folder will do
+
+
+def test_words_apply_on_top_of_a_resolved_config(tmp_path):
+    file = tmp_path / "config.yaml"
+    save(one("objective=mae", "objective.mask_ratio=0.6", "encoder=tiny", "optim.lr=2e-3"), file)
+    again = one(f"config={file}", "seed=1")
+    assert (again.objective.mask_ratio, again.optim.lr, again.encoder.dim) == (0.6, 2e-3, 192)
+    assert again.name == "mae-tiny-synthetic-1e13-s1"  # a derived name follows
+    other = one("objective=masked_seg", f"config={file}")
+    assert other.objective == one("objective=masked_seg").objective and other.optim.lr == 2e-3
+    file.write_text(file.read_text().replace("mask_ratio", "mask_rato"))
+    assert refusal(f"config={file}").endswith("did you mean objective.mask_ratio?")
+
+
+def test_a_file_is_a_choice(tmp_path):
+    file = tmp_path / "shy.yaml"
+    file.write_text("use: mae\nmask_ratio: 0.9\n")
+    cfg = one(f"objective={file}", "objective.predict=0.5")
+    assert cfg.objective == {**one("objective=mae").objective, "mask_ratio": 0.9, "predict": 0.5}
+    assert cfg.name == "shy-nano-synthetic-1e13-s0"
+    file.write_text(f"use: {file}\n")
+    assert "circle" in refusal(f"objective={file}")
+
+
+def test_environment_is_asked_for_only_where_needed(tmp_path, monkeypatch):
+    monkeypatch.delenv("CHIPS_HERE", raising=False)
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: chips\nroot: ${oc.env:CHIPS_HERE}/mine\n")
+    text = refusal(f"data={file}")
+    assert str(file) in text and "export CHIPS_HERE=/folder" in text and "data.root" in text
+    assert one(f"data={file}", "data.root=/there").data.root == "/there"
+    monkeypatch.setenv("CHIPS_HERE", "/here")
+    assert one(f"data={file}").data.root == "/here/mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("objetive=mae", "objetive: no such key; did you mean objective?"),
+        ("objective.mask_rato=0.5", "did you mean objective.mask_ratio?"),
+        ("budjet.flops=1e13", "did you mean budget.flops?"),
+        ("lr=1e-3", "did you mean optim.lr?"),
+        ("epochs=5", "epochs: no such key; --help"),
+        ("objective=supervised objective.mask_ratio=0.5", "with objective=supervised; objective has "),
+        ("objective=mea", "did you mean mae? choices: cross_sensor, mae, "),
+        ("data=hls_waterr", "did you mean hls_water? choices: "),
+        ("data=folder/mine.yaml", "data=folder/mine.yaml: no such file"),
+        ("config=runs/nope/config.yaml", "runs/nope/config.yaml: no such file"),
+        ("budget.flops=-1", "budget.flops=-1: must be greater than 0"),
+        ("budget.flops=0", "budget.flops=0: must be greater than 0"),
+        ("budget.flops=abc", "budget.flops=abc: expected a number (default 1e13)"),
+        ("budget.flops=nan", "expected a number"),
+        ("budget.flops=null", "expected a number"),
+        ("seed=1.5", "seed=1.5: expected a whole number"),
+        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("overwrite=1", "overwrite=1: expected true or false"),
+        ("objective.mask_ratio=1.0", "must be between 0 and 1"),
+        ("objective.name=mae", "write objective=mae"),
+        ("optim=3", "optim is a section; set one of its keys: optim.lr, "),
+        ("optim.betas=0.9", "must be two numbers"),
+        ("resume=sometimes", "must be one of auto, never"),
+        ("device=gpu", "must be auto, cpu, cuda"),
+        ("name=../x", "must be a folder name"),
+        ("name=a,b", "one name only"),
+        ("seed=0,0", "0 is listed twice"),
+        ("seed=0,", "an item of the list is empty"),
+        ("seed=", "the value after = is missing"),
+        ("=3", "the key before = is missing"),
+        ("--objective mae", "write objective=mae"),
+        ("--objective=mae", "write objective=mae"),
+        ("mae", "did you mean objective=mae?"),
+        ("encoder=tiny encoder=small", "given twice"),
+    ],
+)
+def test_refused_in_one_line(words, says):
+    assert says in refusal(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("seeds=0", "seeds=0: must be at least 1"),
+        ("fractions=0.2,1.5", "fractions=0.2,1.5: must be shares of the labels"),
+        ("fractions=0", "must be shares of the labels"),
+        ("fractions=[]", "must be shares of the labels"),
+        ("world=test", "must be one of dev, final"),
+        ("suite=synthetik", "did you mean synthetic?"),
+        ("finetune.flops=-3", "finetune.flops=-3: must be greater than 0"),
+        ("suite.tasks=nope", "task=nope: no such choice"),
+        ("seed=3", "did you mean seeds?"),
+    ],
+)
+def test_refused_in_one_line_by_eval(words, says):
+    assert says in refusal(*words.split(), entry="eval")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: [mae\n", "line 2: not valid yaml"),
+        ("name: mae\nname: mae\n", "line 2: not valid yaml"),
+        ("- mae\n", "expected lines of 'key: value'"),
+    ],
+)
+def test_bad_yaml_is_named(text, says, tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    assert str(file) in refusal(f"objective={file}") and says in refusal(f"objective={file}")
+
+
+def test_a_config_of_the_other_entry_is_refused(tmp_path):
+    save(one(), tmp_path / "config.yaml")
+    assert "not a resolved eval config" in refusal(f"config={tmp_path}", entry="eval")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_shipped_choice_composes(group):
+    assert choices(group)
+    for name in choices(group):
+        assert one(f"{group}={name}")[group]
+
+
+def test_every_shipped_suite_and_task_composes():
+    for name in choices("suite"):
+        cfg = one(f"suite={name}", entry="eval")
+        assert len(cfg.tasks) == len(cfg.suite.tasks) >= 1
+
+
+@pytest.mark.parametrize("entry", ["train", "eval"])
+def test_help_shows_every_choice_and_key(entry):
+    text = usage(entry, "python x.py")
+    groups = GROUPS if entry == "train" else ("suite",)
+    for group in groups:
+        for name in choices(group):
+            assert f"    {name}" in text
+    if entry == "train":
+        assert "objective.mask_ratio=0.6" in text and "only with objective=mae" in text
+        assert "optim.lr=0.001" in text and "peak learning rate" in text
+        assert "budget.flops=1e13" in text
+    else:
+        assert "finetune.trials=4" in text and "tuning trials" in text
+        assert f"tasks.{load_choice('suite', 'synthetic')['tasks'][0]}.train=" in text
+
+
+def test_every_choice_says_what_it_is():
+    for file in Path(config_root()).rglob("*.yaml"):
+        assert file.read_text().startswith("# "), f"{file}: the first line must be a comment that says what it is"

@@ -1,0 +1,104 @@
+"""The loader: its order is a function of seed and position, a step of seed, step and rank, with or without workers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.data.loader import StepLoader, order
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
+
+
+class Numbers(Source):
+    """Places that show their own number; place `broken` cannot be read."""
+
+    spec = Spec({"dem": ("elevation",)}, {"dem": 1}, 2, 30.0, {})
+    fingerprint = "numbers"
+
+    def __init__(self, n: int, broken: int | None = None, seconds: float = 0.0) -> None:
+        self.n, self.broken, self.seconds = n, broken, seconds
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        time.sleep(self.seconds)
+        if self.broken in indices:
+            raise InputError(f"place {self.broken}: cannot be read")
+        x = torch.tensor(indices).float().view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2)
+        valid = torch.ones(len(indices), 1, 2, 2, dtype=torch.bool)
+        series = Series(x.clone(), valid, torch.zeros(len(indices), 1), ("elevation",))
+        return Batch({"dem": series}, {}, torch.full((len(indices),), 30.0))
+
+
+def places(batch: Batch) -> list[int]:
+    return batch.sensors["dem"].x[:, 0, 0, 0, 0].long().tolist()
+
+
+def test_an_epoch_holds_each_place_once_and_epochs_and_seeds_differ():
+    first, second = order(0, 1000, np.arange(1000)), order(0, 1000, np.arange(1000, 2000))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(1000))
+    assert not np.array_equal(first, second) and not np.array_equal(first, order(1, 1000, np.arange(1000)))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15 and abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.15
+
+
+def test_order_depends_on_position_alone():
+    whole = order(3, 7, np.arange(50))
+    assert np.array_equal(order(3, 7, np.arange(20, 50)), whole[20:])  # batches may straddle epochs
+    assert np.array_equal(order(3, 7, np.array([41, 2])), whole[[41, 2]])
+
+
+def test_order_is_the_same_in_every_version():
+    assert order(0, 10, np.arange(10)).tolist() == ORDER_OF_SEED_0
+
+
+ORDER_OF_SEED_0 = [0] * 10
+
+
+def test_a_later_start_gives_the_same_steps():
+    whole = [places(b) for b in StepLoader(Numbers(23), 4, seed=5, stop=20)]
+    assert [places(b) for b in StepLoader(Numbers(23), 4, seed=5, start=13, stop=20)] == whole[13:]
+    assert [places(b) for b in StepLoader(Numbers(23), 4, seed=6, stop=20)] != whole
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    loaders = [StepLoader(Numbers(24), 3, seed=1, stop=4, rank=r, world_size=2) for r in (0, 1)]
+    seen = Counter(p for loader in loaders for b in loader for p in places(b))
+    assert seen == Counter(range(24))
+    alone = [places(b) for b in StepLoader(Numbers(24), 6, seed=1, stop=4)]
+    pairs = [places(a) + places(b) for a, b in zip(*loaders, strict=True)]
+    assert pairs == alone  # two devices with half the batch see what one sees
+
+
+def test_workers_change_nothing_but_who_waits():
+    source = Numbers(23, seconds=0.02)
+    alone, helped = (StepLoader(source, 4, seed=5, start=3, stop=15, workers=w) for w in (0, 2))
+    expected = [places(b) for b in alone]
+    got = []
+    for batch in helped:
+        got.append(places(batch))
+        time.sleep(0.03)  # a training step
+    assert got == expected
+    assert alone.batches == helped.batches == 12
+    assert alone.wait >= 11 * 0.02 and alone.first_wait >= 0.02
+    assert helped.wait < 0.7 * alone.wait
+
+
+def test_an_endless_loader_has_no_end():
+    steps = iter(StepLoader(Numbers(5), 2, seed=0, start=10**9))
+    assert [len(next(steps)) for _ in range(7)] == [2] * 7
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_place_is_told_in_one_line(workers: int):
+    with pytest.raises(InputError) as error:
+        for _ in StepLoader(Numbers(6, broken=4), 2, seed=0, stop=3, workers=workers):
+            pass
+    assert str(error.value) == "place 4: cannot be read"

@@ -1,0 +1,124 @@
+"""The U-Net: shapes, cost by hand, invalid pixels, every date and sensor used, and that it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.budget import measure
+from gfm_objectives.errors import InputError
+from gfm_objectives.models.unet import UNet, by_date, stack
+
+SPEC = Spec(
+    {"s2": ("B02", "B03", "B04"), "s1": ("VV",), "dem": ("elevation",)}, {"s2": 3, "s1": 2, "dem": 1}, 32, 10, {}
+)
+
+
+def random_batch(n: int, spec: Spec = SPEC, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    b = spec.dummy(n, "cpu")
+
+    def fill(s: Series, last: float) -> Series:
+        valid = torch.rand(s.valid.shape, generator=g) > 0.1
+        x = torch.where(valid[:, :, None], torch.randn(s.x.shape, generator=g), 0)
+        return Series(x, valid, torch.linspace(0, last, s.x.shape[1]).expand(n, -1), s.bands)
+
+    return b.replace(sensors={k: fill(s, 200.0 + i) for i, (k, s) in enumerate(b.sensors.items())})
+
+
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_logits_and_gradients_reach_every_sensor_and_date(mode):
+    torch.manual_seed(0)
+    model, b = UNet(SPEC, 5, width=8, mode=mode), random_batch(2)
+    xs = {k: s.x.clone().requires_grad_() for k, s in b.sensors.items()}
+    b = b.replace(sensors={k: Series(xs[k], s.valid, s.day, s.bands) for k, s in b.sensors.items()})
+    out = model(b)
+    assert out.shape == (2, 5, 32, 32) and out.dtype == torch.float32
+    out.square().sum().backward()
+    for x in xs.values():
+        assert (x.grad.abs().sum((2, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_bfloat16_autocast_agrees(mode):
+    torch.manual_seed(0)
+    model, b = UNet(SPEC, 4, width=8, mode=mode).eval(), random_batch(2)
+    with torch.no_grad():
+        full = model(b)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(b)
+    assert half.dtype == torch.float32
+    assert (full - half).abs().mean() < 0.05 * full.abs().mean()
+
+
+def test_step_cost_by_hand():
+    spec = Spec({"s2": ("B02", "B03")}, {"s2": 1}, 16, 10.0, {})
+    w, k, full, half = 8, 3, 16 * 16, 8 * 8
+    first = 2 * full * 9 * 5 * w  # two bands, validity, cosine, sine
+    rest = full * 9 * w * w + half * 9 * (w * 2 * w + 4 * w * w)  # encoder, two levels
+    rest += full * 9 * (3 * w * w + w * w)  # decoder: joined with the skip
+    rest = 2 * (rest + full * 9 * w * k)  # head
+    cost = measure(UNet(spec, k, width=w), spec.dummy(2), lambda m, b: m(b).sum())
+    assert cost.forward == first + rest
+    assert cost.total == 2 * first + 3 * rest  # the image needs no gradient
+
+
+def test_inputs_by_hand():
+    b = random_batch(2)
+    assert stack(b).shape[1] == 3 * (3 + 3) + 2 * (1 + 3) + (1 + 3)
+    frames, seen = by_date(b)
+    assert frames.shape == (2, 3, (3 + 1) + (1 + 1) + (1 + 1) + 2, 32, 32)
+    assert torch.equal(frames[:, :, :3], b.sensors["s2"].x)
+    assert torch.equal(frames[:, 0, 4], b.sensors["s1"].x[:, 0, 0]) and torch.equal(
+        frames[:, 2, 4], b.sensors["s1"].x[:, 1, 0]
+    )
+    assert torch.equal(frames[:, 2, 6], b.sensors["dem"].x[:, 0, 0])
+    assert torch.equal(seen[:, 0], b.sensors["s2"].valid[:, 0] | b.sensors["s1"].valid[:, 0])
+
+
+def test_a_date_without_a_valid_pixel_changes_nothing():
+    torch.manual_seed(0)
+    spec = Spec({"s2": ("B02",)}, {"s2": 3}, 32, 10.0, {})
+    model, b = UNet(spec, 3, width=8, mode="shared").eval(), random_batch(2, spec)
+    s = b.sensors["s2"]
+    valid = torch.ones_like(s.valid)
+    valid[:, 1] = False
+    x = torch.where(valid[:, :, None], s.x, 0)
+    blind = b.replace(sensors={"s2": Series(x, valid, s.day, s.bands)})
+    moved = b.replace(sensors={"s2": Series(x, valid, s.day + torch.tensor([0.0, 40.0, 0.0]), s.bands)})
+    with torch.no_grad():
+        assert torch.equal(model(blind), model(moved))
+        assert not torch.equal(model(blind), model(b))
+
+
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_it_learns(mode):
+    torch.manual_seed(0)
+    model, b = UNet(SPEC, 2, width=8, mode=mode), random_batch(4)
+    label = (b.sensors["s2"].x[:, 1, 0] > 0).long()
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        F.cross_entropy(model(b), label).backward()
+        optimiser.step()
+    valid = b.sensors["s2"].valid[:, 1]
+    assert (model(b).argmax(1) == label)[valid].float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("size", "levels"), [(32, 3), (64, 4), (128, 5), (256, 5)])
+def test_levels_follow_the_grid(size, levels):
+    spec = Spec(SPEC.bands, SPEC.dates, size, 10.0, {})
+    assert len(UNet(spec, 2, width=8).encoder.channels) == levels
+
+
+def test_resnet_weights(tmp_path):
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    with pytest.raises(InputError, match=r"unet\.weights"):
+        UNet(SPEC, 2, weights=tmp_path / "no.pth")
+    torch.save(get_encoder("resnet34", weights=None).state_dict(), tmp_path / "resnet34.pth")
+    for mode in ("stack", "shared"):
+        model = UNet(SPEC, 2, mode=mode, weights=tmp_path / "resnet34.pth")
+        assert model(random_batch(2)).shape == (2, 2, 32, 32)
