@@ -67,25 +67,25 @@ def _train(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("train", words)
-    from gfm_objectives import pretrain
+    from gfm_objectives.pretrain import is_finished, run
 
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
     for i, cfg in enumerate(configs, 1):
-        if len(configs) > 1 and not cfg.overwrite and pretrain.is_finished(cfg):
+        if len(configs) > 1 and not cfg.overwrite and is_finished(cfg):
             print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
             continue
-        pretrain.run(cfg)
+        run(cfg)
 
 
 def _evaluate(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("eval", words)
-    from gfm_objectives import compare
+    from gfm_objectives.compare import run
 
     for cfg in configs:
-        compare.run(cfg)
+        run(cfg)
 
 
 def _say(text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from gfm_objectives.errors import InputError
@@ -77,8 +76,14 @@ def check_all(cfg: Mapping[str, Any], prefix: str = "") -> None:
             check_all(value, f"{name}.")
             continue
         for pattern, _, ok, what in CHECKS:
-            if value is not None and fnmatchcase(name, pattern) and not _holds(ok, value):
+            deep = name.count(".") == pattern.count(".")  # a * must not reach into a source's own keys
+            if value is not None and deep and _matches(name, pattern) and not _holds(ok, value):
                 raise InputError(f"{name}={show(value)}: must be {what}")
+
+
+def _matches(key: str, pattern: str) -> bool:
+    """Whether a dotted key fits a pattern in which * stands for one part."""
+    return re.fullmatch(pattern.replace(".", r"\.").replace("*", r"[^.]+"), key) is not None
 
 
 def _holds(ok: Callable[[Any], bool], value: Any) -> bool:
@@ -97,7 +102,7 @@ def parse(key: str, default: Any, value: Any) -> Any:
         items = value if isinstance(value, list) else _items(key, str(value))
         like = next((d for d in default if isinstance(d, float)), default[0] if default else "")
         return [parse(key, like, item) for item in items]
-    declared = next((kind for pattern, kind, *_ in CHECKS if fnmatchcase(key, pattern)), None)
+    declared = next((kind for pattern, kind, *_ in CHECKS if _matches(key, pattern)), None)
     want = declared if default is None else type(default)
     plain = _scalar(value) if isinstance(value, str) else value
     if plain is None and default is None:
@@ -155,7 +160,7 @@ def number(x: float) -> str:
 def show(value: Any) -> str:
     """A value as it would be typed."""
     if isinstance(value, list):
-        return ",".join(show(v) for v in value)
+        return ",".join(show(v) for v in value) or "[]"
     if isinstance(value, float) and (1e6 <= abs(value) < math.inf or 0 < abs(value) < 1e-3):
         return number(value)
     if isinstance(value, float) and value.is_integer():

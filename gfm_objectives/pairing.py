@@ -127,7 +127,7 @@ class Table:
 def _budget(contender: str, scores: Sequence[Score]) -> float | None:
     """Mean pretraining FLOPs of an encoder's runs; None for contenders that were not pretrained."""
     spent = [s.pretrain_flops for s in scores if s.contender == contender]
-    if not any(spent) or contender.startswith("unet") or contender in SEEDLESS:
+    if not any(spent) or contender == "unet" or contender.startswith("unet+") or contender in SEEDLESS:
         return None
     if not _same(min(spent), max(spent)):
         raise InputError(

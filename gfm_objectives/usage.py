@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives.config import choices, config_root, leaves, load_choice, read_yaml
+from gfm_objectives.config import leaves
+from gfm_objectives.config_files import choices, config_root, load_choice, read_yaml
 from gfm_objectives.config_values import show
 
 
@@ -16,7 +17,7 @@ def usage(entry: str, program: str) -> str:
     keys = read_yaml(path)
     groups: dict[str, str] = keys.pop("defaults")
     lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help] [--version]", ""]
-    lines += [*_header(path), "", "A comma list sweeps: seed=0,1,2. Keys whose default is a list take the list itself."]
+    lines += [*_header(path), "", "A comma list of values is a sweep, save for keys whose default is a list."]
     lines += ["config=runs/demo/config.yaml starts from that run's config; other words still apply.", ""]
     lines += ["groups (group=choice, or group=file.yaml):"]
     for group, default in groups.items():
@@ -32,7 +33,7 @@ def usage(entry: str, program: str) -> str:
                 lines += [f"  only with {group}={name}:", *_keys(other, _comments(_file(group, name)), group + ".")]
     if "suite" in groups:
         tasks = load_choice("suite", groups["suite"])["tasks"]
-        lines += ["", "keys of tasks: tasks.<task>.<key>, with the keys of that task's yaml:"]
+        lines += ["", "keys of each task (train, val, test: how many places of the split, null = all):"]
         for task in tasks:
             lines += _keys(_options("task", task), _comments(_file("task", task)), f"tasks.{task}.")
     return "\n".join(lines) + "\n"
@@ -43,7 +44,9 @@ def _group_keys(group: str, name: str) -> list[str]:
 
 
 def _options(group: str, name: str) -> dict[str, Any]:
-    return dict(leaves(load_choice(group, name)))
+    """The keys of a choice that a command line can set: not its name, nor tables from code to label."""
+    options = leaves(load_choice(group, name))
+    return {k: v for k, v in options if k.split(".")[-1] != "name" and not re.search(r"\.-?\d+$", k)}
 
 
 def _keys(options: dict[str, Any], comments: dict[str, str], prefix: str = "") -> list[str]:
@@ -51,7 +54,7 @@ def _keys(options: dict[str, Any], comments: dict[str, str], prefix: str = "") -
 
 
 def _row(left: str, right: str) -> str:
-    return f"{left:<40} {right}".rstrip()
+    return f"{left:<42} {right}".rstrip()
 
 
 def _file(group: str, name: str) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gfm_objectives.config import choices, compose, config_root, load_choice, save
+from gfm_objectives.config import compose, save
+from gfm_objectives.config_files import choices, config_root, load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.usage import usage
 
@@ -168,6 +169,8 @@ def test_environment_is_asked_for_only_where_needed(tmp_path, monkeypatch):
         ("name=../x", "must be a folder name"),
         ("name=a,b", "one name only"),
         ("seed=0,0", "0 is listed twice"),
+        ("optim.lr=1e-3,0.001", "two runs of this sweep are the same"),
+        ("optim.betas.0=0.9", "did you mean optim.betas?"),
         ("seed=0,", "an item of the list is empty"),
         ("seed=", "the value after = is missing"),
         ("=3", "the key before = is missing"),
@@ -213,9 +216,31 @@ def test_bad_yaml_is_named(text, says, tmp_path):
     assert str(file) in refusal(f"objective={file}") and says in refusal(f"objective={file}")
 
 
-def test_a_config_of_the_other_entry_is_refused(tmp_path):
+def test_a_config_of_another_kind_is_refused(tmp_path):
     save(one(), tmp_path / "config.yaml")
     assert "not a resolved eval config" in refusal(f"config={tmp_path}", entry="eval")
+    assert "not a resolved train config" in refusal(f"config={config_root() / 'train.yaml'}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("lr: 0.001", "lr: fast", "optim.lr=fast: expected a number"),
+        ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
+        ("dim: 128", "dim: -128", "encoder.dim=-128: must be at least 1"),
+        ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
+        ("  flops: 10000000000000.0\n", "", None),  # what is missing has its default
+    ],
+)
+def test_an_edited_config_is_checked_like_a_command_line(before, after, says, tmp_path):
+    file = tmp_path / "config.yaml"
+    save(one(), file)
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    if says is None:
+        assert one(f"config={file}") == one()
+    else:
+        assert says in refusal(f"config={file}")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -245,6 +270,21 @@ def test_help_shows_every_choice_and_key(entry):
     else:
         assert "finetune.trials=4" in text and "tuning trials" in text
         assert f"tasks.{load_choice('suite', 'synthetic')['tasks'][0]}.train=" in text
+
+
+@pytest.mark.parametrize("name", choices("encoder"))
+def test_every_encoder_builds_with_the_parameters_it_names(name):
+    import torch
+
+    from gfm_objectives.models.encoder import Encoder
+    from gfm_objectives.sensors import S2_TEN, SENSORS
+
+    options = {k: v for k, v in load_choice("encoder", name).items() if k != "name"}
+    bands = {"s2": S2_TEN, "s1": SENSORS["s1"].band_names, "dem": SENSORS["dem"].band_names}
+    with torch.device("meta"):
+        millions = sum(p.numel() for p in Encoder(bands, **options).parameters()) / 1e6
+    said = float((config_root() / "encoder" / f"{name}.yaml").read_text().split()[1])
+    assert abs(said / millions - 1) < 0.05, f"{name}.yaml says {said} M parameters, it has {millions:.2f} M"
 
 
 def test_every_choice_says_what_it_is():

@@ -56,10 +56,7 @@ def test_order_depends_on_position_alone():
 
 
 def test_order_is_the_same_in_every_version():
-    assert order(0, 10, np.arange(10)).tolist() == ORDER_OF_SEED_0
-
-
-ORDER_OF_SEED_0 = [0] * 10
+    assert order(0, 10, np.arange(10)).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
 
 
 def test_a_later_start_gives_the_same_steps():
@@ -78,16 +75,16 @@ def test_ranks_share_an_epoch_without_overlap():
 
 
 def test_workers_change_nothing_but_who_waits():
-    source = Numbers(23, seconds=0.02)
+    source = Numbers(23, seconds=0.05)
     alone, helped = (StepLoader(source, 4, seed=5, start=3, stop=15, workers=w) for w in (0, 2))
     expected = [places(b) for b in alone]
     got = []
     for batch in helped:
         got.append(places(batch))
-        time.sleep(0.03)  # a training step
+        time.sleep(0.06)  # a training step
     assert got == expected
     assert alone.batches == helped.batches == 12
-    assert alone.wait >= 11 * 0.02 and alone.first_wait >= 0.02
+    assert alone.wait >= 11 * 0.05 and alone.first_wait >= 0.05
     assert helped.wait < 0.7 * alone.wait
 
 

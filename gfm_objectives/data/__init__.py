@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from gfm_objectives.data.source import SPLITS, Source
@@ -22,4 +23,12 @@ def build_source(options: Mapping[str, Any], split: str) -> Source:
         raise InputError(f"data.name={name}: no such source; choose from {', '.join(SOURCES)}")
     assert split in SPLITS, split
     module, cls = SOURCES[name].split(":")
-    return getattr(import_module(module), cls)(split=split, **{k: v for k, v in options.items() if k != "name"})
+    source = getattr(import_module(module), cls)
+    known = {k: p for k, p in signature(source).parameters.items() if k != "split"}
+    for key in options:
+        if key != "name" and key not in known:
+            raise InputError(f"data.{key}: {name} has no such option; choose from {', '.join(known)}")
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and options.get(key) is None:
+            raise InputError(f"data.{key}: is missing, and {name} needs it")
+    return source(split=split, **{k: v for k, v in options.items() if k != "name"})

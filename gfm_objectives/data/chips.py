@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
-from gfm_objectives.data.description import Image, number, parse_layers, parse_sensors, parse_splits, whole
+from gfm_objectives.data.description import Image, number, parse_layers, parse_sensors, parse_splits, select, whole
 from gfm_objectives.data.layers import find_files, read_bands
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
@@ -27,8 +27,9 @@ class Chips(Source):
     """Places of one split of a folder; each is a chip, or a `size` x `size` tile of one.
 
     root: the folder, with ~ and $VARIABLES; gsd: metres per pixel; sensors, layers, splits: see docs/chips.md; chips: a
-    glob that ids must match; size: tile side in pixels (null = whole chips; edges that do not fill a tile are dropped);
-    cache_mb: decoded places kept in memory, per process. One date, whose day is unknown and therefore 0.
+    glob that ids must match; without: sensors and layers to leave out; size: side of the tiles in pixels, edges that
+    do not fill one are dropped (None = whole chips); license: the line a report must carry; cache_mb: decoded places
+    kept in memory, per process. There is one date, of unknown day, which is 0.
     Mistakes in the description and faults of files raise InputError naming the key or file.
     """
 
@@ -42,6 +43,7 @@ class Chips(Source):
         layers: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
         chips: str = "*",
+        without: Sequence[str] = (),
         size: int | None = None,
         license: str = "",
         cache_mb: float = 512.0,
@@ -50,6 +52,7 @@ class Chips(Source):
         self.license = license
         self._root = _folder(root)
         self._gsd = number("data.gsd", gsd)
+        sensors, layers = select(sensors, layers, without)
         self._images = parse_sensors(sensors)
         self._layers = parse_layers(layers)
         self._wanted = self._bands_by_file()

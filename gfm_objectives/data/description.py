@@ -70,12 +70,22 @@ class Layer:
         return table[where].reshape(raw.shape)
 
 
+def select(
+    sensors: Mapping[str, Any], layers: Mapping[str, Any] | None, without: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The blocks `sensors` and `layers`, less those named in `without`."""
+    sensors, layers = _mapping("data.sensors", sensors), _mapping("data.layers", layers or {})
+    for name in without:
+        if name not in sensors and name not in layers:
+            raise InputError(f"data.without={name}: not described; choose from {', '.join([*sensors, *layers])}")
+    kept = [{k: v for k, v in block.items() if k not in without} for block in (sensors, layers)]
+    return kept[0], kept[1]
+
+
 def parse_sensors(sensors: Mapping[str, Any]) -> dict[str, Image]:
-    """The `sensors` block. A sensor set to null is left out."""
+    """The `sensors` block."""
     images = {}
-    for name, value in _mapping("data.sensors", sensors).items():
-        if value is None:
-            continue
+    for name, value in sensors.items():
         key = f"data.sensors.{name}"
         if name not in SENSORS:
             raise InputError(f"{key}: no such sensor; choose from {', '.join(SENSORS)}")
@@ -114,12 +124,10 @@ def _quality(key: str, sensor: Mapping[str, Any]) -> Quality | None:
     return Quality(str(block.get("file", sensor["file"])), whole(f"{key}.band", block["band"]), bits, values)
 
 
-def parse_layers(layers: Mapping[str, Any] | None) -> dict[str, Layer]:
-    """The `layers` block. A layer set to null is left out."""
+def parse_layers(layers: Mapping[str, Any]) -> dict[str, Layer]:
+    """The `layers` block."""
     out = {}
-    for name, value in _mapping("data.layers", layers or {}).items():
-        if value is None:
-            continue
+    for name, value in layers.items():
         key = f"data.layers.{name}"
         block = _block(
             key, value, needed=("file",), optional=("band", "legend", "classes", "codes", "ignore", "unknown")

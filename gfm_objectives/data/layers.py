@@ -100,5 +100,8 @@ def _check_bands(path: Path, bands: Sequence[int], count: int) -> None:
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    cause = error
+    while cause.__cause__ is not None:  # GDAL's own words are at the bottom of rasterio's
+        cause = cause.__cause__
+    reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     return InputError(f"{path}: cannot be read, truncated or not an image? ({reason})")

@@ -30,7 +30,7 @@ BANDS = {
 }
 PLACES = {"pretrain": 100_000, "train": 1000, "val": 500, "test": 1000}
 REGIONS = {"pretrain": 300, "finetune": 8, "test": 24}
-CHUNK = 4  # places made together: few enough for the cache of one core
+CHUNK = 16  # places made together: enough to spread the cost of a call, few enough for the cache of one core
 REPEATS = 8  # places in a row that may show the first of them again
 
 
@@ -123,7 +123,7 @@ class Synthetic(Source):
             parts = [self._make(indices[k : k + CHUNK]) for k in range(0, len(indices), CHUNK)]
         finally:
             torch.set_num_threads(threads)
-        return collate(parts)
+        return parts[0] if len(parts) == 1 else collate(parts)
 
     def _make(self, indices: Sequence[int]) -> Batch:
         key = (self.world, self.split, self.seed)
@@ -158,7 +158,7 @@ class Synthetic(Source):
         """Each sensor draws from its own copy of the chance, so that leaving one out does not change the others."""
         group = sensing.group_of(layout)
         # rain brings the clouds that hide the flood
-        worse = 1.3 * flood.water.flatten(2).any(2)
+        worse = 1.8 * flood.water.flatten(2).any(2)
         hidden = flood.canopy[:, None]
         out = {}
         for name in self.sensors:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import SENSORS, Band
 
 
 class BandWeights(nn.Module):
@@ -35,15 +35,50 @@ class BandWeights(nn.Module):
             weight = weight * (stays / stays.float().mean().clamp(min=1 / len(index)))
         return weight
 
+    def table(self) -> list[Band]:
+        """The bands it reads, as the sensor table has them."""
+        return [SENSORS[self.sensor].bands[i] for i in SENSORS[self.sensor].index(self.bands)]
+
     @torch.no_grad()
     def extend(self, bands: Sequence[str]) -> None:
         """Learn to read `bands` too: each new one copies the known band nearest in wavelength (else the mean band)."""
-        table = {b.name: b.wavelength for b in SENSORS[self.sensor].bands}
         new = [b for b in bands if b not in self.bands]
-        blocks = [self.weight[nearest(table[b], [table[k] for k in self.bands])].mean(0, keepdim=True) for b in new]
         if new:
+            wave = [b.wavelength for b in self.table()]
+            add = [SENSORS[self.sensor].bands[i].wavelength for i in SENSORS[self.sensor].index(new)]
+            blocks = [self.weight[nearest(w, wave)].mean(0, keepdim=True) for w in add]
             self.weight = nn.Parameter(torch.cat([self.weight.data, *blocks]))
             self.bands = (*self.bands, *new)
+
+
+class BandTable(nn.ModuleDict):
+    """Sensor -> BandWeights."""
+
+    def __init__(self, bands: Mapping[str, Sequence[str]], taps: int, out: int, drop: float) -> None:
+        super().__init__({s: BandWeights(s, names, taps, out, drop) for s, names in bands.items()})
+        self.options = (taps, out, drop)
+
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        return {s: m.bands for s, m in self.items()}  # type: ignore[misc]
+
+    @torch.no_grad()
+    def extend(self, bands: Mapping[str, Sequence[str]]) -> None:
+        """Read further bands and sensors; the bands of a new sensor start from the known ones nearest in wavelength."""
+        known: list[tuple[float | None, BandWeights, int]] = []
+        for module in self.values():
+            assert isinstance(module, BandWeights)
+            known += [(b.wavelength, module, i) for i, b in enumerate(module.table())]
+        for sensor, names in bands.items():
+            if sensor in self:
+                self[sensor].extend(names)  # type: ignore[operator]
+                continue
+            fresh = BandWeights(sensor, names, *self.options)
+            for i, band in enumerate(fresh.table()):
+                if band.wavelength is not None and any(w is not None for w, _, _ in known):
+                    _, donor, j = known[nearest(band.wavelength, [w for w, _, _ in known])[0]]
+                    fresh.weight[i] = donor.weight[j] * (len(donor.bands) / len(fresh.bands))
+            self[sensor] = fresh
 
 
 def nearest(wavelength: float | None, among: Sequence[float | None]) -> list[int]:

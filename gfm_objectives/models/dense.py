@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.models.attention import CrossBlock
-from gfm_objectives.models.bands import BandWeights
-from gfm_objectives.models.tokens import Tokens, borrow, day_features
+from gfm_objectives.models.bands import BandTable
+from gfm_objectives.models.tokens import Tokens, day_features
 
 
 class DensePath(nn.Module):
@@ -40,10 +40,10 @@ class DensePath(nn.Module):
         super().__init__()
         levels = patch.bit_length() - 1
         assert patch == 2**levels and width % (2 * date_heads) == 0, (patch, width)
-        self.width, self.date_heads, self.band_dropout = width, date_heads, band_dropout
+        self.width, self.date_heads = width, date_heads
         self.query = nn.Parameter(torch.randn(dim) * 0.02)
         self.local, self.globally = CrossBlock(dim, heads), CrossBlock(dim, heads)
-        self.stem = nn.ModuleDict({s: BandWeights(s, names, 9, width, band_dropout) for s, names in bands.items()})
+        self.stem = BandTable(bands, 9, width, band_dropout)
         self.when = nn.Linear(5, width)
         self.score = nn.Conv2d(width, date_heads, 1)
         channels = [width * min(2**i, 4) for i in range(levels)]
@@ -94,14 +94,6 @@ class DensePath(nn.Module):
         weight = (weight / (weight.sum(1, keepdim=True) + 1)).to(y.dtype)  # the 1 is an empty slot with score 0
         grouped = y.unflatten(2, (self.date_heads, -1))  # (B, S, heads, width / heads, H, W)
         return (grouped * weight[:, :, :, None]).sum(1).flatten(1, 2)
-
-    @torch.no_grad()
-    def extend(self, bands: Mapping[str, Sequence[str]]) -> None:
-        """Read further bands and sensors; see Tokenizer.extend."""
-        for name, names in bands.items():
-            if name not in self.stem:
-                self.stem[name] = borrow(BandWeights(name, names, 9, self.width, self.band_dropout), self.stem)
-            self.stem[name].extend(names)
 
 
 class ConvBlock(nn.Sequential):

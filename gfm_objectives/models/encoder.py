@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        return {s: m.bands for s, m in self.tokenizer.embed.items()}
+        return self.tokenizer.embed.bands
 
     def tokenize(self, batch: Batch) -> Tokens:
         """Every token of the batch: N = sensors x dates x patches."""
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     def extend(self, spec: Spec) -> Encoder:
         """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""
         self.tokenizer.extend(spec.bands)
-        self.dense_path.extend(spec.bands)
+        self.dense_path.stem.extend(spec.bands)
         return self
 
 

@@ -13,8 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Series
-from gfm_objectives.models.bands import BandWeights, nearest
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.models.bands import BandTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,8 @@ class Tokenizer(nn.Module):
     def __init__(self, bands: Mapping[str, Sequence[str]], dim: int, patch: int, band_dropout: float) -> None:
         super().__init__()
         assert dim % 8 == 0, dim
-        self.dim, self.patch, self.band_dropout = dim, patch, band_dropout
-        self.embed = nn.ModuleDict(
-            {s: BandWeights(s, names, patch * patch, dim, band_dropout) for s, names in bands.items()}
-        )
+        self.dim, self.patch = dim, patch
+        self.embed = BandTable(bands, patch * patch, dim, band_dropout)
         self.validity = nn.Parameter(torch.zeros(patch * patch, dim))  # tells an invalid pixel from an average one
         self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in bands})
         self.day = nn.Linear(5, dim)
@@ -100,29 +97,10 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def extend(self, bands: Mapping[str, Sequence[str]]) -> None:
-        """Read further bands and sensors; a new optical sensor starts from the known band nearest in wavelength."""
-        for name, names in bands.items():
-            if name not in self.embed:
-                fresh = BandWeights(name, names, self.patch**2, self.dim, self.band_dropout)
-                self.embed[name] = borrow(fresh, self.embed)
-                self.sensor[name] = nn.Parameter(torch.stack(list(self.sensor.values())).mean(0))
-            self.embed[name].extend(names)
-
-
-@torch.no_grad()
-def borrow(fresh: BandWeights, known: nn.ModuleDict) -> BandWeights:
-    """Fill the blocks of an unknown sensor from the bands, of any known sensor, that are nearest in wavelength."""
-    rows = [(band.wavelength, k, i) for k, m in known.items() for i, band in enumerate(picked(m)) if band.wavelength]
-    for i, band in enumerate(picked(fresh)):
-        if band.wavelength is not None and rows:
-            _, sensor, j = rows[nearest(band.wavelength, [r[0] for r in rows])[0]]
-            fresh.weight[i] = known[sensor].weight[j] * (len(known[sensor].bands) / len(fresh.bands))
-    return fresh
-
-
-def picked(module: BandWeights) -> list:
-    table = {b.name: b for b in SENSORS[module.sensor].bands}
-    return [table[b] for b in module.bands]
+        """Read further bands and sensors; see BandTable.extend."""
+        for name in [s for s in bands if s not in self.sensor]:
+            self.sensor[name] = nn.Parameter(torch.stack(list(self.sensor.values())).mean(0))
+        self.embed.extend(bands)
 
 
 def metres(grid: tuple[int, int], patch: int, gsd: Tensor, dim: int) -> Tensor:

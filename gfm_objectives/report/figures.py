@@ -11,6 +11,7 @@ import numpy as np
 
 from gfm_objectives.report import words
 from gfm_objectives.report.tables import Summary, find
+from gfm_objectives.scores import SEEDLESS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,11 +98,11 @@ def gains(summary: Summary) -> Figure:
             ax.set_yticks(range(len(rows)), rows)
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.grid(axis="x", color="0.9")
-    figure.supxlabel(
-        "gain over the headline U-Net, mIoU points (bars: 95 % intervals; hollow: no interval)", fontsize=10
-    )
     _legend(figure, [(words.contender(c), looks[c]) for c in names])
-    figure.suptitle(f"What pretraining gained{_synthetic(summary)}", fontsize=12)
+    for ax in axes[-1]:
+        ax.set_xlabel("gain over the headline U-Net, mIoU points")
+    note = "bars: 95 % intervals; hollow: none given"
+    figure.suptitle(f"What pretraining gained{_synthetic(summary)} ({note})", fontsize=11)
     return figure
 
 
@@ -114,6 +115,10 @@ def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, A
         ax.plot([100 * v for v in row["interval"]], [y, y], color=color, lw=1.8, solid_capstyle="butt")
     face = color if isinstance(row["interval"], list) else "white"
     ax.plot(100 * row["gain"], y, marker, color=color, markerfacecolor=face, ms=6)
+    if row.get("missing"):  # a mean over fewer tasks than its neighbours
+        text = f"{len(row['tasks'])} of {len(row['tasks']) + len(row['missing'])} tasks"
+        right = row["interval"][1] if isinstance(row["interval"], list) else row["gain"]
+        ax.annotate(text, (100 * right, y), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center")
 
 
 def labels(summary: Summary) -> Figure:
@@ -125,15 +130,16 @@ def labels(summary: Summary) -> Figure:
     axes = figure.subplots(lines, columns, squeeze=False)
     for ax, task in zip(axes.flat, tasks, strict=False):
         xs = [summary["labels"][task][str(f)] for f in summary["fractions"]]
-        for k, c in enumerate(summary["contenders"]):
+        drawn = [c for c in summary["contenders"] if c not in SEEDLESS]
+        for c in summary["contenders"]:
             found = [find(summary["miou"], task=task, fraction=f, contender=c) for f in summary["fractions"]]
             done = [(x, r) for x, r in zip(xs, found, strict=True) if r and r["status"] == "ok" and x]
             if not done:
                 continue
-            if c in ("map", "index"):
+            if c in SEEDLESS:
                 ax.axhline(100 * done[0][1]["miou"], color="0.6", lw=1, ls=":" if c == "map" else "-.")
                 continue
-            shift = 1.02 ** (k - len(summary["contenders"]) / 2)  # apart, so that bars do not hide each other
+            shift = 1.03 ** (drawn.index(c) - (len(drawn) - 1) / 2)  # apart, so that bars do not hide each other
             x, y = [x * shift for x, _ in done], [100 * r["miou"] for _, r in done]
             bars = [_half(r) for _, r in done]
             dashes = "--" if c.startswith("unet+") else "-"
@@ -142,10 +148,12 @@ def labels(summary: Summary) -> Figure:
         known = [x for x in xs if x]
         ax.set_xticks(known, [str(x) for x in known])
         ax.minorticks_off()
+        ax.margins(x=0.1)
         ax.set_title(task, fontsize=10, loc="left")
         ax.set_xlabel("labelled training tiles")
-        ax.set_ylabel("test mIoU, points")
         ax.grid(axis="y", color="0.9")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test mIoU, points")
     for ax in axes.flat[len(tasks) :]:
         ax.set_axis_off()
     entries = []
@@ -160,7 +168,7 @@ def _line(summary: Summary, name: str, looks: Mapping[str, dict[str, Any]]) -> d
     """U-Nets given more FLOPs share a colour and differ by marker."""
     extra = [c for c in summary["contenders"] if c.startswith("unet+")]
     if name in extra:
-        return {"color": "0.25", "marker": ("+", "x", "1", "2", "3", "4")[extra.index(name) % 6]}
+        return {"color": "0.3", "marker": ("s", "^", "v", "D", "<", ">")[extra.index(name) % 6], "mfc": "white"}
     return looks[name]
 
 
@@ -188,7 +196,10 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> Figure:
             ms=4,
             label=f"{task}, {words.percent(fraction)}",
         )
+    budgets = sorted({r["flops"] for r in curve})
     ax.set_xscale("log")
+    ax.set_xticks(budgets, [words.flops(b) for b in budgets])
+    ax.minorticks_off()
     ax.set_xlabel("fine-tuning budget, FLOPs")
     ax.set_ylabel("validation mIoU, points")
     ax.set_title("Where the tuned U-Net plateaus (task, share of the labels)", fontsize=11, loc="left")
@@ -254,9 +265,11 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) ->
     for text, style in entries:
         name = style.get("name", "")
         dashes = {"map": ":", "index": "-."}.get(name, "--" if name.startswith("unet+") else "-")
-        marker = "" if name in ("map", "index") else style["marker"]
+        marker = "" if name in SEEDLESS else style["marker"]
         line = dashes if style.get("line") else ""
-        handles.append(Line2D([], [], color=style["color"], marker=marker, ls=line, ms=6, label=text))
+        handles.append(
+            Line2D([], [], color=style["color"], marker=marker, mfc=style.get("mfc"), ls=line, ms=6, label=text)
+        )
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9, frameon=False)
 
 

@@ -65,14 +65,12 @@ def _mean(mean: Mapping[str, Any], tasks: int) -> list[str]:
     if mean["status"] != "ok":
         return [words.NOT_RUN, *["-"] * 4]
     text = words.gain(mean) + (f" ({len(mean['tasks'])} of {tasks} tasks)" if mean["missing"] else "")
-    record = f"{mean['wins']} / {mean['losses']} / {mean['ties']}"
-    record += f" ({mean['undecided']} undecided)" if mean["undecided"] else ""
     trimmed = "-" if mean["trimmed"] is None else words.points(mean["trimmed"], signed=True)
     rate = (
         "-" if mean["per_eflop"] is None else f"{100 * mean['per_eflop']:+.1e}".replace("e+0", "e").replace("e+", "e")
     )
     bold = f"**{text}**" if mean["verdict"] in ("win", "loss") else text
-    return [bold, record, words.points(mean["median"], signed=True), trimmed, rate]
+    return [bold, words.record(mean), words.points(mean["median"], signed=True), trimmed, rate]
 
 
 def break_even(summary: Summary) -> str:

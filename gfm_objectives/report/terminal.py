@@ -56,7 +56,7 @@ def _gains(summary: Mapping[str, Any]) -> RenderableType:
             cells = [_styled(r) for r in rows if r is not None]
             mean = rows[-1]
             assert mean is not None, at
-            record = f"{mean['wins']}/{mean['losses']}/{mean['ties']}" if mean["status"] == "ok" else "-"
+            record = words.record(mean, "/")
             table.add_row(words.contender(c), words.percent(fraction), words.opponent(against, n), *cells, record)
         table.add_section()
     return table

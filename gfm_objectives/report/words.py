@@ -11,9 +11,7 @@ _NAMES = {"unet": "U-Net", "scratch": "ViT from scratch", "map": "map, recoded",
 
 def contender(name: str) -> str:
     """The name a reader sees; pretrained encoders keep their objective's name."""
-    if name.startswith("unet+"):
-        return f"U-Net +{flops(float(name[5:]))} FLOPs"
-    return _NAMES.get(name, name)
+    return f"U-Net +{name[5:]} FLOPs" if name.startswith("unet+") else _NAMES.get(name, name)
 
 
 def points(value: float | None, signed: bool = False) -> str:
@@ -60,6 +58,14 @@ def gain(row: Mapping[str, Any]) -> str:
     interval = row["interval"]
     span = f" [{points(interval[0])}, {points(interval[1])}]" if isinstance(interval, list) else ""
     return points(row["gain"], signed=True) + span
+
+
+def record(mean: Mapping[str, Any], between: str = " / ") -> str:
+    """Wins, losses and ties of a row of means; tasks without an interval are undecided."""
+    if mean["status"] != "ok":
+        return "-"
+    text = between.join(str(mean[k]) for k in ("wins", "losses", "ties"))
+    return text + (f" ({mean['undecided']} undecided)" if mean["undecided"] else "")
 
 
 def opponent(against: str, n: int) -> str:

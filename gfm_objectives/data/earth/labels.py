@@ -12,7 +12,7 @@ from gfm_objectives.data.earth.layout import FIRST_CROP, Layout
 from gfm_objectives.data.earth.regions import Regions
 from gfm_objectives.data.earth.tables import CONFUSED_WITH, CROPS, MAP_OF, E, U
 
-COARSE_ERROR = 0.135  # share of pixels that 30 m blocks alone get wrong, measured
+COARSE_ERROR = 0.215  # share of pixels that 30 m blocks everywhere get wrong, measured
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ def make_flood(draws: Draws, layout: Layout, region: Regions, dates: int) -> Flo
     """Two places in three are flooded at the last date, some earlier instead (and dry again), the rest never."""
     size = layout.use.shape[-1]
     lot = draws.uniform(3)
-    rough = 0.22 * draws.field(1, 7, size)[:, 0] + 0.1 * draws.field(1, 20, size)[:, 0]
+    rough = 0.38 * draws.field(1, 7, size)[:, 0] + 0.16 * draws.field(1, 20, size)[:, 0]
     low = layout.level.flatten(1).min(1).values
     rise = 0.35 + 1.5 * lot[:, 1]
     under = (layout.level + rough < (low + rise)[:, None, None]) & (layout.use != U["water"])
@@ -63,7 +63,7 @@ def noisy_map(draws: Draws, exact: Tensor, region: Regions, label_noise: float) 
     block = draws.uniform(3, blocks, blocks)
     if label_noise == 0:
         return exact.clone()
-    # 30 m: the class of one pixel stands for its block; coarse everywhere once the dial allows for its errors.
+    # 30 m: the class of one pixel stands for its block, in as many blocks as make half of the errors.
     at = (torch.arange(size) // 3 * 3 + 1).clamp(max=size - 1)
     dx, dy = (lot[:, 0] * 3).long() - 1, (lot[:, 1] * 3).long() - 1
     x = (at + dx[:, None]).clamp(0, size - 1)
@@ -71,9 +71,10 @@ def noisy_map(draws: Draws, exact: Tensor, region: Regions, label_noise: float) 
     coarse = exact.flatten(1).gather(1, (y[:, :, None] * size + x[:, None]).flatten(1)).view_as(exact)
     to_pixels = torch.arange(size) // 3
     u = block[:, :, to_pixels][..., to_pixels]  # (B, 3, H, W)
-    out = torch.where(u[:, 0] < label_noise / COARSE_ERROR, coarse, exact)
-    # The rest of the dial: half in patches of the landscape, half block by block.
-    rest = max(0.0, 1 - (1 - label_noise) / (1 - min(label_noise, COARSE_ERROR)))
+    blocky = min(0.5 * label_noise, COARSE_ERROR)
+    out = torch.where(u[:, 0] < blocky / COARSE_ERROR, coarse, exact)
+    # The other half: in patches of the landscape and block by block.
+    rest = 1 - (1 - label_noise) / (1 - blocky)
     share = (rest * region.noise).clamp(max=0.95)[:, None, None]
     doubt = 0.5 * (torch.erf(patch * 0.7071) + 1)
     wrong = (doubt < 0.5 * share) | (u[:, 1] < 0.5 * share / (1 - 0.5 * share))

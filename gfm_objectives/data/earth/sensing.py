@@ -127,7 +127,8 @@ def make_sky(draws: Draws, calendar: Calendar, clouds: float, worse: Tensor, siz
     """`clouds` is the mean cover; `worse` (B, T) in standard deviations adds to it on stormy dates."""
     dates = calendar.day.shape[1]
     wide = 1.3
-    bias = math.sqrt(2) * torch.erfinv(torch.tensor(2 * min(max(clouds, 1e-4), 0.999) - 1)).item() * math.sqrt(1 + wide**2)
+    share = torch.tensor(max(0.72 * clouds, 1e-4))  # shadows and storms take the rest
+    bias = torch.special.ndtri(share).item() * math.sqrt(1 + wide**2)
     state = bias + wide * draws.normal(dates) + worse  # (B, T)
     shape = 0.85 * draws.field(dates, 3, size) + 0.5 * draws.field(dates, 10, size)
     thick = shape + state[..., None, None]
@@ -246,7 +247,7 @@ def radar(
 
     # Water: dark when calm, up to the level of land in wind; gusts are patchy and the same for ponds and floods.
     wind = draws.normal(dates)[..., None, None] + 0.8 * draws.field(dates, 5, size)
-    gust = torch.sigmoid(1.6 * wind - 1.2)
+    gust = torch.sigmoid(1.6 * wind - 0.4)
     surface = torch.stack([-21.0 + 9.5 * gust, -27.5 + 6.0 * gust], 2) + region.radar[:, None, E["water"], :2, None, None] - torch.tensor([-20.0, -27.0]).view(2, 1, 1)
     wet = (layout.element == E["water"])[:, None] | flood
     x = torch.where(wet[:, :, None], surface, x)

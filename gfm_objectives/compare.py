@@ -1,0 +1,270 @@
+"""The comparison: contenders x tasks x label fractions x seeds, tuned alike, to scores, gains with intervals, a report.
+
+Order of events: read the tasks, find F by the plateau rule, tune every contender on validation, run the seeds, report.
+Whatever is finished is on disk at once, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives import config
+from gfm_objectives.bench import Bench, open_bench
+from gfm_objectives.budget import device_name
+from gfm_objectives.contenders import Contender, contenders
+from gfm_objectives.device import resolve
+from gfm_objectives.errors import InputError
+from gfm_objectives.finetune import score
+from gfm_objectives.metrics import miou
+from gfm_objectives.pictures import Pictures
+from gfm_objectives.plan import Clock, Plan
+from gfm_objectives.provenance import commit
+from gfm_objectives.scores import Key, Score, Store
+from gfm_objectives.tasks.baselines import recode_map, spectral_index
+from gfm_objectives.trials import TUNING, Job, Outcome, TrialLog, Workers
+
+FIXED_KEYS = ("finetune", "world", "precision", "unet")  # a results folder holds one choice of these
+BASELINES: dict[str, Callable] = {"map": recode_map, "index": spectral_index}
+
+
+def run(cfg: DictConfig) -> Path:
+    """Run what is not done of the comparison `cfg` (configs/eval.yaml) and report; returns the results folder."""
+    out = Path(cfg.results) / cfg.name
+    device, dtype = resolve(cfg.device, cfg.precision)
+    options = OmegaConf.to_container(cfg)
+    assert isinstance(options, dict)
+    _check_settings(options, out)
+    rows = contenders(cfg.contenders, cfg.checkpoint, len(cfg.tasks), options.get("unet", {}).get("weights"))
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
+    benches = [open_bench(n, t, out / "cache", cfg.world) for n, t in options["tasks"].items()]
+    workers = cfg.workers or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    comparison = Comparison(options, out, benches, rows, device, workers)
+    with Workers(workers, device, dtype) as pool:
+        plan = Plan(comparison, pool)
+        print(plan.text(), flush=True)
+        if cfg.plan_only:
+            return out
+        config.save(cfg, out / "config.yaml")
+        _count_final(out, benches)
+        budgets = comparison.plateau(pool, plan)
+        print(plan.text(budgets), flush=True)
+        comparison.tune(budgets, pool, plan)
+        comparison.seeds(budgets, pool, plan)
+    comparison.baselines()
+    comparison.report()
+    shutil.rmtree(out / "cache", ignore_errors=True)
+    return out
+
+
+@dataclass
+class Comparison:
+    """What is compared and where it is kept. The parts of the story, in order, are its methods."""
+
+    options: dict[str, Any]
+    out: Path
+    benches: list[Bench]
+    rows: list[Contender]
+    device: torch.device
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.store, self.log, self.pictures = Store(self.out), TrialLog(self.out / "trials.jsonl"), Pictures(self.out)
+        self.trained = [c for c in self.rows if c.trained]
+        self.fractions = sorted({float(f) for f in self.options["fractions"]})
+        self.commit, self.device_name = commit(), device_name(self.device)
+        self.finetune: dict[str, Any] = self.options["finetune"]
+
+    # -- the jobs
+
+    def candidates(self, bench: Bench, contender: Contender, fraction: float, flops: float) -> list[Job]:
+        """The tuning trials of one contender; their number is the same for all."""
+        settings = contender.candidates(bench.spec, self.finetune["trials"], self.finetune["batch_size"])
+        cap = flops + contender.extra_flops
+        return [Job(bench, contender, fraction, TUNING, s, cap) for s in settings]
+
+    def cells(self) -> list[tuple[Bench, Contender, float]]:
+        return [(b, c, f) for b in self.benches for f in self.fractions for c in self.trained]
+
+    def trials(self, budgets: Mapping[str, float]) -> list[Job]:
+        """Trials of every cell that has seeds to run, except those that are done."""
+        cells = [cell for cell in self.cells() if self.seeds_left(*cell)]
+        jobs = [j for b, c, f in cells for j in self.candidates(b, c, f, budgets[b.task.name])]
+        return list({j.key: j for j in jobs if j not in self.log}.values())
+
+    def seeds_left(self, bench: Bench, contender: Contender, fraction: float) -> list[int]:
+        def key(seed: int) -> Key:
+            run = contender.run(seed)
+            name = run.identity if run else ""
+            return Key(bench.task.name, fraction, contender.name, seed, bench.fingerprint, name)
+
+        return [s for s in range(self.options["seeds"]) if not self.store.done(key(s))]
+
+    def finals(self, budgets: Mapping[str, float]) -> list[Job]:
+        """The reported runs that are not done, with the settings tuning chose."""
+        jobs = []
+        for bench, contender, fraction in self.cells():
+            if not (seeds := self.seeds_left(bench, contender, fraction)):
+                continue
+            best = self.log.best(self.candidates(bench, contender, fraction, budgets[bench.task.name]))
+            largest = fraction == self.fractions[-1]
+            for s in seeds:
+                show = self.pictures.places(bench) if largest and s == 0 else ()
+                jobs.append(Job(bench, contender, fraction, s, best.hparams, best.flops, show))
+        return jobs
+
+    # -- the story
+
+    def plateau(self, pool: Workers, plan: Plan) -> dict[str, float]:
+        """F of every task: where doubling it adds less than `finetune.plateau` to the tuned U-Net's validation mIoU.
+
+        The curve is kept in plateau.json. A fixed finetune.flops is F for all.
+        """
+        if self.finetune["flops"] is not None:
+            return {b.task.name: float(self.finetune["flops"]) for b in self.benches}
+        unet = next((c for c in self.trained if c.kind == "unet"), Contender("unet", "unet"))
+        curve: dict[str, list[dict[str, Any]]] = {b.task.name: [] for b in self.benches}
+        chosen: dict[str, float] = {}
+        flops = float(self.finetune["start"])
+        while open_ := [b for b in self.benches if b.task.name not in chosen]:
+            levels = {b.task.name: self.candidates(b, unet, 1.0, flops) for b in open_}
+            todo = [j for jobs in levels.values() for j in jobs if j not in self.log]
+            self._run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
+            for name, jobs in levels.items():
+                value = self.log.val_miou(self.log.best(jobs))
+                before = max((r["val_miou"] for r in curve[name]), default=-math.inf)
+                curve[name].append({"task": name, "fraction": 1.0, "flops": flops, "val_miou": value})
+                if value - before < self.finetune["plateau"]:
+                    chosen[name] = curve[name][-2]["flops"]
+                elif 2 * flops > self.finetune["limit"]:
+                    chosen[name] = flops
+            flops *= 2
+        for name, points in curve.items():
+            text = "  ".join(f"{p['flops']:.2g}: {100 * p['val_miou']:.1f}" for p in points)
+            end = "" if chosen[name] < points[-1]["flops"] else " (finetune.limit reached: still rising)"
+            print(f"plateau of the U-Net, {name} (FLOPs: validation mIoU)  {text}  ->  F = {chosen[name]:.3g}{end}")
+        records = [{**p, "chosen": p["flops"] == chosen[n]} for n, points in curve.items() for p in points]
+        (self.out / "plateau.json").write_text(json.dumps(records, indent=1) + "\n")
+        return chosen
+
+    def tune(self, budgets: Mapping[str, float], pool: Workers, plan: Plan) -> None:
+        """Every contender's trials; what they chose is written to tuning.json."""
+        self._run_trials(self.trials(budgets), pool, plan, "tuning")
+        path = self.out / "tuning.json"
+        choices = {(r["task"], r["fraction"], r["contender"]): r for r in json.loads(_text(path) or "[]")}
+        for bench, contender, fraction in self.cells():
+            jobs = self.candidates(bench, contender, fraction, budgets[bench.task.name])
+            if all(j in self.log for j in jobs):
+                best = self.log.best(jobs)
+                cell = {"task": bench.task.name, "fraction": fraction, "contender": contender.name}
+                found = {"cap": best.flops, "hparams": best.hparams.as_dict(), "val_miou": self.log.val_miou(best)}
+                choices[tuple(cell.values())] = {**cell, **found, "tuning_flops": self.log.flops(jobs)}  # type: ignore[index]
+        path.write_text(json.dumps(list(choices.values()), indent=1) + "\n")
+
+    def seeds(self, budgets: Mapping[str, float], pool: Workers, plan: Plan) -> None:
+        """The runs that are reported, each stored when it ends."""
+        jobs = plan.longest_first(self.finals(budgets))
+        with Clock("seeds", jobs, plan) as clock:
+            for outcome in pool.run(jobs):
+                job = outcome.job
+                cap = job.flops - job.contender.extra_flops
+                self.store.add(self._score(outcome, self.candidates(job.bench, job.contender, job.fraction, cap)))
+                if outcome.predictions is not None:
+                    self.pictures.add(job.bench, job.contender.name, outcome.predictions)
+                clock.advance(job)
+
+    def baselines(self) -> None:
+        """Rows that need no training; a task that does not declare one has no such row."""
+        for bench in self.benches:
+            for name in (c.name for c in self.rows if not c.trained):
+                declared = bench.task.recode if name == "map" else bench.task.index
+                if not declared or self.store.done(Key(bench.task.name, 1.0, name, 0, bench.fingerprint)):
+                    continue
+                confusions = {}
+                for split in ("val", "test"):
+                    batch = bench.split(split)
+                    pred = BASELINES[name](bench.task, batch)
+                    confusions[split] = score(pred, batch, bench.task.layer, bench.classes)
+                self.pictures.add(bench, name, pred[list(self.pictures.places(bench))].numpy())
+                val = miou(confusions["val"])
+                self.store.add(Score.measured(confusions["test"], bench.groups, **self._about(bench, name, 0), val_miou=val))
+
+    def report(self) -> None:
+        """gain.json, report.md, figures and the table on the terminal; the ledgers behind them are copied."""
+        from rich import print as rich_print
+
+        from gfm_objectives import gain, report
+
+        for r in (r for c in self.rows for r in c.runs):
+            target = self.out / "ledgers" / f"{Path(r.folder).name}.json"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(Path(r.folder) / "ledger.json", target)
+        legends = {b.task.name: b.legend for b in self.benches}
+        context = {
+            "suite_size": len(self.benches),
+            "licenses": sorted({b.license for b in self.benches if b.license}),
+            "classes": {n: v.classes for n, v in legends.items()},
+            "colors": {n: v.colors for n, v in legends.items() if v.colors},
+        }
+        path = report.write(self.out, context)
+        rich_print(report.terminal_table(gain.summarise(self.store.load(), len(self.benches))))
+        print(f"  -> {path}")
+
+    # -- records
+
+    def _run_trials(self, jobs: Sequence[Job], pool: Workers, plan: Plan, what: str) -> None:
+        jobs = plan.longest_first(jobs)
+        with Clock(what, jobs, plan) as clock:
+            for outcome in pool.run(jobs):
+                self.log.add(outcome)
+                clock.advance(outcome.job)
+
+    def _score(self, outcome: Outcome, trials: Sequence[Job]) -> Score:
+        job, c, result = outcome.job, outcome.job.contender, outcome.result
+        assert outcome.confusion is not None and result is not None, job
+        pretraining = c.run(job.seed)
+        return Score.measured(
+            outcome.confusion,
+            job.bench.groups,
+            **self._about(job.bench, c.name, job.seed, job.fraction),
+            val_miou=outcome.val_miou,
+            labels=job.bench.labelled(job.fraction),
+            pretrain_run=pretraining.identity if pretraining else "",
+            pretrain_seed=pretraining.seed if pretraining else None,
+            pretrain_flops=pretraining.flops if pretraining else 0.0,
+            extra_flops=c.extra_flops,
+            finetune_flops=result.flops,
+            tuning_flops=self.log.flops(trials),
+            inference_flops=outcome.inference_flops,
+            parameters=outcome.parameters,
+            trainable_parameters=outcome.trainable,
+            seconds=result.seconds,
+            peak_memory_mib=result.peak_memory_mib,
+            hparams=job.hparams.as_dict() | {"cap": job.flops},
+        )
+
+    def _about(self, bench: Bench, contender: str, seed: int, fraction: float = 1.0) -> dict[str, Any]:
+        """What every row says of itself."""
+        return {
+            "task": bench.task.name,
+            "fraction": fraction,
+            "contender": contender,
+            "seed": seed,
+            "device": self.device_name,
+            "world": bench.world,
+            "synthetic": bench.synthetic,
+            "fingerprint": bench.fingerprint,
+            "commit": self.commit,
+        }

@@ -1,0 +1,96 @@
+"""The yaml behind configs: where it lies, the choices of each group, and one choice read with what it builds on."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gfm_objectives.errors import InputError
+
+
+def config_root() -> Path:
+    """The folder of shipped yaml: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for root in (here / "configs", here.parent / "configs"):
+        if (root / "train.yaml").is_file():
+            return root
+    raise InputError(f"{here}: no configs folder in or beside the package; install it again")
+
+
+def choices(group: str) -> list[str]:
+    """Names of the choices of a group. A task is also a suite: the suite of that task alone."""
+    names = {p.stem for p in (config_root() / group).glob("*.yaml")}
+    return sorted(names | set(choices("task"))) if group == "suite" else sorted(names)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file, interpolations untouched. InputError names the file, and the line where it can."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        loaded = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as e:
+        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise InputError(f"{path}{line}: not valid yaml: {e.problem}") from None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read as yaml: {first_line(e)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{path}: expected lines of 'key: value'")
+    out = OmegaConf.to_container(loaded, resolve=False)
+    assert isinstance(out, dict), type(out)
+    return out  # type: ignore[return-value]
+
+
+def load_choice(group: str, choice: str, files: list[Path] | None = None, depth: int = 0) -> dict[str, Any]:
+    """The options of one choice of a group: a shipped name or a yaml file. Files read are appended to `files`.
+
+    `use: name` at the top starts from another choice of the group and merges the rest over it; `data: {use: name}`
+    inside a task does the same with the data group. A task given as a suite becomes the suite of that task alone.
+    """
+    files = [] if files is None else files
+    path = _choice_path(group, choice)
+    options = read_yaml(path)
+    files.append(path)
+    if group == "suite" and "tasks" not in options:
+        return {"name": path.stem, "tasks": [choice]}
+    if group == "task":
+        options = {"train": None, "val": None, "test": None} | options  # so that they can be set: how many places
+        if isinstance(options.get("data"), dict):
+            options["data"] = _use("data", options["data"], files, depth)
+    return _use(group, options, files, depth)
+
+
+def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> dict[str, Any]:
+    if "use" not in options:
+        return options
+    rest = {k: v for k, v in options.items() if k != "use"}
+    if depth > 8:
+        raise InputError(f"{files[-1]}: 'use: {options['use']}' leads in a circle")
+    merged = OmegaConf.merge(load_choice(group, str(options["use"]), files, depth + 1), rest)
+    return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
+
+
+def _choice_path(group: str, choice: str) -> Path:
+    if choice.endswith((".yaml", ".yml")) or "/" in choice:
+        path = Path(choice).expanduser()
+        if not path.is_file():
+            raise InputError(f"{group}={choice}: no such file; shipped choices: {', '.join(choices(group))}")
+        return path
+    for folder in (group, "task") if group == "suite" else (group,):
+        path = config_root() / folder / f"{choice}.yaml"
+        if path.is_file():
+            return path
+    valid = choices(group)
+    near = get_close_matches(choice, valid, 1, 0.6)
+    hint = f" did you mean {near[0]}?" if near else ""
+    raise InputError(f"{group}={choice}: no such choice;{hint} choices: {', '.join(valid)}")
+
+
+def first_line(error: Exception) -> str:
+    """What a library's exception says, without the rest of its page."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

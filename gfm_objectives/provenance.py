@@ -1,0 +1,26 @@
+"""Where a result comes from: the commit of the code, and seeds that are functions of what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+
+def mix(*parts: int | str) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else, on every platform."""
+    text = "/".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def commit() -> str:
+    """The commit of this checkout, with a + where files differ from it; '' outside of one."""
+    where = Path(__file__).parent
+    try:
+        head, dirty = (
+            subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=10)
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", "."))
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + "+" * bool(dirty.stdout.strip()) if head.returncode == 0 else ""

@@ -1,0 +1,89 @@
+"""Finished pretraining runs, found in their folders; those that differ in the seed alone are one contender."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gfm_objectives.budget import Ledger
+from gfm_objectives.checkpoint import load_encoder
+from gfm_objectives.config import leaves, read_yaml
+from gfm_objectives.config_values import show
+from gfm_objectives.errors import InputError
+
+# Keys of a training config that do not make it another recipe.
+SEED_KEYS = (
+    "seed",
+    "name",
+    "runs",
+    "resume",
+    "overwrite",
+    "log_every",
+    "checkpoint_every",
+    "loader",
+    "threads",
+    "device",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished pretraining run. identity names the folder and the weights in it."""
+
+    folder: str
+    identity: str
+    seed: int
+    flops: float
+
+
+def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
+    """Name -> runs, in order of seed. Runs whose configs differ in the seed alone are one contender, named after
+    their objective; where two share a name, what differs is appended."""
+    groups: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for folder in dict.fromkeys(str(Path(f)) for f in folders):
+        run, config = _read_run(folder)
+        recipe = {k: v for k, v in leaves(config) if k.split(".")[0] not in SEED_KEYS}
+        groups.setdefault(json.dumps(recipe, sort_keys=True, default=str), []).append((run, recipe))
+    names: dict[str, list[str]] = {}
+    for key, members in groups.items():
+        seeds = [r.seed for r, _ in members]
+        if len(set(seeds)) < len(seeds):
+            raise InputError(
+                f"checkpoint: {', '.join(r.folder for r, _ in members)} are the same recipe and seed twice"
+            )
+        recipe = members[0][1]
+        names.setdefault(str(recipe.get("objective.name") or Path(members[0][0].folder).name), []).append(key)
+    out: dict[str, tuple[Run, ...]] = {}
+    for name, keys in names.items():
+        recipes = [groups[k][0][1] for k in keys]
+        for key, recipe in zip(keys, recipes, strict=True):
+            full = " ".join([name, *_differences(recipe, recipes)])
+            out[full] = tuple(r for r, _ in sorted(groups[key], key=lambda m: m[0].seed))
+    return out
+
+
+def _differences(recipe: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets a recipe apart from the others of its name: lr=0.001, or the choice of a group where one differs."""
+    keys = [k for k in dict.fromkeys(k for r in recipes for k in r) if len({show(r.get(k)) for r in recipes}) > 1]
+    chosen = [k for k in keys if k.startswith("choices.")]
+    keys = chosen + [k for k in keys if k not in chosen and f"choices.{k.split('.')[0]}" not in chosen]
+    return [
+        f"{k.rsplit('.', 1)[-1]}={Path(show(recipe.get(k))).stem if k in chosen else show(recipe.get(k))}" for k in keys
+    ]
+
+
+def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"checkpoint={folder}: no such folder; give a run folder such as runs/demo")
+    if not (path / "ledger.json").exists():
+        raise InputError(f"checkpoint={folder}: no ledger.json in it: not a run folder, or the run has not finished")
+    ledger = Ledger.read(path / "ledger.json")
+    load_encoder(folder)  # whether it can be read is better known before hours of work than after
+    digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
+    config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
+    return Run(folder, f"{path.name}@{digest}", ledger.seed, ledger.flops_spent), config

@@ -1,0 +1,100 @@
+"""Tasks: their yaml is checked; the rows that need no training, by hand and on real chips."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from gfm_objectives.batch import Batch, Series
+from gfm_objectives.config import load_choice
+from gfm_objectives.data import build_source
+from gfm_objectives.errors import InputError
+from gfm_objectives.metrics import confusion, miou
+from gfm_objectives.sensors import SENSORS
+from gfm_objectives.tasks import build_task
+from gfm_objectives.tasks.baselines import recode_map, spectral_index
+
+INDEX = {"sensor": "hls", "plus": "green", "minus": "swir1", "threshold": 0.0, "above": 1, "below": 0}
+GOOD: dict[str, Any] = {"data": {"name": "chips"}, "layer": "label", "recode": {7: 1, -1: 0}, "index": INDEX}
+
+
+def test_build_task_takes_what_the_yaml_says():
+    task = build_task("water", {**GOOD, "name": "water", "train": 5, "val": None})
+    assert (task.name, task.train, task.val, task.metric) == ("water", 5, None, "miou")
+    assert task.recode == {7: 1, -1: 0} and task.index == INDEX
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lable": "x"}, r"task water: no key 'lable'; choose from name, data, layer"),
+        ({"layer": None}, r"task water: layer is missing"),
+        ({"data": "hls_water"}, r"task water: data='hls_water': expected the options of a source"),
+        ({"kind": "counting"}, r"task water: kind=counting: choose from segmentation"),
+        ({"metric": "f1"}, r"task water: metric=f1: choose from miou"),
+        ({"train": 0}, r"task water: train=0: expected a number of places, or null for all"),
+        ({"recode": {"water": 1}}, r"task water: recode=.*: expected \{map label: task label\}"),
+        ({"index": {"sensor": "hls"}}, r"task water: index=.*: expected the keys sensor, plus, minus"),
+    ],
+)
+def test_mistakes_in_a_task_are_named(change: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        build_task("water", {**GOOD, **change})
+
+
+def reflectances(green: list[list[float]], swir1: list[list[float]], valid: list[list[bool]]) -> Batch:
+    """A batch of one row of pixels; each argument is (dates, pixels)."""
+    x = torch.tensor([swir1, green]).permute(1, 0, 2)[None, :, :, None]  # (1, T, 2, 1, W)
+    ok, bands = torch.tensor(valid)[None, :, None], ("swir1", "green")
+    series = Series(SENSORS["hls"].normalise(x, ok, bands), ok, torch.zeros(1, len(green)), bands)
+    return Batch({"hls": series}, {}, torch.tensor([30.0]))
+
+
+def test_the_index_reads_the_last_valid_date():
+    batch = reflectances(
+        green=[[0.1, 0.1, 0.3, 0.1], [0.3, 0.3, 0.1, 0.3]],
+        swir1=[[0.2, 0.2, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]],
+        valid=[[True, True, True, False], [True, False, True, False]],
+    )
+    assert spectral_index(build_task("water", GOOD), batch).tolist() == [[[1, 0, 0, 0]]]
+    dry = build_task("water", {**GOOD, "index": {**INDEX, "threshold": 0.3, "above": 0, "below": 2}})
+    assert spectral_index(dry, batch).tolist() == [[[2, 2, 2, 2]]]  # (0.3 - 0.2) / 0.5 = 0.2
+
+
+def test_the_map_is_recoded_and_the_rest_has_its_label():
+    batch = reflectances([[0.1] * 4], [[0.1] * 4], [[True] * 4])
+    batch.targets["map"] = torch.tensor([[[7, 0, 10, -1]]])
+    assert recode_map(build_task("water", GOOD), batch).tolist() == [[[1, 0, 0, 0]]]
+    other = build_task("water", {**GOOD, "recode": {0: 2, 7: 1, -1: 3}})
+    assert recode_map(other, batch).tolist() == [[[1, 2, 3, 3]]]
+
+
+def test_rows_that_cannot_be_made_say_why():
+    batch = reflectances([[0.1]], [[0.1]], [[True]])
+    with pytest.raises(InputError, match="the map row needs `recode` and data with a layer named map"):
+        recode_map(build_task("water", GOOD), batch)
+    with pytest.raises(InputError, match="the spectral index row needs `index`"):
+        spectral_index(build_task("water", {**GOOD, "index": None}), batch)
+    with pytest.raises(InputError, match="index needs the bands green and red of hls, absent from the data"):
+        spectral_index(build_task("water", {**GOOD, "index": {**INDEX, "minus": "red"}}), batch)
+
+
+@pytest.mark.skipif("GFM_DATA" not in os.environ, reason="GFM_DATA is not set: the real hls_water chips are absent")
+def test_untrained_rows_on_hls_water_score_what_was_published_with_the_chips():
+    task = build_task("hls_water", load_choice("task", "hls_water"))
+    test = build_source(task.data, "test")
+    batch = test.read(range(len(test)))
+    assert task.index is not None
+    ndwi = replace(task, index={**task.index, "minus": "nir"})
+    rows = {
+        "WorldCover": (recode_map(task, batch), 0.585),
+        "MNDWI": (spectral_index(task, batch), 0.712),
+        "NDWI": (spectral_index(ndwi, batch), 0.694),
+    }
+    for name, (labels, expected) in rows.items():
+        score = miou(confusion(labels, batch.targets[task.layer], 2))
+        assert abs(score - expected) < 0.003, (name, score)
