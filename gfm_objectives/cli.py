@@ -57,7 +57,9 @@ def _guarded(action: Callable[[list[str]], None], argv: Sequence[str] | None, en
         action(words)
     except InputError as e:
         return _fail(str(e))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
+            raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0

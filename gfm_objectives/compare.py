@@ -6,14 +6,12 @@ Whatever is finished is on disk at once, and the same command goes on from there
 
 from __future__ import annotations
 
-import csv
-import datetime
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,16 @@ from gfm_objectives.bench import Bench, open_bench
 from gfm_objectives.budget import device_name
 from gfm_objectives.contenders import Contender, contenders
 from gfm_objectives.device import resolve
-from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import score
 from gfm_objectives.metrics import miou
 from gfm_objectives.pictures import Pictures
 from gfm_objectives.plan import Clock, Plan
 from gfm_objectives.provenance import commit
+from gfm_objectives.results import check_settings, count_final
 from gfm_objectives.scores import Key, Score, Store
 from gfm_objectives.tasks.baselines import recode_map, spectral_index
 from gfm_objectives.trials import TUNING, Job, Outcome, TrialLog, Workers
 
-FIXED_KEYS = ("finetune", "world", "precision", "unet")  # a results folder holds one choice of these
 BASELINES: dict[str, Callable] = {"map": recode_map, "index": spectral_index}
 
 
@@ -43,14 +40,13 @@ def run(cfg: DictConfig) -> Path:
     """Run what is not done of the comparison `cfg` (configs/eval.yaml) and report; returns the results folder."""
     out = Path(cfg.results) / cfg.name
     device, dtype = resolve(cfg.device, cfg.precision)
-    options = OmegaConf.to_container(cfg)
-    assert isinstance(options, dict)
-    _check_settings(options, out)
+    options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    check_settings(options, out)
     rows = contenders(cfg.contenders, cfg.checkpoint, len(cfg.tasks), options.get("unet", {}).get("weights"))
     out.mkdir(parents=True, exist_ok=True)
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
     benches = [open_bench(n, t, out / "cache", cfg.world) for n, t in options["tasks"].items()]
-    workers = cfg.workers or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    workers = cfg.workers or (1 if device.type == "cuda" else _cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
         plan = Plan(comparison, pool)
@@ -58,9 +54,10 @@ def run(cfg: DictConfig) -> Path:
         if cfg.plan_only:
             return out
         config.save(cfg, out / "config.yaml")
-        _count_final(out, benches)
+        count_final(out, benches)
         budgets = comparison.plateau(pool, plan)
-        print(plan.text(budgets), flush=True)
+        if cfg.finetune.flops is None:
+            print(plan.text(budgets), flush=True)
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
     comparison.baselines()
@@ -86,6 +83,7 @@ class Comparison:
         self.fractions = sorted({float(f) for f in self.options["fractions"]})
         self.commit, self.device_name = commit(), device_name(self.device)
         self.finetune: dict[str, Any] = self.options["finetune"]
+        self.unet = next((c for c in self.rows if c.kind == "unet"), Contender("unet", "unet"))  # decides F
 
     # -- the jobs
 
@@ -134,12 +132,11 @@ class Comparison:
         """
         if self.finetune["flops"] is not None:
             return {b.task.name: float(self.finetune["flops"]) for b in self.benches}
-        unet = next((c for c in self.trained if c.kind == "unet"), Contender("unet", "unet"))
         curve: dict[str, list[dict[str, Any]]] = {b.task.name: [] for b in self.benches}
         chosen: dict[str, float] = {}
         flops = float(self.finetune["start"])
         while open_ := [b for b in self.benches if b.task.name not in chosen]:
-            levels = {b.task.name: self.candidates(b, unet, 1.0, flops) for b in open_}
+            levels = {b.task.name: self.candidates(b, self.unet, 1.0, flops) for b in open_}
             todo = [j for jobs in levels.values() for j in jobs if j not in self.log]
             self._run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
             for name, jobs in levels.items():
@@ -199,7 +196,9 @@ class Comparison:
                     confusions[split] = score(pred, batch, bench.task.layer, bench.classes)
                 self.pictures.add(bench, name, pred[list(self.pictures.places(bench))].numpy())
                 val = miou(confusions["val"])
-                self.store.add(Score.measured(confusions["test"], bench.groups, **self._about(bench, name, 0), val_miou=val))
+                self.store.add(
+                    Score.measured(confusions["test"], bench.groups, **self._about(bench, name, 0), val_miou=val)
+                )
 
     def report(self) -> None:
         """gain.json, report.md, figures and the table on the terminal; the ledgers behind them are copied."""
@@ -268,3 +267,11 @@ class Comparison:
             "fingerprint": bench.fingerprint,
             "commit": self.commit,
         }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -76,8 +76,7 @@ def check_all(cfg: Mapping[str, Any], prefix: str = "") -> None:
             check_all(value, f"{name}.")
             continue
         for pattern, _, ok, what in CHECKS:
-            deep = name.count(".") == pattern.count(".")  # a * must not reach into a source's own keys
-            if value is not None and deep and _matches(name, pattern) and not _holds(ok, value):
+            if value is not None and _matches(name, pattern) and not _holds(ok, value):
                 raise InputError(f"{name}={show(value)}: must be {what}")
 
 

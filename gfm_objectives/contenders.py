@@ -30,7 +30,7 @@ SAME_FLOPS = 0.02  # budgets closer than this are one
 class Contender:
     """A row of the comparison.
 
-    kind: a key of KINDS; runs: its pretraining runs, in order of seed; encoder: a ViT's options as JSON; extra_flops:
+    kind: a key of KINDS; runs: its pretraining runs, in order of seed; encoder: the ViT's options as JSON; extra_flops:
     given to fine-tuning beyond F; weights: a file of ImageNet weights.
     """
 
@@ -184,12 +184,12 @@ def contenders(kinds: Sequence[str], folders: Sequence[str], suite_size: int, we
     for kind in dict.fromkeys(kinds):
         if kind in ("pretrained", "frozen", "fresh_dense", "fresh_tokens"):
             suffix = "" if kind == "pretrained" else f" {kind.replace('_', ' ')}"
-            rows += [Contender(name + suffix, kind, runs) for name, runs in encoders.items()]
+            shape = {n: _shape(load_encoder(runs[0].folder).options) for n, runs in encoders.items()}
+            rows += [Contender(name + suffix, kind, runs, shape[name]) for name, runs in encoders.items()]
         elif kind == "scratch":
-            shapes = dict.fromkeys(_shape(r.folder) for runs in encoders.values() for r in runs)
-            rows += [
-                Contender(n, kind, encoder=s) for s, n in _scratch_names(shapes or {DEFAULT_ENCODER: None}).items()
-            ]
+            shapes = [_shape(load_encoder(r.folder).options) for runs in encoders.values() for r in runs]
+            names = _scratch_names(shapes or [_shape(load_choice("encoder", "nano"))])
+            rows += [Contender(name, kind, encoder=shape) for shape, name in names.items()]
         elif kind == "unet_plus":
             rows += [Contender(f"unet+{e:.3g}", kind, extra_flops=e) for e in _extras(encoders, suite_size)]
         elif kind == "unet_imagenet":
@@ -206,8 +206,10 @@ def _extras(encoders: Mapping[str, tuple[Run, ...]], suite_size: int) -> list[fl
     """P/n for every distinct pretraining budget P and n = 1, suite size."""
     out: list[float] = []
     for runs in encoders.values():
-        p = sum(r.flops for r in runs) / len(runs)
-        out += [p / n for n in (1, suite_size) if not any(math.isclose(p / n, e, rel_tol=SAME_FLOPS) for e in out)]
+        for n in (1, suite_size):
+            extra = sum(r.flops for r in runs) / len(runs) / n
+            if not any(math.isclose(extra, e, rel_tol=SAME_FLOPS) for e in out):
+                out.append(extra)
     return out
 
 

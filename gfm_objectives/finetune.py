@@ -52,8 +52,9 @@ class HParams:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a fine-tuning run cost: model FLOPs, samples, steps, seconds, peak memory of the process (GPU) in MiB."""
+    """What a fine-tuning run cost: of a sample, model FLOPs in all, samples, steps, seconds, peak memory of the process (GPU) in MiB."""
 
+    cost: Cost
     flops: float
     samples: int
     steps: int
@@ -94,7 +95,8 @@ def finetune(
     if hparams.encoder_factor == 0:
         for p in _encoder(model):
             p.requires_grad_(False)
-    per_sample = step_cost(model, train, layer).total
+    cost = step_cost(model, train, layer)
+    per_sample = cost.total
     budget = Budget(flops * hparams.length)
     if budget.samples_left(per_sample) < min(hparams.batch_size, 2):
         raise InputError(
@@ -125,7 +127,7 @@ def finetune(
             samples, step = samples + take, step + 1
     _refuse_nonfinite(value, step - 1, hparams)
     seconds = time.perf_counter() - begun
-    return Result(budget.spent, samples, step, seconds, _peak_memory(device), float(value.detach()))
+    return Result(cost, budget.spent, samples, step, seconds, _peak_memory(device), float(value.detach()))
 
 
 def schedule(progress: float) -> float:

@@ -97,7 +97,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
         result,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        inference_flops=step_cost(model, train, layer).forward,
+        inference_flops=result.cost.forward,
         confusion=score(pred, test, layer, classes),
         predictions=pred[list(job.show)].to(torch.int16).numpy() if job.show else None,
     )

@@ -83,9 +83,16 @@ def test_errors_and_interrupts_of_the_run_itself(pretrain, capsys):
     pretrain.run = refuse
     assert cli.train(["name=demo"]) == 2
     assert capsys.readouterr().err == "error: runs/demo is finished; name another\n"
-    pretrain.run = interrupt
-    assert cli.train(["name=demo"]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
+
+    def interrupt_within_lightning(cfg):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    for pretrain.run in (interrupt, interrupt_within_lightning):
+        assert cli.train(["name=demo"]) == 130
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_scripts_answer_at_once_and_without_torch(tmp_path):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +103,35 @@ def test_an_unreadable_place_is_told_in_one_line(workers: int):
         for _ in StepLoader(Numbers(6, broken=4), 2, seed=0, stop=3, workers=workers):
             pass
     assert str(error.value) == "place 4: cannot be read"
+
+
+KILLED = """
+import multiprocessing, os, signal
+from tests.test_loader import Numbers, StepLoader
+if __name__ == "__main__":
+    steps = iter(StepLoader(Numbers(8), 2, seed=0, workers=1))
+    next(steps)
+    print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc")
+def test_workers_of_a_killed_run_end(tmp_path: Path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run(
+        [sys.executable, script], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60
+    )
+    pids = run.stdout.decode().split()
+    assert run.returncode == -9 and len(pids) == 1
+
+    def alive(pid: str) -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+    deadline = time.monotonic() + 15
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, pids))

@@ -16,25 +16,29 @@ def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0) -> Batc
     The draws come from `generator` alone, so a generator seeded from (seed, step) makes a step repeatable; with a CPU
     generator they are the same on every device. zoom=1 changes no value, only places. H must equal W.
     """
-    assert batch.size[0] == batch.size[1], batch.size
-    device = batch.gsd.device
-    flags = torch.randint(0, 2, (3, len(batch)), generator=generator, device=generator.device).bool().to(device)
-    batch = _map_grids(batch, lambda t: _orient(t, flags))
+    n, device = batch.size[0], batch.gsd.device
+    assert batch.size == (n, n), batch.size
+    which = torch.randint(8, (len(batch),), generator=generator, device=generator.device)
+    source = _orientations(n, device)[which.to(device)][:, None]  # (B, 1, n * n): the pixel that comes to each place
+
+    def move(t: Tensor) -> Tensor:
+        flat = t.reshape(len(batch), -1, n * n)
+        return flat.gather(2, source.expand_as(flat)).view_as(t)
+
+    batch = _map_grids(batch, move)
     return batch if zoom == 1.0 else _magnify(batch, generator, zoom)
+
+
+def _orientations(n: int, device: torch.device) -> Tensor:
+    """Pixel numbers of an n x n grid in the eight symmetries of the square, (8, n * n)."""
+    grid = torch.arange(n * n, device=device).view(n, n)
+    return torch.stack([g.rot90(k).flatten() for g in (grid, grid.mT) for k in range(4)])
 
 
 def _map_grids(batch: Batch, fn: Callable[[Tensor], Tensor]) -> Batch:
     """Apply `fn` to every tensor that ends in (H, W)."""
     sensors = {k: Series(fn(s.x), fn(s.valid), s.day, s.bands) for k, s in batch.sensors.items()}
     return batch.replace(sensors=sensors, targets={k: fn(t) for k, t in batch.targets.items()})
-
-
-def _orient(t: Tensor, flags: Tensor) -> Tensor:
-    """Transpose, flip rows, flip columns: the eight combinations are the symmetries of the square. flags (3, B)."""
-    transpose, rows, columns = flags.view(3, -1, *[1] * (t.dim() - 1))
-    t = torch.where(transpose, t.mT, t)
-    t = torch.where(rows, t.flip(-2), t)
-    return torch.where(columns, t.flip(-1), t)
 
 
 def _magnify(batch: Batch, generator: torch.Generator, zoom: float) -> Batch:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -10,7 +13,6 @@ from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
-from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
 from gfm_objectives.batch import Batch
@@ -51,6 +53,21 @@ class _Steps(Dataset):
             return self.source.read(order(self.seed, len(self.source), positions).tolist())
         except InputError as error:  # carried over as it is: a DataLoader would wrap it in a traceback
             return error
+
+
+def _leave_with_parent(worker: int) -> None:
+    """End this worker when the training process dies, however it dies.
+
+    A DataLoader's own watch is on the process id of the worker's parent, here the fork server, which outlives a kill.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, worker
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class StepLoader:
@@ -94,6 +111,7 @@ class StepLoader:
             batch_size=None,
             sampler=_Numbers(start, stop),
             num_workers=workers,  # each runs torch on one thread
+            worker_init_fn=_leave_with_parent,
             pin_memory=pin_memory,
             **parallel,
         )

@@ -49,7 +49,7 @@ class Regions:
 
 
 # Log odds of each land use before climate and chance.
-_BASE = torch.tensor([-9.0, -0.15, 0.1, 0.1, -0.55, 0.75, 0.25, -0.55, -0.75, -0.45])
+_BASE = torch.tensor([-9.0, -0.35, 0.1, 0.1, -0.55, 1.05, 0.25, -0.55, -0.5, -0.4])
 #                     water  wet  conif broad orch arable grass bare dense scatt
 _BY_WARMTH = torch.tensor([0.0, 0.0, -0.6, 0.1, 0.5, 0.1, 0.0, 0.3, 0.0, 0.0])
 _BY_WET = torch.tensor([0.0, 0.6, 0.3, 0.4, -0.2, 0.0, 0.1, -0.6, 0.0, 0.0])

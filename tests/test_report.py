@@ -1,0 +1,117 @@
+"""The report: written from the store alone, honest about what is missing, readable in a terminal."""
+
+import json
+
+import numpy as np
+import pytest
+import rich.console
+
+from gfm_objectives import report
+from gfm_objectives.errors import InputError
+from gfm_objectives.report import tables, words
+from gfm_objectives.scores import Score, Store
+
+TASKS = {"landcover": 3, "flood": 2}
+PNG = b"\x89PNG"
+
+
+def fill(folder, seeds=5, fractions=(0.2, 1.0), synthetic=True):
+    """A made-up comparison: masked_seg a little better than the U-Net, flood without the longer U-Net."""
+    rng = np.random.default_rng(0)
+    store = Store(folder)
+    quality = {"masked_seg": 0.8, "scratch": 0.7, "unet": 0.72, "unet+2e13": 0.74, "map": 0.5}
+    for task, k in TASKS.items():
+        for fraction in fractions:
+            for contender, q in quality.items():
+                if (task, contender) == ("flood", "unet+2e13") or (contender == "map" and fraction < 1):
+                    continue
+                for seed in range(1 if contender == "map" else seeds):
+                    cm = np.stack([rng.multinomial(400, np.where(np.eye(k), q, (1 - q) / (k - 1))[c] , 8)
+                                   for c in range(k)], 1)  # fmt: skip
+                    store.add(Score.measured(
+                        cm, [str(i // 2) for i in range(8)], task=task, fraction=fraction, contender=contender,
+                        seed=seed, val_miou=q, labels=int(50 * fraction), synthetic=synthetic, world="dev",
+                        pretrain_flops=2e13 * (contender == "masked_seg"), parameters=1_350_000,
+                        extra_flops=2e13 * (contender == "unet+2e13"), finetune_flops=1e12, seconds=12.0,
+                        fingerprint="abc"))  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = fill(tmp_path_factory.mktemp("demo"))
+    plateau = [{"task": t, "fraction": 1.0, "flops": f, "val_miou": 0.5} for t in TASKS for f in (1e11, 2e11)]
+    (folder / "plateau.json").write_text(json.dumps(plateau))
+    rng = np.random.default_rng(1)
+    arrays = {}
+    for task, k in TASKS.items():
+        arrays[f"{task}/image"] = rng.random((2, 16, 16, 3), dtype=np.float32)
+        arrays[f"{task}/label"] = rng.integers(-1, k, (2, 16, 16))
+        for c in ("unet", "masked_seg"):
+            arrays[f"{task}/pred/{c}"] = rng.integers(0, k, (2, 16, 16))
+    np.savez(folder / "predictions.npz", **arrays)
+    context = {
+        "command": "python eval.py name=demo",
+        "licenses": ["Labels: CC-BY."],
+        "colors": {"flood": ["#888", "#00f"]},
+    }
+    report.write(folder, context)
+    return folder
+
+
+def test_report_says_what_was_compared(folder):
+    text = (folder / "report.md").read_text()
+    head = text.split("## ")[0]
+    for words_ in ("masked_seg (2e13 FLOPs)", "landcover, flood", "**5 seeds**", "**Synthetic data**", "python eval.py",
+                   "CC-BY"):  # fmt: skip
+        assert words_ in head, words_
+    assert "20 % of the labels" in text and "Break-even" in text and "Labels saved" in text
+
+
+def test_cells_that_were_not_run_say_so(folder):
+    summary = json.loads((folder / "gain.json").read_text())
+    line = next(x for x in tables.scores(summary).splitlines() if x.startswith("| U-Net +2e13"))
+    assert line.endswith("| not run | not run |")
+    line = next(x for x in tables.gains(summary, 1.0).splitlines() if "n = 1 |" in x)
+    assert "| not run |" in line and "(1 of 2 tasks)" in line and "†" in line
+
+
+def test_figures_are_drawn(folder):
+    names = {p.name for p in (folder / "figures").iterdir()}
+    assert names == {"gains.png", "labels.png", "plateau.png", "predictions-landcover.png", "predictions-flood.png"}
+    assert all((folder / "figures" / n).read_bytes()[:4] == PNG for n in names)
+    text = (folder / "report.md").read_text()
+    assert all(f"(figures/{n})" in text for n in names)
+
+
+def test_few_seeds_real_data_and_nothing_else(tmp_path):
+    path = report.write(fill(tmp_path, seeds=2, fractions=(1.0,), synthetic=False))
+    text = path.read_text()
+    assert "Synthetic" not in text and "interval not given (2 seeds)" in text and "Intervals need 5 seeds" in text
+    assert "undecided" in text and not (tmp_path / "figures" / "labels.png").exists()
+
+
+def test_without_pretrained_encoders(tmp_path):
+    Store(tmp_path).add(
+        Score.measured(np.array([[[5, 1], [1, 5]]]), None, task="t", fraction=1.0, contender="unet", seed=0)
+    )
+    assert "No pretrained encoder was run." in report.write(tmp_path).read_text()
+    with pytest.raises(InputError, match="no finished runs"):
+        report.write(tmp_path / "empty")
+
+
+def test_terminal_table(folder):
+    console = rich.console.Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(report.terminal_table(json.loads((folder / "gain.json").read_text())))
+    console.file.close()
+    text = console.export_text()
+    assert "Test mIoU, points (5 seeds per cell, synthetic data)" in text
+    assert "not run" in text and "headline U-Net, n = 1" in text and "[" in text.split("Gain")[1]
+
+
+def test_words():
+    assert words.flops(2e13) == "2e13" and words.flops(6.7e12) == "6.7e12" and words.flops(0) == "0"
+    assert words.count(1_350_000) == "1.35 M" and words.percent(0.2) == "20 %"
+    row = {"status": "ok", "gain": 0.021, "interval": [-0.004, 0.046], "miou": 0.5}
+    assert words.gain(row) == "+2.1 [-0.4, 4.6]" and words.plus_minus(row) == "50.0 ± 2.5"
+    assert words.gain({**row, "interval": "not given (3 seeds)"}) == "+2.1"
