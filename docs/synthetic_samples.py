@@ -1,4 +1,4 @@
-"""Draw samples of the procedural Earth: python docs/synthetic_samples.py [OUT.png] writes docs/images/synthetic_samples.png."""
+"""Draw samples of the procedural Earth: python docs/synthetic_samples.py [docs/images/synthetic_samples.png]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS = ("map", "landcover", "crop", "flood")
 def true_colour(batch: Batch, place: int, date: int) -> np.ndarray:
     s2 = batch.sensors["s2"]
     rgb = SENSORS["s2"].denormalise(s2.x[place, date], s2.bands)[[2, 1, 0]]
-    rgb = (rgb / 0.27).clamp(0, 1) ** 0.75
+    rgb = (rgb / 0.24).clamp(0, 1) ** 0.75
     rgb = torch.where(s2.valid[place, date], rgb, rgb * 0 + torch.tensor([0.93, 0.93, 0.96])[:, None, None])
     return rgb.permute(1, 2, 0).numpy()
 
@@ -67,10 +67,23 @@ def main(out: Path, places: list[int] = PLACES, split: str = "train") -> None:
         legend = source.spec.legends[layer]
         marks = [Patch(color=c, label=n) for c, n in zip(legend.colors or (), legend.classes, strict=True)]
         fig.legend(
-            handles=marks, title=layer, loc="lower left", bbox_to_anchor=(0.01 + 0.25 * k, 0.0), ncols=2,
-            fontsize=6.5, title_fontsize=8, frameon=False, handlelength=1, columnspacing=0.8, labelspacing=0.3,
+            handles=marks,
+            title=layer,
+            loc="lower left",
+            bbox_to_anchor=(0.01 + 0.25 * k, 0.0),
+            ncols=2,
+            fontsize=6.5,
+            title_fontsize=8,
+            frameon=False,
+            handlelength=1,
+            columnspacing=0.8,
+            labelspacing=0.3,
         )
-    fig.suptitle("Synthetic data: places of the procedural Earth, 640 m across (nothing here was seen from space)", fontsize=9, y=0.993)
+    fig.suptitle(
+        "Synthetic data: places of the procedural Earth, 640 m across (nothing here was seen from space)",
+        fontsize=9,
+        y=0.993,
+    )
     fig.savefig(out, dpi=100)
 
 

@@ -52,7 +52,7 @@ class HParams:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a fine-tuning run cost: of a sample, model FLOPs in all, samples, steps, seconds, peak memory of the process (GPU) in MiB."""
+    """What a fine-tuning run cost: per sample and in all, and the peak memory of the process (or GPU) in MiB."""
 
     cost: Cost
     flops: float

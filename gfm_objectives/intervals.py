@@ -83,21 +83,20 @@ def estimate(parts: Sequence[Sampled], seedless: bool = False, confidence: float
     """Mean over `parts` (one per task: tasks are fixed) and over seeds, with an interval for new seeds and new tiles.
 
     Seeds and tiles are crossed: every seed is scored on the same tiles. With g_s the figure of seed s (averaged over
-    tasks), S seeds, A areas,
+    tasks), S seeds, A areas and g* the mean over seeds on a resample of the areas,
 
-        V  = var_s(g_s) / S + max(c, 0)          (the variance of the mean)
-        df = V^2 / ((var_s(g_s) / S)^2 / (S - 1) + c^2 / (A - 1))
+        V  = a + b,  a = var_s(g_s) / S,  b = var(g*) A / (A - 1)
+        df = V^2 / (a^2 / (S - 1) + b^2 / (A - 1))
         mean +- t(df) sqrt(V)
 
-    var_s divides by S - 1; c is the covariance between two seeds' figures that the shared tiles cause, from resampling
-    the areas, times A / (A - 1). The first term holds the seeds' variation and the seed-by-tile noise, the second what
-    more seeds cannot remove; neither is counted twice. For S = 5 and variation among seeds alone it is the t interval
-    with 4 degrees of freedom. A percentile bootstrap over S = 5 seeds is too short by sqrt((S - 1) / S) and by
-    1.96 / 2.78. Several tasks: c is summed over tasks / T^2, since their tiles are drawn independently.
+    var_s divides by S - 1. This is the variance of a bootstrap that draws seeds and tiles independently, freed of its
+    factors (S - 1) / S and (A - 1) / A, with Student's t at Satterthwaite's degrees of freedom in place of percentiles:
+    at S = 5 and variation among seeds alone, the t interval with 4 degrees of freedom, where percentiles are too short
+    by sqrt(4 / 5) and 1.96 / 2.78. The noise of single seeds on single tiles is in a and in b; counting it twice errs
+    on the side of caution. Several tasks: b is the sum over tasks / T^2, their tiles being drawn independently.
 
-    Source: multi-reader multi-case studies (readers = seeds, cases = tiles): Obuchowski and Rockette,
-    Commun. Stat. Simul. Comput. 24 (1995) 285; Hillis, Stat. Med. 26 (2007) 596 for df, here with the
-    term of the areas added (Satterthwaite), as tests may have few.
+    Source: Owen, The pigeonhole bootstrap, Ann. Appl. Stat. 1 (2007) 386, for crossed resampling and its bias;
+    Satterthwaite, Biometrics Bull. 2 (1946) 110, for df.
 
     seedless: contenders without training have one column and only the tiles' variation. Below MIN_SEEDS no interval.
     """
@@ -107,10 +106,11 @@ def estimate(parts: Sequence[Sampled], seedless: bool = False, confidence: float
     if not seedless and seeds < MIN_SEEDS:
         return Estimate(mean, math.nan, math.nan, None, seeds)
     among = 0.0 if seedless else float(by_seed.var(ddof=1)) / seeds
-    shared = [max(_shared(p), 0.0) / tasks**2 for p in parts]
-    variance = among + sum(shared)
+    areas = [max(p.areas - 1, 1) for p in parts]  # degrees of freedom
+    tiles = [float(p.draws.mean(1).var()) * (df + 1) / df / tasks**2 for p, df in zip(parts, areas, strict=True)]
+    variance = among + sum(tiles)
     spread = 0.0 if seedless else among**2 / (seeds - 1)
-    spread += sum(c**2 / max(p.areas - 1, 1) for c, p in zip(shared, parts, strict=True))
+    spread += sum(b**2 / df for b, df in zip(tiles, areas, strict=True))
     if not variance > 1e-24:  # identical everywhere: rounding only
         return Estimate(mean, 0.0, math.inf, (mean, mean), seeds)
     from scipy.stats import t
@@ -118,14 +118,3 @@ def estimate(parts: Sequence[Sampled], seedless: bool = False, confidence: float
     df = variance**2 / spread
     half = float(t.ppf(0.5 + confidence / 2, df)) * math.sqrt(variance)
     return Estimate(mean, math.sqrt(variance), df, (mean - half, mean + half), seeds)
-
-
-def _shared(part: Sampled) -> float:
-    """Covariance between two seeds through the tiles they share; with one column its variance over the tiles."""
-    seeds = part.draws.shape[1]
-    if part.areas < 2:
-        return 0.0
-    own = part.draws.var(0, ddof=1)  # (S,)
-    total = part.draws.sum(1).var(ddof=1)
-    covariance = own[0] if seeds == 1 else (total - own.sum()) / (seeds * (seeds - 1))
-    return float(covariance) * part.areas / (part.areas - 1)

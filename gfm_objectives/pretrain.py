@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -23,7 +21,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder, parameter_parts, parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
-from gfm_objectives.provenance import commit
+from gfm_objectives.provenance import FREE_KEYS, commit, config_hash
 from gfm_objectives.training import Pretraining
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -31,17 +29,22 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
     import lightning as L
     from lightning.pytorch.loggers import TensorBoardLogger
 
-# Keys that may change between a run and its resumption without changing its result.
-FREE_KEYS = ("name", "runs", "resume", "overwrite", "log_every", "checkpoint_every", "loader", "threads", "choices")
-
 
 def folder(cfg: DictConfig) -> Path:
     return Path(cfg.runs) / cfg.name
 
 
 def is_finished(cfg: DictConfig) -> bool:
-    """Whether the run of this name is complete: the ledger is the last thing written."""
-    return (folder(cfg) / "ledger.json").is_file()
+    """Whether this very run is complete: the ledger is the last thing written.
+
+    InputError where a finished run of another config has the name: skipping it would pass it off as this one.
+    """
+    path = folder(cfg) / "ledger.json"
+    if not path.is_file():
+        return False
+    if Ledger.read(path).config_hash != config_hash(cfg):
+        raise InputError(f"{folder(cfg)}: a finished run of another config; choose another name=, or overwrite=true")
+    return True
 
 
 def run(cfg: DictConfig) -> Path:
@@ -129,12 +132,6 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype) -> Le
     )
 
 
-def config_hash(cfg: DictConfig) -> str:
-    """Hash of every key that decides the result."""
-    kept = {k: v for k, v in OmegaConf.to_container(cfg).items() if k not in FREE_KEYS}  # type: ignore[union-attr]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:
     """FLOPs per sample of each part, over the kinds of step, which are drawn equally often."""
     names = dict.fromkeys(k for c in costs.values() for k in c.parts)
@@ -147,7 +144,7 @@ def _open_folder(cfg: DictConfig) -> Path:
     saved = out / "config.yaml"
     if cfg.overwrite and saved.exists():
         shutil.rmtree(out)
-    if is_finished(cfg):
+    if is_finished(cfg):  # which also refuses to take another config's run for this one
         raise InputError(f"{out}: a finished run; choose another name=, or overwrite=true to train it again")
     if saved.exists():
         before = dict(config.leaves(config.read_yaml(saved)))

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+# Keys that may change between a run and its resumption without changing its result.
+FREE_KEYS = ("name", "runs", "resume", "overwrite", "log_every", "checkpoint_every", "loader", "threads", "choices")
 
 
 def mix(*parts: int | str) -> int:
@@ -24,3 +30,9 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return head.stdout.strip() + "+" * bool(dirty.stdout.strip()) if head.returncode == 0 else ""
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Hash of every key that decides the result."""
+    kept = {k: v for k, v in OmegaConf.to_container(cfg).items() if k not in FREE_KEYS}  # type: ignore[union-attr]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,20 +14,10 @@ from gfm_objectives.checkpoint import load_encoder
 from gfm_objectives.config import leaves, read_yaml
 from gfm_objectives.config_values import show
 from gfm_objectives.errors import InputError
+from gfm_objectives.provenance import FREE_KEYS
 
 # Keys of a training config that do not make it another recipe.
-SEED_KEYS = (
-    "seed",
-    "name",
-    "runs",
-    "resume",
-    "overwrite",
-    "log_every",
-    "checkpoint_every",
-    "loader",
-    "threads",
-    "device",
-)
+SEED_KEYS = (*FREE_KEYS, "seed", "device")
 
 
 @dataclass(frozen=True, slots=True)

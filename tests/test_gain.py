@@ -214,20 +214,20 @@ MOSTLY_TILES = {"seed_sd": 0.02, "tile_sd": 0.6}
 
 @pytest.mark.parametrize(
     ("spread", "tasks", "bootstrap"),
-    [(MIXED, 1, 0.93), (MOSTLY_SEEDS, 1, 0.88), (MOSTLY_TILES, 1, 1.0), (MIXED, 3, 0.93)],
-    ids=["seeds and tiles", "mostly seeds", "mostly tiles", "mean of three tasks"],
+    [(MIXED, 1, 0.93), (MOSTLY_SEEDS, 1, 0.88), (MOSTLY_TILES, 1, 1.0), (MIXED, 2, 0.93)],
+    ids=["seeds and tiles", "mostly seeds", "mostly tiles", "mean of two tasks"],
 )
 def test_coverage_with_five_seeds(spread, tasks, bootstrap):
-    """Of 800 comparisons the intervals hold the truth in >= 93 %; a plain percentile bootstrap in < `bootstrap`."""
+    """Of 600 comparisons the intervals hold the truth in >= 93 %; a plain percentile bootstrap in < `bootstrap`."""
     rng = np.random.default_rng(11)
     many = [population(rng, 100, 400, **spread)[0].sum(2) for _ in range(16)]  # (2, S, K, K)
     truth = np.mean([np.subtract(*iou(torch.from_numpy(m)).mean(-1).numpy()).mean() for m in many])
-    trials, held, plain = 800, 0, 0
+    trials, held, plain = 600, 0, 0
     for _ in range(trials):
         parts = []
         for t in range(tasks):
             cms, areas = population(rng, 5, 24, **spread)
-            parts.append(sample(cms[0], areas, str(t), draws=200) - sample(cms[1], areas, str(t), draws=200))
+            parts.append(sample(cms[0], areas, str(t), draws=150) - sample(cms[1], areas, str(t), draws=150))
         low, high = estimate(parts).interval
         held += low <= truth <= high
         draws = np.mean([p.draws for p in parts], 0)  # (R, S); now the seeds are drawn as well
@@ -235,5 +235,5 @@ def test_coverage_with_five_seeds(spread, tasks, bootstrap):
         low, high = np.quantile(draws, [0.025, 0.975])
         plain += low <= truth <= high
     print(f"coverage {held / trials:.3f}, percentile bootstrap {plain / trials:.3f}")
-    assert 0.93 <= held / trials <= 0.98
+    assert 0.93 <= held / trials <= 0.985
     assert plain / trials < bootstrap

@@ -95,7 +95,9 @@ class Synthetic(Source):
             legends={layer: tables.LEGENDS[layer] for layer in self.layers},
         )
         options = {k: getattr(self, k) for k in ("split", "world", "seed", "size", "dates", "sensors", "layers")}
-        options |= {k: getattr(self, k) for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count")}
+        options |= {
+            k: getattr(self, k) for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count")
+        }
         text = json.dumps([VERSION, source_hash(), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -170,7 +172,9 @@ class Synthetic(Source):
             green, straw = sensing.cover(layout, region, when.season)
             if name == "s1":
                 drowned = flood.water & (hidden > 0)
-                out[name] = sensing.radar(layout, region, green, group, when, flood.water & (hidden == 0), drowned, draws)
+                out[name] = sensing.radar(
+                    layout, region, green, group, when, flood.water & (hidden == 0), drowned, draws
+                )
                 continue
             phi = sensing.abundances(layout, region, green, straw, group)
             phi = sensing.blur(phi) if name == "s2" else sensing.blocks(phi, 3)

@@ -128,8 +128,8 @@ def _method(summary: tables.Summary) -> str:
     return (
         "## How it was measured\n\n"
         "mIoU comes from the confusion matrices summed over test tiles, per seed, then averaged over seeds. Gains are "
-        "paired per seed and tile. Intervals: variance among seeds plus the covariance that shared tiles cause "
-        "(resampled by area), Student's t with Satterthwaite degrees of freedom; the formula and its source are in "
+        "paired per seed and tile. Intervals: the variance among seeds plus that of resampled areas of test tiles, "
+        "Student's t with Satterthwaite's degrees of freedom; the formula and its source are in "
         "`gfm_objectives/intervals.py`, its coverage in `tests/test_gain.py`. Tasks are fixed.\n\n"
         f"Test sets: {tiles}. Versions: {prints}. Commits: {', '.join(summary['commits']) or 'unknown'}. "
         f"Devices: {', '.join(summary['devices']) or 'unknown'}.\n"

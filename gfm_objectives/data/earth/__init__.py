@@ -1,1 +1,1 @@
-"""The procedural Earth behind the synthetic source: regions, the layout of a place, what sensors see of it, its labels."""
+"""The procedural Earth behind the synthetic source: regions, the layout of a place, what sensors see, labels."""

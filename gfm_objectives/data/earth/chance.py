@@ -68,8 +68,8 @@ def bank(kind: str) -> Tensor:
         return torch.randn(BANK, generator=g)
     # speckle: 10 log10 of a gamma variable of 5 looks and mean 1
     looks = 5
-    power = sum(-torch.log(torch.rand(BANK, generator=g).clamp_(min=1e-7)) for _ in range(looks)) / looks
-    return 10 * torch.log10(power)
+    exponential = -torch.log(torch.rand(looks, BANK, generator=g).clamp_(min=1e-7))
+    return 10 * torch.log10(exponential.mean(0))
 
 
 def slices(kind: str, where: Tensor, length: int) -> list[Tensor]:

@@ -41,7 +41,8 @@ def make_flood(draws: Draws, layout: Layout, region: Regions, dates: int) -> Flo
     trees = (element == E["conifer"]) | (element == E["broadleaf"])
     stems = (element == E["reed"]) | (element == E["shrub"])
     built = (element == E["roof"]) | (element == E["asphalt"])
-    canopy = 0.9 * trees + 0.75 * stems + 0.5 * built
+    tall = ~(trees | stems | built) & (layout.vigour > 0.6)  # rank grass and crops stand out of shallow water
+    canopy = 0.9 * trees + 0.75 * stems + 0.5 * built + 0.6 * tall
     return Flood(water, canopy)
 
 
@@ -56,7 +57,7 @@ def noisy_map(draws: Draws, exact: Tensor, region: Regions, label_noise: float) 
 
     `label_noise` is the expected share of wrong pixels over many places; single places and regions differ.
     """
-    b, size, _ = exact.shape
+    size = exact.shape[-1]
     blocks = -(-size // 3)
     lot = draws.uniform(3)
     patch = draws.field(1, 9, size)[:, 0]

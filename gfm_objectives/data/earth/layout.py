@@ -102,7 +102,7 @@ def make_layout(draws: Draws, region: Regions, size: int) -> Layout:
 
 
 def _terrain(draws: Draws, region: Regions, size: int, east: Tensor, south: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance to a river's bank and to a lake's level (negative inside), and the relief carved by them; all (B, H, W)."""
+    """Distance to a river's bank and to a lake's level (negative inside), and the relief they carve; all (B, H, W)."""
     relief = draws.field(1, 3, size) + 0.35 * draws.field(1, 8, size) + 0.13 * draws.field(1, 20, size)
     relief = relief[:, 0]
     lot = draws.uniform(6)[..., None, None]
@@ -123,7 +123,7 @@ def _terrain(draws: Draws, region: Regions, size: int, east: Tensor, south: Tens
 
 
 def _parcels(draws: Draws, region: Regions, size: int, east: Tensor, south: Tensor) -> tuple[Tensor, ...]:
-    """Parcel number, pixel number of its centre, edges of rows of parcels, streets, and planting rows; all (B, H, W)."""
+    """Parcel number, pixel number of its centre, edges of rows of parcels, streets, planting rows; all (B, H, W)."""
     lot = draws.uniform(5)[..., None, None]
     angle = lot[:, 0] * 3.1416
     cos, sin = angle.cos(), angle.sin()

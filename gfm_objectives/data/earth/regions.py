@@ -1,4 +1,4 @@
-"""Regions: climates, spectra, seasons, parcels and habits of mapping that differ from one part of the Earth to the next."""
+"""Regions: climates, spectra, seasons, parcels and habits of mapping that differ over the Earth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Regions:
     """R regions as a struct of tensors; `rows(ids)` picks one row per place.
 
     logits (R, uses), crops (R, crops + 1), spectra (R, materials, 10), season (R, elements, 9), radar (R, elements, 5),
-    fractions (R, elements, constant), parcel (R, 2) pixels, relief (R,) metres, wet (R,) 0..1, green_shift (R,) days, noise (R,), lonlat (R, 2).
+    fractions (R, elements, constant), parcel (R, 2) pixels, relief (R,) metres, wet (R,) 0..1, noise (R,) relative to
+    the dial, lonlat (R, 2) degrees.
     """
 
     logits: Tensor
@@ -88,7 +89,7 @@ def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) 
     # Spectra: each material is lighter or darker, tilted and bent over the spectrum; the air adds a tilt of its own.
     wave = torch.linspace(-1, 1, 10)
     shapes = torch.stack([torch.ones(10), wave, wave.square() - 0.4, torch.sin(4 * wave)])
-    bend = normal(len(SPECTRA), 4) * torch.tensor([0.17, 0.12, 0.08, 0.05])
+    bend = normal(len(SPECTRA), 4) * torch.tensor([0.20, 0.15, 0.10, 0.06])
     air = normal(1, 4) * torch.tensor([0.04, 0.05, 0.02, 0.01])
     spectra = SPECTRA * torch.exp((bend + air) @ shapes)
 

@@ -1,4 +1,4 @@
-"""What optical and radar sensors and an elevation model see of a place: mixtures of materials, season, sun, air, speckle."""
+"""What optical and radar sensors and an elevation model see: mixtures of materials, season, sun, air, speckle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gfm_objectives.batch import Series
 from gfm_objectives.data.earth.chance import Draws, slices
 from gfm_objectives.data.earth.layout import FIRST_CROP, PARCELS, Layout
 from gfm_objectives.data.earth.regions import Regions
-from gfm_objectives.data.earth.tables import CLOUD, CONSTANT, CROPS, E, ELEMENTS, HLS_FROM_S2, SEASONAL
+from gfm_objectives.data.earth.tables import CLOUD, CONSTANT, CROPS, ELEMENTS, HLS_FROM_S2, SEASONAL, E
 from gfm_objectives.sensors import S2_TEN, SENSORS
 
 GROUPS = len(ELEMENTS) + PARCELS  # what shares a season: each element, and each parcel of its own
@@ -248,10 +248,14 @@ def radar(
     # Water: dark when calm, up to the level of land in wind; gusts are patchy and the same for ponds and floods.
     wind = draws.normal(dates)[..., None, None] + 0.8 * draws.field(dates, 5, size)
     gust = torch.sigmoid(1.6 * wind - 0.4)
-    surface = torch.stack([-21.0 + 9.5 * gust, -27.5 + 6.0 * gust], 2) + region.radar[:, None, E["water"], :2, None, None] - torch.tensor([-20.0, -27.0]).view(2, 1, 1)
+    surface = (
+        torch.stack([-21.0 + 9.5 * gust, -27.5 + 6.0 * gust], 2)
+        + region.radar[:, None, E["water"], :2, None, None]
+        - torch.tensor([-20.0, -27.0]).view(2, 1, 1)
+    )
     wet = (layout.element == E["water"])[:, None] | flood
     x = torch.where(wet[:, :, None], surface, x)
-    x += 2.2 * drowned[:, :, None]  # stems and water surface make corners
+    x += 1.6 * drowned[:, :, None]  # stems and water surface make corners
     east, _ = slopes(layout.height)
     x += (9 * east.clamp(-0.5, 0.5))[:, None, None]  # slopes that face the antenna are brighter
     for place, speckle in zip(x, slices("speckle", draws.uniform(1)[:, 0], dates * 2 * size * size), strict=True):

@@ -1,4 +1,4 @@
-"""What the procedural Earth is made of: land uses, surface elements, their spectra, seasons and backscatter, legends."""
+"""What the procedural Earth is made of: land uses, surface elements, spectra, seasons, backscatter, legends."""
 
 from __future__ import annotations
 
