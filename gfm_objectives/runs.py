@@ -17,7 +17,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.provenance import FREE_KEYS
 
 # Keys of a training config that do not make it another recipe.
-SEED_KEYS = (*FREE_KEYS, "seed", "device")
+SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,12 +153,14 @@ def test_an_unfinished_run_of_another_config_is_not_touched(tmp_path: Path) -> N
         pretrain.run(small(tmp_path, "optim.lr=0.1"))
 
 
-@pytest.mark.parametrize("objective", ["masked_seg", "cross_sensor"])
-def test_resume_after_kill_9_is_bit_identical(tmp_path: Path, objective: str) -> None:
-    """From another process, with loader workers, weights equal those of an unbroken run."""
+def test_resume_after_kill_9_is_bit_identical(tmp_path: Path) -> None:
+    """From another process, with loader workers, weights equal those of an unbroken run.
+
+    cross_sensor has the most to restore: kinds of step of different cost, and a running loss for each target.
+    """
     changes = {"loader.workers": "2", "budget.flops": "8e10"}
     words = [w for w in SMALL if w.split("=")[0] not in changes] + [f"{k}={v}" for k, v in changes.items()]
-    words += [f"objective={objective}", "checkpoint_every=0.1"]
+    words += ["objective=cross_sensor", "checkpoint_every=0.1"]
     command = [sys.executable, "train.py", *words]
     root = Path(__file__).parent.parent
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
