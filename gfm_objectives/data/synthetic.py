@@ -98,7 +98,7 @@ class Synthetic(Source):
         options |= {
             k: getattr(self, k) for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count")
         }
-        text = json.dumps([VERSION, source_hash(), options], sort_keys=True)
+        text = json.dumps([VERSION, source_hash(), repr(SENSORS), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class Synthetic(Source):
         lonlat = region.lonlat + 2.4 * (ground.uniform(2) - 0.5)
 
         calendar = sensing.make_calendar(looks, region, self.dates)
-        flood = labels.make_flood(looks, layout, region, self.dates)
+        flood = labels.make_flood(looks, layout, self.dates)
         sensors = self._sense(looks, layout, region, calendar, flood)
         targets: dict[str, Tensor] = {}
         exact = labels.map_exact(layout)
@@ -160,7 +160,7 @@ class Synthetic(Source):
         """Each sensor draws from its own copy of the chance, so that leaving one out does not change the others."""
         group = sensing.group_of(layout)
         # rain brings the clouds that hide the flood
-        worse = 1.8 * flood.water.flatten(2).any(2)
+        worse = 1.4 * flood.water.flatten(2).any(2)
         hidden = flood.canopy[:, None]
         out = {}
         for name in self.sensors:

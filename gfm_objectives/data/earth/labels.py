@@ -23,7 +23,7 @@ class Flood:
     canopy: Tensor
 
 
-def make_flood(draws: Draws, layout: Layout, region: Regions, dates: int) -> Flood:
+def make_flood(draws: Draws, layout: Layout, dates: int) -> Flood:
     """Two places in three are flooded at the last date, some earlier instead (and dry again), the rest never."""
     size = layout.use.shape[-1]
     lot = draws.uniform(3)

@@ -168,57 +168,58 @@ def optical(
 
     phi (B, J, H, W) from `abundances`; flood (B, T, H, W) share of each pixel under visible flood water.
     """
-    b, size = len(region.relief), layout.use.shape[-1]
-    dates, pixels = calendar.day.shape[1], size * size
+    b, dates, size = *calendar.day.shape, layout.use.shape[-1]
+    bands, pixels = len(names), size * size
     pick = [S2_TEN.index(n) for n in names] if sensor == "s2" else [HLS_FROM_S2[n] for n in names]
     scale = [SENSORS[sensor].bands[i] for i in SENSORS[sensor].index(names)]
-    std = torch.tensor([s.std for s in scale])
-    mean = torch.tensor([s.mean for s in scale])
-    bands = len(names)
+    mean, std = torch.tensor([s.mean for s in scale]), torch.tensor([s.std for s in scale])
 
-    # Spectra (B, T, bands, J) in units of the sensor's deviation; seasonal materials act at their own date only.
+    # All in units of the sensor's deviation, so that the affine of SENSORS[sensor].normalise costs no further pass.
     air = torch.exp(0.04 * draws.normal(dates, 1) + 0.02 * draws.normal(dates, bands))  # (B, T, bands)
     spectra = region.spectra[:, :, pick] / std  # (B, materials, bands)
-    weights = torch.zeros(b, dates, bands, phi.shape[1])
-    weights[..., : len(CONSTANT)] = spectra[:, None, len(SEASONAL) :].transpose(2, 3)
-    for m in range(len(SEASONAL)):
-        for t in range(dates):
-            weights[:, t, :, len(CONSTANT) + m * dates + t] = spectra[:, m]
-    weights *= air[..., None]
+    weights = by_date(spectra, dates) * air[..., None]
     x = torch.bmm(weights.view(b, dates * bands, -1), phi.flatten(2)).view(b, dates, bands, pixels)
-
-    # Sun from the equator side at 10:30, lower in winter; slopes that face it are brighter.
-    east, south = slopes(layout.height)
-    low = (0.75 - 0.35 * torch.cos((calendar.season - 172) * (2 * math.pi / 365.25)))[..., None, None]  # cot(elevation)
-    toward = torch.where(region.lonlat[:, 1] < 0, 1.0, -1.0)[:, None, None]
-    tilt = (east * -0.6 + south * 0.8 * toward)[:, None] * low
-    light = 1 - tilt.clamp_(-0.55, 0.55)
-    damp = 0.07 * draws.field(dates, 6, size)  # moisture of the ground, dew, view angle
-    texture = 0.05 * layout.vigour[:, None]
-    light = light * (1 + damp + texture)
-    light = light * (1 - 0.6 * sky.shadow) * (1 - sky.opacity)
-    light = light.flatten(2)[:, :, None]  # (B, T, 1, P)
+    light = sunlight(layout, region, calendar) * (1 + 0.07 * draws.field(dates, 6, size))  # dew, wet ground, view angle
+    light *= (1 - 0.6 * sky.shadow) * (1 - sky.opacity)
 
     for t in range(dates):
         if flood[:, t].any():
             w = flood[:, t].flatten(1)[:, None]
-            mud = 0.35 + 0.6 * region.fractions[:, E["water"], 3, None]
-            names_ = (*SEASONAL, *CONSTANT)
-            spectrum = mud * spectra[:, names_.index("sediment")] + (1 - mud) * spectra[:, names_.index("water")]
-            x[:, t] = x[:, t] * (1 - w) + spectrum[..., None] * w
-    x *= light
+            mud = 0.35 + 0.6 * region.fractions[:, E["water"], CONSTANT.index("sediment"), None]
+            clear, sediment = (spectra[:, len(SEASONAL) + CONSTANT.index(m)] for m in ("water", "sediment"))
+            x[:, t] = x[:, t] * (1 - w) + (mud * sediment + (1 - mud) * clear)[..., None] * w
+    x *= light.flatten(2)[:, :, None]
     bright = (CLOUD[pick] / std) * torch.exp(0.15 * draws.normal(dates, 1))  # (B, T, bands)
     x += bright[..., None] * sky.opacity.flatten(2)[:, :, None]
-    # Sensor noise, path radiance that the correction left, and the affine of SENSORS[sensor].normalise.
-    haze = 0.006 * draws.normal(dates, 1) * torch.linspace(1.5, 0.2, len(S2_TEN))[pick]
-    offset = (haze - mean) / std
+    haze = 0.006 * draws.normal(dates, 1) * torch.linspace(1.5, 0.2, len(S2_TEN))[pick]  # left by the correction
+    x += ((haze - mean) / std)[..., None]
     sigma = (0.0045 / std)[:, None]
     for place, noise in zip(x, slices("normal", draws.uniform(1)[:, 0], dates * bands * pixels), strict=True):
         place.addcmul_(noise.view(dates, bands, pixels), sigma)
-    x += offset[..., None]
     valid = ~sky.flagged & swath_edges(draws, dates, size, 0.05)
     x *= valid.flatten(2)[:, :, None]
     return Series(x.view(b, dates, bands, size, size), valid, calendar.day, names)
+
+
+def by_date(spectra: Tensor, dates: int) -> Tensor:
+    """(B, T, bands, J) weights of `abundances` from spectra (B, materials, bands): each date reads its own season."""
+    b, _, bands = spectra.shape
+    weights = torch.zeros(b, dates, bands, len(CONSTANT) + len(SEASONAL) * dates)
+    weights[..., : len(CONSTANT)] = spectra[:, None, len(SEASONAL) :].transpose(2, 3)
+    for m in range(len(SEASONAL)):
+        for t in range(dates):
+            weights[:, t, :, len(CONSTANT) + m * dates + t] = spectra[:, m]
+    return weights
+
+
+def sunlight(layout: Layout, region: Regions, calendar: Calendar) -> Tensor:
+    """(B, T, H, W) light on a slope against that on flat ground: sun from the equator's side in the late morning."""
+    east, south = slopes(layout.height)
+    year = (calendar.season - 172) * (2 * math.pi / 365.25)
+    low = (0.75 - 0.35 * torch.cos(year))[..., None, None]  # cotangent of the sun's elevation, most in winter
+    equator = torch.where(region.lonlat[:, 1] < 0, 1.0, -1.0)[:, None, None]
+    tilt = (east * -0.6 + south * 0.8 * equator)[:, None] * low
+    return (1 - tilt.clamp_(-0.55, 0.55)) * (1 + 0.05 * layout.vigour[:, None])
 
 
 def radar(
