@@ -177,9 +177,9 @@ class Comparison:
             for outcome in pool.run(jobs):
                 job = outcome.job
                 cap = job.flops - job.contender.extra_flops
-                self.store.add(self._score(outcome, self.candidates(job.bench, job.contender, job.fraction, cap)))
                 if outcome.predictions is not None:
                     self.pictures.add(job.bench, job.contender.name, outcome.predictions)
+                self.store.add(self._score(outcome, self.candidates(job.bench, job.contender, job.fraction, cap)))
                 clock.advance(job)
 
     def baselines(self) -> None:

@@ -60,11 +60,11 @@ class Contender:
         return "|".join([family, self.encoder, self.weights, run.identity if run else ""])
 
     def candidates(self, spec: Spec, trials: int, batch_size: int) -> list[HParams]:
-        """The first `trials` settings of this contender's list, the most promising first."""
-        found = KINDS[self.kind].settings(spec)
+        """The first `trials` settings of this contender's list, most promising first; `batch_size` is the largest."""
+        found = KINDS[self.kind].settings(spec, batch_size)
         if trials > len(found):
             raise InputError(f"finetune.trials={trials}: {self.name} has only {len(found)} different settings")
-        return [HParams(**s, batch_size=batch_size) for s in found[:trials]]
+        return [HParams(**s) for s in found[:trials]]
 
     def build(self, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
         """The model before fine-tuning; what is not pretrained is drawn by `seed`."""
@@ -106,37 +106,46 @@ def _unet(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -
 # Settings: a few by experience, then the rest of the grid
 
 
-def _vit_settings(spec: Spec) -> list[dict[str, Any]]:
-    first = [(1e-3, 0.3, 1.0), (1e-3, 1.0, 1.0), (3e-4, 1.0, 1.0), (1e-3, 0.1, 0.5)]
-    return _grid(first, {"lr": (1e-3, 3e-4, 3e-3), "encoder_factor": (0.3, 1.0, 0.1), "length": (1.0, 0.5, 0.25)})
+def _vit_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)  # a ViT pays so much per sample that it needs many small steps
+    axes = {
+        "lr": (2e-3, 1e-3, 5e-4),
+        "encoder_factor": (0.3, 1.0, 0.1),
+        "batch_size": (few, batch),
+        "length": (1.0, 0.25, 0.5),
+    }
+    return _grid([(2e-3, 0.3, few, 1.0), (1e-3, 1.0, few, 1.0), (2e-3, 0.1, few, 0.25), (2e-3, 1.0, few, 1.0)], axes)
 
 
-def _scratch_settings(spec: Spec) -> list[dict[str, Any]]:
-    first = [(1e-3, 1.0), (3e-3, 1.0), (3e-4, 1.0), (1e-3, 0.5)]
-    return _grid(first, {"lr": (1e-3, 3e-3, 3e-4, 2e-3), "length": (1.0, 0.5, 0.25)})
+def _scratch_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)
+    axes = {"lr": (2e-3, 1e-3, 3e-3, 5e-4), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
+    return _grid([(2e-3, few, 1.0), (1e-3, few, 1.0), (2e-3, few, 0.25), (3e-3, few, 1.0)], axes)
 
 
-def _frozen_settings(spec: Spec) -> list[dict[str, Any]]:
-    found = _grid(
-        [(1e-2, 1.0), (3e-3, 1.0), (1e-3, 1.0), (3e-2, 1.0)], {"lr": (1e-2, 3e-3), "length": (1.0, 0.5, 0.25)}
-    )
-    return [{**s, "encoder_factor": 0.0} for s in found]
+def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    axes = {"lr": (1e-2, 3e-3, 3e-2, 1e-3), "batch_size": (max(1, batch // 4), batch), "length": (1.0, 0.25, 0.5)}
+    return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
 
 
-def _unet_settings(spec: Spec) -> list[dict[str, Any]]:
-    first = [(1e-3, 32, "stack", 1.0), (1e-3, 16, "shared", 1.0), (3e-3, 16, "stack", 1.0), (1e-3, 32, "stack", 0.5)]
-    found = _grid(
-        first,
-        {
-            "lr": (1e-3, 3e-3, 3e-4),
-            "width": (32, 16, 48, 64),
-            "mode": ("stack", "shared"),
-            "length": (1.0, 0.5, 0.25),
-        },
-    )
-    if max(spec.dates.values()) == 1:  # with one date the two modes are one model
-        found = [s for s in found if s["mode"] == "stack"]
-    return found
+def _unet_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    axes = {
+        "lr": (1e-2, 3e-3, 1e-3),
+        "width": (16, 8, 32, 48, 64),
+        "mode": ("stack", "shared"),
+        "batch_size": (batch, max(1, batch // 4)),
+        "length": (1.0, 0.25, 0.5),
+    }
+    first = [
+        (1e-2, 8, "stack", batch, 1.0),
+        (3e-3, 16, "stack", batch, 1.0),
+        (1e-2, 8, "shared", batch, 1.0),
+        (1e-2, 8, "stack", batch, 0.25),
+        (3e-3, 32, "stack", batch, 1.0),
+        (3e-3, 16, "shared", batch, 1.0),
+    ]
+    # With one date the two modes are one model.
+    return [s for s in _grid(first, axes) if s["mode"] == "stack" or max(spec.dates.values()) > 1]
 
 
 def _grid(first: Sequence[tuple], axes: Mapping[str, Sequence]) -> list[dict[str, Any]]:
@@ -144,7 +153,7 @@ def _grid(first: Sequence[tuple], axes: Mapping[str, Sequence]) -> list[dict[str
     return [dict(zip(axes, v, strict=True)) for v in dict.fromkeys([*first, *itertools.product(*axes.values())])]
 
 
-def _none(spec: Spec) -> list[dict[str, Any]]:
+def _none(spec: Spec, batch: int) -> list[dict[str, Any]]:
     return []
 
 
@@ -153,7 +162,7 @@ class Kind:
     """How a kind of contender is built (None: it needs no training) and what it is tuned over."""
 
     build: Callable[[Contender, Spec, int, HParams, int], nn.Module] | None
-    settings: Callable[[Spec], list[dict[str, Any]]]
+    settings: Callable[[Spec, int], list[dict[str, Any]]]
 
 
 KINDS: dict[str, Kind] = {

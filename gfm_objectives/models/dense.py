@@ -23,8 +23,10 @@ class DensePath(nn.Module):
     """Tokens and pixels -> (B, width, H, W).
 
     Reader: every cell reads its own tokens, then all of them, so hidden cells are filled in from their neighbours.
-    Stem: a 3 x 3 convolution per sensor and date; dates are pooled per pixel by attention with several heads, each of
-    which may pick another date, as L-TAE does (arXiv 2007.00586). Pyramid: down to half the patch, up again with skips.
+    Stem: a 3 x 3 convolution per sensor and date; its dates are pooled per pixel by attention with several heads,
+    each of which may pick another date, as L-TAE does (arXiv 2007.00586), and the sensors are summed. Pyramid: down to
+    half a patch, up again with skips. Tokens join with small weights, so that an untrained ViT does not
+    disturb the pixels' path.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class DensePath(nn.Module):
         self.first = ConvBlock(width, width)
         self.down = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in pairwise(channels))
         self.join = nn.Linear(dim, channels[-1])
+        nn.init.normal_(self.join.weight, std=1e-3)
         wide = [*channels, channels[-1]]
         self.up = nn.ModuleList(ConvBlock(wide[i + 1] + channels[i], channels[i]) for i in range(levels))
 
@@ -72,34 +75,31 @@ class DensePath(nn.Module):
         return self.globally(q, z, ok)
 
     def pixels(self, batch: Batch, tokens: Tokens) -> Tensor:
-        """Visible pixels of all sensors and dates, pooled over dates: (B, width, H, W)."""
+        """Visible pixels, pooled over each sensor's dates and summed over sensors: (B, width, H, W)."""
         seen = tokens.visible()  # (B, slots, h, w)
         patch = batch.size[0] // tokens.grid[0]
-        features, alive, slot = [], [], 0
+        pooled, slot = [], 0
         for name, series in batch.sensors.items():
             t = series.x.shape[1]
             mask = seen[:, slot : slot + t].repeat_interleave(patch, 2).repeat_interleave(patch, 3) & series.valid
             weight = self.stem[name](series.bands).transpose(0, 2).transpose(1, 2).unflatten(2, (3, 3))
             x = series.x.masked_fill(~mask[:, :, None], 0).flatten(0, 1)
             y = F.conv2d(x, weight, padding=1).unflatten(0, (-1, t))  # (B, T, width, H, W)
-            features.append(y + self.when(day_features(series))[..., None, None])
-            alive.append(mask)
+            pooled.append(self.pool(F.gelu(y + self.when(day_features(series))[..., None, None]), mask))
             slot += t
-        return self.pool(F.gelu(torch.cat(features, 1)), torch.cat(alive, 1))
+        return torch.stack(pooled).sum(0)
 
     def pool(self, y: Tensor, alive: Tensor) -> Tensor:
-        """Attention over slots at each pixel: y (B, S, width, H, W), alive (B, S, H, W) -> (B, width, H, W)."""
-        score = self.score(y.flatten(0, 1)).unflatten(0, y.shape[:2]).float()  # (B, S, heads, H, W)
+        """Attention over dates at each pixel: y (B, T, width, H, W), alive (B, T, H, W) -> (B, width, H, W)."""
+        score = self.score(y.flatten(0, 1)).unflatten(0, y.shape[:2]).float()  # (B, T, heads, H, W)
         weight = score.clamp(-15, 15).exp() * alive[:, :, None]
-        weight = (weight / (weight.sum(1, keepdim=True) + 1)).to(y.dtype)  # the 1 is an empty slot with score 0
-        grouped = y.unflatten(2, (self.date_heads, -1))  # (B, S, heads, width / heads, H, W)
+        weight = (weight / (weight.sum(1, keepdim=True) + 1)).to(y.dtype)  # the 1 is an empty date with score 0
+        grouped = y.unflatten(2, (self.date_heads, -1))  # (B, T, heads, width / heads, H, W)
         return (grouped * weight[:, :, :, None]).sum(1).flatten(1, 2)
 
 
 class ConvBlock(nn.Sequential):
-    """3 x 3 convolution, group norm, GELU."""
+    """3 x 3 convolution, batch norm, GELU. Group norm learned far slower in short fine-tuning (LOG.md, 2026-11-22)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(min(8, outputs), outputs), nn.GELU()
-        )
+        super().__init__(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU())
