@@ -109,18 +109,18 @@ def _unet(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -
 def _vit_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)  # a ViT pays so much per sample that it needs many small steps
     axes = {
-        "lr": (2e-3, 1e-3, 5e-4),
+        "lr": (2e-3, 4e-3, 1e-3, 5e-4),
         "encoder_factor": (0.3, 1.0, 0.1),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
     }
-    return _grid([(2e-3, 0.3, few, 1.0), (1e-3, 1.0, few, 1.0), (2e-3, 0.1, few, 0.25), (2e-3, 1.0, few, 1.0)], axes)
+    return _grid([(2e-3, 1.0, few, 1.0), (2e-3, 0.3, few, 1.0), (4e-3, 1.0, few, 1.0), (2e-3, 0.1, few, 0.25)], axes)
 
 
 def _scratch_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)
-    axes = {"lr": (2e-3, 1e-3, 3e-3, 5e-4), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
-    return _grid([(2e-3, few, 1.0), (1e-3, few, 1.0), (2e-3, few, 0.25), (3e-3, few, 1.0)], axes)
+    axes = {"lr": (2e-3, 4e-3, 1e-3, 5e-4), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
+    return _grid([(2e-3, few, 1.0), (4e-3, few, 1.0), (2e-3, few, 0.25), (1e-3, few, 1.0)], axes)
 
 
 def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
@@ -129,18 +129,20 @@ def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
 
 
 def _unet_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)
     axes = {
         "lr": (1e-2, 3e-3, 1e-3),
         "width": (16, 8, 32, 48, 64),
         "mode": ("stack", "shared"),
-        "batch_size": (batch, max(1, batch // 4)),
+        "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
     }
     first = [
+        (1e-2, 8, "stack", few, 1.0),
+        (3e-3, 16, "stack", few, 1.0),
+        (1e-2, 8, "shared", few, 1.0),
+        (1e-2, 8, "stack", few, 0.25),
         (1e-2, 8, "stack", batch, 1.0),
-        (3e-3, 16, "stack", batch, 1.0),
-        (1e-2, 8, "shared", batch, 1.0),
-        (1e-2, 8, "stack", batch, 0.25),
         (3e-3, 32, "stack", batch, 1.0),
         (3e-3, 16, "shared", batch, 1.0),
     ]
