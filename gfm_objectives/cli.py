@@ -51,7 +51,7 @@ def _guarded(action: Callable[[list[str]], None], argv: Sequence[str] | None, en
         if "--version" in words:
             return _say(f"gfm-objectives {__version__}")
         if "--help" in words or "-h" in words:
-            from gfm_objectives.usage import usage
+            from gfm_objectives.config.usage import usage
 
             return _say(usage(entry, program))
         action(words)

@@ -10,16 +10,16 @@ import torch
 from omegaconf import OmegaConf
 
 from gfm_objectives import compare
-from gfm_objectives.bench import open_bench
 from gfm_objectives.budget import Ledger
 from gfm_objectives.checkpoint import save_encoder
-from gfm_objectives.contenders import KINDS, contenders
+from gfm_objectives.compare.bench import open_bench
+from gfm_objectives.compare.contenders import KINDS, contenders
+from gfm_objectives.compare.runs import group_runs
+from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.runs import group_runs
 from gfm_objectives.scores import Store
-from gfm_objectives.trials import TUNING, Job, TrialLog, work
 
 LANDCOVER = {
     "data": {"name": "synthetic", "size": 16, "dates": 2, "sensors": ["s2", "dem"], "layers": ["map", "landcover"]},
@@ -80,7 +80,7 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
         seen.append(job.key)
         return work(job, device, dtype)
 
-    monkeypatch.setattr("gfm_objectives.trials.work", dying)
+    monkeypatch.setattr("gfm_objectives.compare.trials.work", dying)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             compare.run(cfg)
@@ -116,11 +116,11 @@ def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
     curve = {1e9: 0.3, 2e9: 0.5, 4e9: 0.505, 8e9: 0.9}
 
     def scored(job, device, dtype):
-        from gfm_objectives.trials import Outcome
+        from gfm_objectives.compare.trials import Outcome
 
         return Outcome(job, curve[job.flops] - 0.1 * (job.hparams.length < 1), job.flops, 1.0)
 
-    monkeypatch.setattr("gfm_objectives.trials.work", scored)
+    monkeypatch.setattr("gfm_objectives.compare.trials.work", scored)
     cfg = config(tmp_path, finetune={"flops": None, "limit": 8e9, "trials": 2})
     compare.run(OmegaConf.merge(cfg, {"plan_only": True}))
     text = capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
 
 
 def test_result_does_not_depend_on_the_worker(bench):
-    from gfm_objectives.trials import Workers
+    from gfm_objectives.compare.trials import Workers
 
     (unet,) = contenders(["unet"], [], 1, None)
     jobs = [Job(bench, unet, 1.0, s, HParams(1e-3, width=8, mode="stack", batch_size=4), 1e9) for s in (0, 1)]
@@ -219,7 +219,7 @@ def test_mistakes(tmp_path, bench):
 
 
 def test_trial_log_survives_a_torn_line_and_diverged_trials(tmp_path, bench):
-    from gfm_objectives.trials import Outcome
+    from gfm_objectives.compare.trials import Outcome
 
     (unet,) = contenders(["unet"], [], 1, None)
     jobs = [Job(bench, unet, 1.0, TUNING, h, 1e9) for h in unet.candidates(bench.spec, 3, 8)]
@@ -237,7 +237,7 @@ def test_trial_log_survives_a_torn_line_and_diverged_trials(tmp_path, bench):
 def test_looks_at_the_final_world_are_counted(tmp_path, bench, capsys):
     from dataclasses import replace
 
-    from gfm_objectives.results import count_final
+    from gfm_objectives.compare.settings import count_final
 
     final = replace(bench, world="final")
     for name in ("a", "b", "a"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from gfm_objectives.config import compose, save
-from gfm_objectives.config_files import choices, config_root, load_choice
+from gfm_objectives.config.files import choices, config_root, load_choice
+from gfm_objectives.config.usage import usage
 from gfm_objectives.errors import InputError
-from gfm_objectives.usage import usage
 
 GROUPS = ("objective", "encoder", "data", "budget")
 
@@ -225,7 +225,7 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("lr: 0.001", "lr: fast", "optim.lr=fast: expected a number"),
+        ("lr: 0.003", "lr: fast", "optim.lr=fast: expected a number"),
         ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
         ("dim: 128", "dim: -128", "encoder.dim=-128: must be at least 1"),
         ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
@@ -264,7 +264,7 @@ def test_help_shows_every_choice_and_key(entry):
         for name in choices(group):
             assert f"    {name}" in text
     if entry == "train":
-        assert "objective.mask_ratio=0.6" in text and "only with objective=mae" in text
+        assert "objective.mask_ratio=0.25" in text and "only with objective=mae" in text
         assert "optim.lr=0.001" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:

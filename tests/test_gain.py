@@ -9,7 +9,7 @@ from scipy import stats
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain import summarise, write
-from gfm_objectives.intervals import estimate, sample
+from gfm_objectives.gain.intervals import estimate, sample
 from gfm_objectives.metrics import iou
 from gfm_objectives.scores import Score
 

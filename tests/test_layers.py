@@ -9,8 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gfm_objectives"
-BOTTOM = """errors sensors batch budget metrics intervals device provenance
-    config config_files config_values usage""".split()
+BOTTOM = ("errors", "sensors", "batch", "budget", "metrics", "device", "provenance", "config")
 SIBLINGS = ("objectives", "data", "tasks")  # these never import each other
 TOP = ("cli", "__main__", "train.py", "eval.py")
 LEVEL = dict.fromkeys(BOTTOM, 0) | {"models": 1} | dict.fromkeys(SIBLINGS, 2) | dict.fromkeys(TOP, 4)

@@ -18,7 +18,7 @@ from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.objectives.objective import Objective, Variant
-from gfm_objectives.progress import Bar, Meter, Table
+from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.provenance import mix
 
 with warnings.catch_warnings():  # third parties' deprecations, at import

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gfm_objectives.errors import InputError
-from gfm_objectives.intervals import Sampled, sample
+from gfm_objectives.gain.intervals import Sampled, sample
 from gfm_objectives.scores import SEEDLESS, Score
 
 SAME_FLOPS = 0.02  # two budgets closer than this are one: every run lands within 0.5 % of its budget

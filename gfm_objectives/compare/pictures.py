@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
-from gfm_objectives.bench import Bench
+from gfm_objectives.compare.bench import Bench
 from gfm_objectives.sensors import SENSORS
 
 COUNT = 4

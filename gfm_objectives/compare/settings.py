@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives import config
-from gfm_objectives.bench import Bench
+from gfm_objectives.compare.bench import Bench
 from gfm_objectives.errors import InputError
 from gfm_objectives.provenance import commit
 

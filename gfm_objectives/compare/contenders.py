@@ -14,6 +14,7 @@ from torch import nn
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.checkpoint import load_encoder
+from gfm_objectives.compare.runs import Run, group_runs
 from gfm_objectives.config import load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
@@ -21,7 +22,6 @@ from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.provenance import mix
-from gfm_objectives.runs import Run, group_runs
 
 SAME_FLOPS = 0.02  # budgets closer than this are one
 

@@ -19,19 +19,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
-from gfm_objectives.bench import Bench, open_bench
 from gfm_objectives.budget import device_name
-from gfm_objectives.contenders import Contender, contenders
+from gfm_objectives.compare.bench import Bench, open_bench
+from gfm_objectives.compare.contenders import Contender, contenders
+from gfm_objectives.compare.pictures import Pictures
+from gfm_objectives.compare.plan import Clock, Plan
+from gfm_objectives.compare.settings import check_settings, count_final
+from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
 from gfm_objectives.device import resolve
 from gfm_objectives.finetune import score
 from gfm_objectives.metrics import miou
-from gfm_objectives.pictures import Pictures
-from gfm_objectives.plan import Clock, Plan
 from gfm_objectives.provenance import commit
-from gfm_objectives.results import check_settings, count_final
 from gfm_objectives.scores import Key, Score, Store
 from gfm_objectives.tasks.baselines import recode_map, spectral_index
-from gfm_objectives.trials import TUNING, Job, Outcome, TrialLog, Workers
 
 BASELINES: dict[str, Callable] = {"map": recode_map, "index": spectral_index}
 

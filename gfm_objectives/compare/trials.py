@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfm_objectives.bench import Bench
-from gfm_objectives.contenders import Contender
+from gfm_objectives.compare.bench import Bench
+from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import Diverged, HParams, Result, finetune, loss, predict, score, step_cost
 from gfm_objectives.metrics import miou

@@ -12,7 +12,7 @@ from typing import Any
 from gfm_objectives.budget import Ledger
 from gfm_objectives.checkpoint import load_encoder
 from gfm_objectives.config import leaves, read_yaml
-from gfm_objectives.config_values import show
+from gfm_objectives.config.values import show
 from gfm_objectives.errors import InputError
 from gfm_objectives.provenance import FREE_KEYS
 

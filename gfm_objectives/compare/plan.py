@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gfm_objectives.trials import Job, Workers, speed
+from gfm_objectives.compare.trials import Job, Workers, speed
 
 if TYPE_CHECKING:
     from gfm_objectives.compare import Comparison

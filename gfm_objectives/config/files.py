@@ -15,11 +15,11 @@ from gfm_objectives.errors import InputError
 
 def config_root() -> Path:
     """The folder of shipped yaml: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    for root in (here / "configs", here.parent / "configs"):
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / "configs", package.parent / "configs"):
         if (root / "train.yaml").is_file():
             return root
-    raise InputError(f"{here}: no configs folder in or beside the package; install it again")
+    raise InputError(f"{package}: no configs folder in or beside the package; install it again")
 
 
 def choices(group: str) -> list[str]:

@@ -21,8 +21,8 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder, parameter_parts, parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.provenance import FREE_KEYS, commit, config_hash
-from gfm_objectives.training import Pretraining
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.intervals import Estimate, estimate
-from gfm_objectives.pairing import NOT_RUN, Pair, Table
+from gfm_objectives.gain.intervals import Estimate, estimate
+from gfm_objectives.gain.pairing import NOT_RUN, Pair, Table
 from gfm_objectives.scores import SEEDLESS, Score
 
 EFLOP = 1e18

@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gfm_objectives.config_files import choices, config_root, first_line, load_choice, read_yaml
-from gfm_objectives.config_values import check_all, number, parse, split_commas
+from gfm_objectives.config.files import choices, config_root, first_line, load_choice, read_yaml
+from gfm_objectives.config.values import check_all, number, parse, split_commas
 from gfm_objectives.errors import InputError
 
 

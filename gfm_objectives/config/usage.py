@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.config import leaves
-from gfm_objectives.config_files import choices, config_root, load_choice, read_yaml
-from gfm_objectives.config_values import show
+from gfm_objectives.config.files import choices, config_root, load_choice, read_yaml
+from gfm_objectives.config.values import show
 
 
 def usage(entry: str, program: str) -> str:
