@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -175,9 +176,15 @@ LEGENDS: dict[str, Legend] = {
 }
 
 
-def legend(name: str, classes: Sequence[str], codes: Sequence[int] | None = None) -> Legend:
-    """A legend of a user's own; ValueError where classes and codes differ in number or a code repeats."""
+def legend(
+    name: str, classes: Sequence[str], codes: Sequence[int] | None = None, colors: Sequence[str] | None = None
+) -> Legend:
+    """A legend of a user's own; ValueError where numbers of classes, codes and colours differ or a code repeats."""
     if codes is not None and (len(codes) != len(classes) or len(set(codes)) != len(codes)):
         n = len(classes)
         raise ValueError(f"legend {name}: {n} classes need {n} different codes, got {list(codes)}")
-    return Legend(name, tuple(classes), tuple(codes) if codes is not None else None)
+    if colors is not None and (
+        len(colors) != len(classes) or not all(re.fullmatch("#[0-9a-fA-F]{6}", c) for c in colors)
+    ):
+        raise ValueError(f"legend {name}: give one color for each of {len(classes)} classes, such as '#0064c8'")
+    return Legend(name, tuple(classes), *(tuple(v) if v is not None else None for v in (codes, colors)))  # type: ignore

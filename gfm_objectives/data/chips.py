@@ -68,7 +68,8 @@ class Chips(Source):
             gsd=self._gsd,
             legends={k: layer.legend for k, layer in self._layers.items()},
         )
-        self.fingerprint = self._fingerprint(split, sensors, layers)
+        looks = {k: {o: v for o, v in dict(d).items() if o != "colors"} for k, d in (layers or {}).items()}
+        self.fingerprint = self._fingerprint(split, sensors, looks)  # colours change nothing
         self._cache: dict[str, list[Batch]] = {}
         self._room = number("data.cache_mb", cache_mb) * 2**20  # bytes left
 

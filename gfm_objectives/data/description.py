@@ -130,7 +130,7 @@ def parse_layers(layers: Mapping[str, Any]) -> dict[str, Layer]:
     for name, value in layers.items():
         key = f"data.layers.{name}"
         block = _block(
-            key, value, needed=("file",), optional=("band", "legend", "classes", "codes", "ignore", "unknown")
+            key, value, needed=("file",), optional=("band", "legend", "classes", "codes", "colors", "ignore", "unknown")
         )
         unknown = block.get("unknown", "ignore" if name == "map" else "error")
         if unknown not in ("ignore", "error"):
@@ -156,7 +156,8 @@ def _legend(key: str, name: str, block: Mapping[str, Any]) -> Legend:
     codes = block.get("codes")
     try:
         own = None if codes is None else [whole(f"{key}.codes", c) for c in _several(codes)]
-        return legend(name, [str(c) for c in _several(classes)], own)
+        colors = [str(c) for c in _several(block["colors"])] if block.get("colors") else None
+        return legend(name, [str(c) for c in _several(classes)], own, colors)
     except ValueError as error:
         raise InputError(str(error) if isinstance(error, InputError) else f"{key}: {error}") from error
 

@@ -33,6 +33,7 @@ def summarise(scores: Sequence[Score], suite_size: int | None = None) -> dict[st
         "fractions": table.fractions,
         "contenders": table.contenders,
         "pretrained": {c: table.budgets[c] for c in table.pretrained},
+        "pretrain_runs": {c: len({s.pretrain_run for s in scores if s.contender == c}) for c in table.pretrained},
         "suite_size": table.suite_size,
         "seeds": [min(counts, default=0), max(counts, default=0)],
         "synthetic": sorted({s.task for s in scores if s.synthetic}, key=table.tasks.index),

@@ -37,15 +37,21 @@ def write(folder: str | Path, context: Mapping[str, Any] | None = None) -> Path:
 
 
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:
-    pretrained = ", ".join(f"{c} ({words.flops(p)} FLOPs)" for c, p in summary["pretrained"].items()) or "none"
+    runs = summary["pretrain_runs"]
+    pretrained = ", ".join(
+        f"{c} ({words.flops(p)} FLOPs, {runs[c]} {'run' if runs[c] == 1 else 'runs'})"
+        for c, p in summary["pretrained"].items()
+    )
     others = ", ".join(words.contender(c) for c in summary["contenders"] if c not in summary["pretrained"])
     fractions = " and ".join(words.percent(f) for f in summary["fractions"])
     lines = [
         f"# {context.get('title', 'What pretraining gained')}\n",
-        f"Pretrained encoders: {pretrained}. Beside them: {others or 'none'}.  ",
+        f"Pretrained encoders: {pretrained or 'none'}. Beside them: {others or 'none'}.  ",
         f"{len(summary['tasks'])} tasks ({', '.join(summary['tasks'])}), {fractions} of the training labels, "
         f"**{words.seeds(*summary['seeds'])}** per cell.  ",
     ]
+    if any(n < summary["seeds"][0] for n in runs.values()):
+        lines.append("Seeds that share a pretraining run: intervals do not hold the luck of pretraining.  ")
     if summary["synthetic"]:
         which = "all tasks" if summary["synthetic"] == summary["tasks"] else ", ".join(summary["synthetic"])
         world = f", world {' and '.join(summary['worlds'])}" if summary["worlds"] else ""
@@ -67,7 +73,9 @@ def _verdict(summary: tables.Summary) -> str:
         even = tables.find(summary["break_even"], contender=c, fraction=fraction, task="mean")
         assert mean is not None and even is not None, c
         if mean["status"] != "ok":
-            lines.append(f"- **{c}**: {mean['status']}")
+            equal = tables.find(summary["means"], contender=c, fraction=fraction, against="unet")
+            told = f"{words.gain(equal)} over the U-Net at equal fine-tuning FLOPs" if equal["status"] == "ok" else "-"
+            lines.append(f"- **{c}**: {told}; over the headline U-Net {mean['status']}")
             continue
         some = f" over {len(mean['tasks'])} of {len(summary['tasks'])} tasks" if mean["missing"] else ""
         interval = "" if isinstance(mean["interval"], list) else f", interval {mean['interval']}"
@@ -130,7 +138,7 @@ def _method(summary: tables.Summary) -> str:
         "mIoU comes from the confusion matrices summed over test tiles, per seed, then averaged over seeds. Gains are "
         "paired per seed and tile. Intervals: the variance among seeds plus that of resampled areas of test tiles, "
         "Student's t with Satterthwaite's degrees of freedom; the formula and its source are in "
-        "`gfm_objectives/intervals.py`, its coverage in `tests/test_gain.py`. Tasks are fixed.\n\n"
+        "`gfm_objectives/gain/intervals.py`, its coverage in `tests/test_gain.py`. Tasks are fixed.\n\n"
         f"Test sets: {tiles}. Versions: {prints}. Commits: {', '.join(summary['commits']) or 'unknown'}. "
         f"Devices: {', '.join(summary['devices']) or 'unknown'}.\n"
     )

@@ -76,34 +76,46 @@ def look(summary: Summary) -> dict[str, dict[str, Any]]:
 
 
 def gains(summary: Summary) -> Figure:
-    """Dots with intervals: rows are tasks and their mean, panels are label fractions by n."""
-    shares = list(dict.fromkeys([1, summary["suite_size"]]))
+    """Dots with intervals: rows are tasks and their mean, panels are label fractions by what the gain is over."""
+    rivals = _rivals(summary)
     rows = [*summary["tasks"], "mean of tasks"]
     names = list(summary["pretrained"])
     looks, fractions = look(summary), summary["fractions"]
     height = 1.3 + len(fractions) * (0.6 + len(rows) * (0.25 + 0.16 * len(names)))
-    figure = _figure(4.6 * len(shares) + 1, height)
-    axes = figure.subplots(len(fractions), len(shares), squeeze=False, sharex=True, sharey=True)
+    figure = _figure(4.6 * len(rivals) + 1, height)
+    axes = figure.subplots(len(fractions), len(rivals), squeeze=False, sharex=True, sharey=True)
     for i, fraction in enumerate(fractions):
-        for j, n in enumerate(shares):
+        for j, (against, n) in enumerate(rivals):
             ax = axes[i][j]
             ax.axvline(0, color="0.3", lw=1)
             ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="0.95", zorder=0)
             for k, c in enumerate(names):
-                at = {"contender": c, "fraction": fraction, "against": "headline", "n": n}
+                at = {"contender": c, "fraction": fraction, "against": against, "n": n}
                 found = [find(summary["gains"], task=t, **at) for t in rows[:-1]] + [find(summary["means"], **at)]
                 for y, row in enumerate(found):
                     _dot(ax, row, y + 0.22 * (k - (len(names) - 1) / 2), looks[c])
-            ax.set_title(f"{words.percent(fraction)} of the labels, n = {n}", fontsize=10, loc="left")
+            ax.set_title(
+                f"{words.percent(fraction)} of the labels, {RIVALS[against].format(n=n)}", fontsize=9, loc="left"
+            )
             ax.set_yticks(range(len(rows)), rows)
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.grid(axis="x", color="0.9")
     _legend(figure, [(words.contender(c), looks[c]) for c in names])
     for ax in axes[-1]:
-        ax.set_xlabel("gain over the headline U-Net, mIoU points")
+        ax.set_xlabel("gain, mIoU points")
     note = "bars: 95 % intervals; hollow: none given"
     figure.suptitle(f"What pretraining gained{_synthetic(summary)} ({note})", fontsize=11)
     return figure
+
+
+RIVALS = {"headline": "over the headline U-Net, n = {n}", "unet": "over the U-Net at equal fine-tuning FLOPs"}
+
+
+def _rivals(summary: Summary) -> list[tuple[str, int]]:
+    """(against, n) of the panels: the headline first, and nothing of which no cell was run."""
+    every = [("headline", n) for n in dict.fromkeys([1, summary["suite_size"]])] + [("unet", 1)]
+    ran = {(r["against"], r["n"]) for r in summary["gains"] if r["status"] == "ok"}
+    return [r for r in every if r in ran] or every[:1]
 
 
 def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, Any]) -> None:

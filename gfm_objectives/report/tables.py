@@ -126,5 +126,9 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for task, fraction in dict.fromkeys((r["task"], r["fraction"]) for r in curve):
         at = {r["flops"]: r["val_miou"] for r in curve if (r["task"], r["fraction"]) == (task, fraction)}
-        rows.append([f"{task}, {words.percent(fraction)}", *(words.points(at[b]) if b in at else "-" for b in budgets)])
-    return markdown(["task, labels", *(words.flops(b) for b in budgets)], rows)
+        chosen = next((r["flops"] for r in curve if r["task"] == task and r.get("chosen")), None)
+        rising = " (the limit set: still rising)" if chosen == max(at) else ""
+        found = f"{words.flops(chosen)}{rising}" if chosen else "-"
+        points = (words.points(at[b]) if b in at else "-" for b in budgets)
+        rows.append([f"{task}, {words.percent(fraction)}", *points, found])
+    return markdown(["task, labels", *(words.flops(b) for b in budgets), "F"], rows)
