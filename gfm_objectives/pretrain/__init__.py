@@ -63,9 +63,12 @@ def run(cfg: DictConfig) -> Path:
     print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
     for chatty in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    several = torch.cuda.device_count() > 1
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices="auto" if device.type == "cuda" else 1,
+        # cross_sensor steps leave the heads of other directions without a gradient
+        strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
         precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         max_epochs=-1,
