@@ -265,7 +265,7 @@ def test_help_shows_every_choice_and_key(entry):
             assert f"    {name}" in text
     if entry == "train":
         assert "objective.mask_ratio=0.25" in text and "only with objective=mae" in text
-        assert "optim.lr=0.001" in text and "peak learning rate" in text
+        assert "optim.lr=0.003" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:
         assert "finetune.trials=4" in text and "tuning trials" in text

@@ -31,7 +31,7 @@ SMALL = [
     "data.dates=2",
     "optim.batch_size=4",
     "loader.workers=0",
-    "budget.flops=2e10",
+    "budget.flops=3e10",
     "budget.warmup=16",
     "threads=1",
 ]
@@ -61,7 +61,7 @@ def test_a_run_leaves_everything(finished: Path) -> None:
 
 def test_the_budget_is_spent_within_half_a_percent(finished: Path) -> None:
     ledger = json.loads((finished / "ledger.json").read_text())
-    assert ledger["flops_spent"] == pytest.approx(2e10, rel=0.005)
+    assert ledger["flops_spent"] == pytest.approx(3e10, rel=0.005)
     assert ledger["samples"] * ledger["flops_per_sample"] == pytest.approx(ledger["flops_spent"])
     assert sum(ledger["flops_per_sample_by_part"].values()) == pytest.approx(ledger["flops_per_sample"], rel=0.1)
 
@@ -81,9 +81,9 @@ def test_the_ledger_has_every_field(finished: Path) -> None:
 def test_metrics_follow_the_schedule(finished: Path) -> None:
     table = rows(finished)
     lr = [float(r["lr"]) for r in table]
-    assert lr[0] == pytest.approx(1e-3 * 4 / 16, rel=1e-3)  # 4 of 16 samples of warm-up
-    assert max(lr) == pytest.approx(1e-3, rel=1e-3)
-    assert lr[-1] < 0.3e-3  # cool-down
+    assert lr[0] == pytest.approx(3e-3 * 4 / 16, rel=1e-3)  # 4 of 16 samples of warm-up
+    assert max(lr) == pytest.approx(3e-3, rel=1e-3)
+    assert lr[-1] < 1e-3  # cool-down
     assert all(math.isfinite(float(r["loss"])) for r in table)
     assert {k for r in table for k in r if k.startswith("l1_")} >= {"l1_s2_to_s1", "l1_s1_to_dem"}
 
