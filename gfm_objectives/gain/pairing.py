@@ -65,11 +65,12 @@ class Table:
             matrices = [s.confusion for s in rows]
             self.cells[key] = Cell(tuple(rows), sample(matrices, rows[0].groups, rows[0].task))
         self.tasks = _unique(s.task for s in scores)
-        self.contenders = _unique(s.contender for s in scores)
         self.fractions = sorted({s.fraction for s in scores if s.contender not in SEEDLESS} or {1.0})
         self.suite_size = suite_size or len(self.tasks)
-        self.budgets = {c: _budget(c, scores) for c in self.contenders}  # P of the pretrained ones, else None
-        self.pretrained = [c for c in self.contenders if self.budgets[c]]
+        self.budgets = {c: _budget(c, scores) for c in _unique(s.contender for s in scores)}  # P, or None
+        self.pretrained = sorted(c for c, p in self.budgets.items() if p)
+        extra = {s.contender: s.extra_flops for s in scores}
+        self.contenders = sorted(self.budgets, key=lambda c: (_rank(c, self.pretrained), extra[c], c))
 
     def cell(self, task: str, fraction: float, contender: str) -> Cell | None:
         """None = not run. Rows without training hold for every fraction."""
@@ -122,6 +123,15 @@ class Table:
             return f"{NOT_RUN}: validation of {' and '.join(names)}"
         versus = names[int(np.argmax(validation))] if len(names) > 1 else names[0]
         return Pair(versus, seeds, mine.at(seeds) - rivals[versus].at(seeds))
+
+
+def _rank(contender: str, pretrained: Sequence[str]) -> int:
+    """Place of a row in tables: ours, the same ViT from scratch, the U-Nets, what needs no training."""
+    if contender in pretrained:
+        return 0
+    if contender in SEEDLESS:
+        return 3
+    return 2 if contender.startswith("unet") else 1
 
 
 def _budget(contender: str, scores: Sequence[Score]) -> float | None:
