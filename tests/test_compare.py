@@ -112,8 +112,15 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
         compare.run(OmegaConf.merge(cfg, {"finetune": {"trials": 2}}))
 
 
+def test_one_flat_step_is_no_plateau():
+    steps = [
+        compare.flat_steps(v, 0.01) for v in ([0.3], [0.3, 0.31], [0.3, 0.305], [0.3, 0.2, 0.4], [0.3, 0.2, 0.309])
+    ]
+    assert steps == [0, 0, 1, 0, 2]
+
+
 def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
-    curve = {1e9: 0.3, 2e9: 0.5, 4e9: 0.505, 8e9: 0.9}
+    curve = {1e9: 0.3, 2e9: 0.5, 4e9: 0.505, 8e9: 0.508, 1.6e10: 0.9}
 
     def scored(job, device, dtype):
         from gfm_objectives.compare.trials import Outcome
@@ -121,10 +128,10 @@ def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
         return Outcome(job, curve[job.flops] - 0.1 * (job.hparams.length < 1), job.flops, 1.0)
 
     monkeypatch.setattr("gfm_objectives.compare.trials.work", scored)
-    cfg = config(tmp_path, finetune={"flops": None, "limit": 8e9, "trials": 2})
+    cfg = config(tmp_path, finetune={"flops": None, "limit": 1.6e10, "trials": 2})
     compare.run(OmegaConf.merge(cfg, {"plan_only": True}))
     text = capsys.readouterr().out
-    assert "plateau  at most 8 runs" in text and "(F = 1e+09) to" in text
+    assert "plateau  at most 10 runs" in text and "(F = 1e+09) to" in text
     assert not (tmp_path / "results" / "demo" / "scores.csv").exists()
     with pytest.raises(AssertionError):  # the stand-in has no confusion matrix to store
         compare.run(cfg)
@@ -133,6 +140,7 @@ def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
         (1e9, 0.3, False),
         (2e9, 0.5, True),
         (4e9, 0.505, False),
+        (8e9, 0.508, False),
     ]
 
 

@@ -128,7 +128,8 @@ class Comparison:
     def plateau(self, pool: Workers, plan: Plan) -> dict[str, float]:
         """F of every task: where doubling it adds less than `finetune.plateau` to the tuned U-Net's validation mIoU.
 
-        The curve is kept in plateau.json. A fixed finetune.flops is F for all.
+        Doubling once more must not add it either: one flat step among single runs may be chance. The curve is kept in
+        plateau.json. A fixed finetune.flops is F for all.
         """
         if self.finetune["flops"] is not None:
             return {b.task.name: float(self.finetune["flops"]) for b in self.benches}
@@ -141,12 +142,10 @@ class Comparison:
             self._run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
             for name, jobs in levels.items():
                 value = self.log.val_miou(self.log.best(jobs))
-                before = max((r["val_miou"] for r in curve[name]), default=-math.inf)
                 curve[name].append({"task": name, "fraction": 1.0, "flops": flops, "val_miou": value})
-                if value - before < self.finetune["plateau"]:
-                    chosen[name] = curve[name][-2]["flops"]
-                elif 2 * flops > self.finetune["limit"]:
-                    chosen[name] = flops
+                flat = flat_steps([r["val_miou"] for r in curve[name]], self.finetune["plateau"])
+                if flat == 2 or 2 * flops > self.finetune["limit"]:
+                    chosen[name] = curve[name][-1 - flat]["flops"]
             flops *= 2
         for name, points in curve.items():
             text = "  ".join(f"{p['flops']:.2g}: {100 * p['val_miou']:.1f}" for p in points)
@@ -267,6 +266,12 @@ class Comparison:
             "fingerprint": bench.fingerprint,
             "commit": self.commit,
         }
+
+
+def flat_steps(values: Sequence[float], step: float) -> int:
+    """How many of the last values add less than `step` to the best before them."""
+    gains = [v - max(values[:i], default=-math.inf) for i, v in enumerate(values)]
+    return len(values) - max(i for i, g in enumerate(gains) if g >= step) - 1
 
 
 def _cores() -> int:
