@@ -62,8 +62,8 @@ def folder(tmp_path_factory):
 def test_report_says_what_was_compared(folder):
     text = (folder / "report.md").read_text()
     head = text.split("## ")[0]
-    for words_ in ("masked_seg (2e13 FLOPs, 1 run)", "landcover, flood", "**5 seeds**", "**Synthetic data**", "python eval.py",
-                   "CC-BY"):  # fmt: skip
+    for words_ in ("masked_seg (2e13 FLOPs, 1 run)", "landcover, flood", "**5 seeds**", "**Synthetic data**",
+                   "python eval.py", "CC-BY"):  # fmt: skip
         assert words_ in head, words_
     assert "20 % of the labels" in text and "Break-even" in text and "Labels saved" in text
 
