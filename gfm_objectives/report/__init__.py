@@ -74,6 +74,7 @@ def _verdict(summary: tables.Summary) -> str:
         assert mean is not None and even is not None, c
         if mean["status"] != "ok":
             equal = tables.find(summary["means"], contender=c, fraction=fraction, against="unet")
+            assert equal is not None, c
             told = f"{words.gain(equal)} over the U-Net at equal fine-tuning FLOPs" if equal["status"] == "ok" else "-"
             lines.append(f"- **{c}**: {told}; over the headline U-Net {mean['status']}")
             continue
