@@ -211,6 +211,7 @@ class Comparison:
             shutil.copyfile(Path(r.folder) / "ledger.json", target)
         legends = {b.task.name: b.legend for b in self.benches}
         context = {
+            "command": f"python eval.py config={self.out}/config.yaml",
             "suite_size": len(self.benches),
             "licenses": sorted({b.license for b in self.benches if b.license}),
             "classes": {n: v.classes for n, v in legends.items()},
