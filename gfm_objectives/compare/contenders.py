@@ -109,18 +109,18 @@ def _unet(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -
 def _vit_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)  # a ViT pays so much per sample that it needs many small steps
     axes = {
-        "lr": (2e-3, 4e-3, 1e-3, 5e-4),
+        "lr": (4e-3, 2e-3, 8e-3, 1e-3),
         "encoder_factor": (0.3, 1.0, 0.1),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
     }
-    return _grid([(2e-3, 1.0, few, 1.0), (2e-3, 0.3, few, 1.0), (4e-3, 1.0, few, 1.0), (2e-3, 0.1, few, 0.25)], axes)
+    return _grid([(4e-3, 1.0, few, 1.0), (2e-3, 1.0, few, 1.0), (2e-3, 0.3, few, 1.0), (2e-3, 0.1, few, 0.25)], axes)
 
 
 def _scratch_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)
-    axes = {"lr": (2e-3, 4e-3, 1e-3, 5e-4), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
-    return _grid([(2e-3, few, 1.0), (4e-3, few, 1.0), (2e-3, few, 0.25), (1e-3, few, 1.0)], axes)
+    axes = {"lr": (4e-3, 2e-3, 8e-3, 1e-3), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
+    return _grid([(4e-3, few, 1.0), (2e-3, few, 1.0), (8e-3, few, 1.0), (2e-3, few, 0.25)], axes)
 
 
 def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
