@@ -18,12 +18,11 @@ from gfm_objectives.compare.runs import Run, group_runs
 from gfm_objectives.config import load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
+from gfm_objectives.gain.pairing import SAME_FLOPS
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.provenance import mix
-
-SAME_FLOPS = 0.02  # budgets closer than this are one
 
 
 @dataclass(frozen=True, slots=True)
