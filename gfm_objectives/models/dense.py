@@ -47,7 +47,7 @@ class DensePath(nn.Module):
         self.local, self.globally = CrossBlock(dim, heads), CrossBlock(dim, heads)
         self.stem = BandTable(bands, 9, width, band_dropout)
         self.when = nn.Linear(5, width)
-        self.score = nn.Conv2d(width, date_heads, 1)
+        self.score = nn.Linear(width, date_heads)
         channels = [width * min(2**i, 4) for i in range(levels)]
         self.first = ConvBlock(width, width)
         self.down = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in pairwise(channels))
@@ -91,9 +91,11 @@ class DensePath(nn.Module):
 
     def pool(self, y: Tensor, alive: Tensor) -> Tensor:
         """Attention over dates at each pixel: y (B, T, width, H, W), alive (B, T, H, W) -> (B, width, H, W)."""
-        score = self.score(y.flatten(0, 1)).unflatten(0, y.shape[:2]).float()  # (B, T, heads, H, W)
-        weight = score.clamp(-15, 15).exp() * alive[:, :, None]
-        weight = (weight / (weight.sum(1, keepdim=True) + 1)).to(y.dtype)  # the 1 is an empty date with score 0
+        flat = y.flatten(0, 1).flatten(2)  # a matrix product: as a 1 x 1 convolution it took a third of a CPU step
+        score = torch.baddbmm(self.score.bias[:, None], self.score.weight.expand(len(flat), -1, -1), flat)
+        score = score.unflatten(0, y.shape[:2]).unflatten(3, y.shape[3:]).masked_fill(~alive[:, :, None], -1e4)
+        empty = torch.zeros_like(score[:, :1])  # a date that shows nothing, so that all may be hidden
+        weight = torch.cat([empty, score], 1).softmax(1)[:, 1:].to(y.dtype)
         grouped = y.unflatten(2, (self.date_heads, -1))  # (B, T, heads, width / heads, H, W)
         return (grouped * weight[:, :, :, None]).sum(1).flatten(1, 2)
 

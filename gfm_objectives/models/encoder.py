@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.models.attention import attention_kernel
 from gfm_objectives.models.dense import DensePath
 from gfm_objectives.models.tokens import Tokenizer, Tokens, metres
 
@@ -58,8 +59,9 @@ class Encoder(nn.Module):
         """(B, N, D) features of the tokens given; invalid ones are fillers nobody attends to."""
         x, mask = tokens.x, tokens.key_mask()[:, None, None]  # (B, 1, 1, N)
         mask = mask.expand(-1, -1, x.shape[1], -1)
-        for block in self.blocks:
-            x = block(x, attn_mask=mask)
+        with attention_kernel(x):
+            for block in self.blocks:
+                x = block(x, attn_mask=mask)
         return self.norm(x)
 
     def dense(self, batch: Batch, tokens: Tokens, z: Tensor) -> Tensor:
