@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -156,6 +160,28 @@ def test_result_does_not_depend_on_the_worker(bench):
     for s in (0, 1):
         assert torch.equal(alone[s].confusion, together[s].confusion) and alone[s].val_miou == together[s].val_miou
     assert not torch.equal(alone[0].confusion, alone[1].confusion)
+
+
+def test_workers_end_with_a_killed_parent():
+    script = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from gfm_objectives.compare.trials import _start
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"), _start, (True,))
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)  # it is there
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(worker, 0)
+            time.sleep(0.1)
 
 
 def test_label_subsets_are_nested_and_seeded(bench):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -147,8 +149,17 @@ class Workers:
 
 def _start(one_thread: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if one_thread:
         torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent tells nobody, and its workers would fine-tune on for hours."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class TrialLog:
