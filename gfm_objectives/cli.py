@@ -1,4 +1,4 @@
-"""The command line: gfm train | eval, and the functions behind train.py and eval.py."""
+"""The command line: gfm train | eval | reproduce, and the functions behind train.py and eval.py."""
 
 from __future__ import annotations
 
@@ -22,9 +22,27 @@ def evaluate(argv: Sequence[str] | None = None, program: str = "python eval.py")
     return _guarded(_evaluate, argv, "eval", program)
 
 
+def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
+    """Write every table and figure of the repository's pages anew from results/. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words != ["readme"]:
+        return (_say if {"--help", "-h"} & {*words} else _fail)(
+            f"{program} readme: writes every table and figure of README.md and docs/results.md anew from results/; "
+            "in a checkout of the repository, no options"
+        )
+    from gfm_objectives.report.pages import reproduce as rewrite
+
+    try:
+        changed = rewrite()
+    except InputError as e:
+        return _fail(str(e))
+    return _say("\n".join(map(str, changed)) or "nothing changed")
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
+    "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
 
@@ -36,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("--version", "-V"):
         return _say(f"gfm-objectives {__version__}")
     if command in ("", "--help", "-h", "help"):
-        rows = [f"  gfm {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+        rows = [f"  gfm {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
         return _say(
             "\n".join(["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"])
         )

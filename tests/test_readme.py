@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from gfm_objectives.config import compose
 from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.report import pages
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -48,3 +50,13 @@ def test_every_command_is_a_valid_one(monkeypatch) -> None:
     for entry, rest in commands:
         words = [w for w in rest.split() if "=" in w and not w.startswith(("#", "config=", "("))]
         assert "objective=blur" in words or compose(entry, words)  # blur is the reader's own
+
+
+def test_tables_and_reports_are_those_of_the_results(tmp_path) -> None:
+    """`gfm reproduce readme` would change nothing."""
+    root = Path(__file__).parents[1]
+    for name in ("README.md", "docs", "results"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copyfile
+        copy(root / name, tmp_path / name)
+    assert pages.MARK.search(README)
+    assert pages.reproduce(tmp_path) == []

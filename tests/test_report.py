@@ -1,6 +1,7 @@
 """The report: written from the store alone, honest about what is missing, readable in a terminal."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import rich.console
 
 from gfm_objectives import report
 from gfm_objectives.errors import InputError
-from gfm_objectives.report import tables, words
+from gfm_objectives.report import pages, tables, words
 from gfm_objectives.scores import Score, Store
 
 TASKS = {"landcover": 3, "flood": 2}
@@ -55,7 +56,8 @@ def folder(tmp_path_factory):
         "licenses": ["Labels: CC-BY."],
         "colors": {"flood": ["#888", "#00f"]},
     }
-    report.write(folder, context)
+    (folder / "context.json").write_text(json.dumps(context))
+    report.write(folder)
     return folder
 
 
@@ -115,3 +117,26 @@ def test_words():
     row = {"status": "ok", "gain": 0.021, "interval": [-0.004, 0.046], "miou": 0.5}
     assert words.gain(row) == "+2.1 [-0.4, 4.6]" and words.plus_minus(row) == "50.0 ± 2.5"
     assert words.gain({**row, "interval": "not given (3 seeds)"}) == "+2.1"
+
+
+def test_pages_are_filled_from_results(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "results" / "demo")
+    page = "Before.\n<!-- results/demo: {} -->\nan old table\n<!-- end -->\nAfter.\n"
+    readme = tmp_path / "README.md"
+    readme.write_text(page.format("headline 1.0") + page.format("resources"))
+    assert [p.name for p in pages.reproduce(tmp_path)] == ["README.md"]
+    text = readme.read_text()
+    assert "an old table" not in text and text.count("Before.") == text.count("After.") == 2
+    assert "| 100 % of the labels | landcover | flood |" in text and "pretraining FLOPs |" in text
+    assert pages.reproduce(tmp_path) == []  # nothing changes twice
+    for mark, told in (("headline 0.7", "0.2 or 1.0"), ("scoers", "no table `scoers`"), ("scores 1.0", "no table")):
+        readme.write_text(page.format(mark))
+        with pytest.raises(InputError, match=told):
+            pages.reproduce(tmp_path)
+        assert "an old table" in readme.read_text()
+    readme.write_text(page.format("scores").replace("demo", "gone"))
+    with pytest.raises(InputError, match="results/gone has no scores"):
+        pages.reproduce(tmp_path)
+    readme.unlink()
+    with pytest.raises(InputError, match="checkout"):
+        pages.reproduce(tmp_path)

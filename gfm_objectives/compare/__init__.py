@@ -200,7 +200,7 @@ class Comparison:
                 )
 
     def report(self) -> None:
-        """gain.json, report.md, figures and the table on the terminal; the ledgers behind them are copied."""
+        """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""
         from rich import print as rich_print
 
         from gfm_objectives import gain, report
@@ -217,7 +217,8 @@ class Comparison:
             "classes": {n: v.classes for n, v in legends.items()},
             "colors": {n: v.colors for n, v in legends.items() if v.colors},
         }
-        path = report.write(self.out, context)
+        (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")
+        path = report.write(self.out)
         rich_print(report.terminal_table(gain.summarise(self.store.load(), len(self.benches))))
         print(f"  -> {path}")
 

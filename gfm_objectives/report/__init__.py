@@ -12,28 +12,34 @@ from gfm_objectives.report import figures, tables, words
 from gfm_objectives.report.terminal import terminal_table
 from gfm_objectives.scores import Store
 
-__all__ = ["terminal_table", "write"]
+__all__ = ["context", "terminal_table", "write"]
 
 
-def write(folder: str | Path, context: Mapping[str, Any] | None = None) -> Path:
+def write(folder: str | Path) -> Path:
     """Write `folder`/{gain.json,report.md,figures/*.png} from what the folder holds; returns the path of report.md.
 
-    Read, where present: scores.csv and confusions.csv; plateau.json, a list of {task, fraction, flops, val_miou}; and
-    predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>` (n, H, W).
-    context, all optional: command (as typed), suite_size (n), notes and licenses (lines to print), classes and colors
-    (task -> names, task -> '#rrggbb') for the pictures. InputError where no run is finished.
+    Read, where present: scores.csv and confusions.csv; plateau.json, a list of {task, fraction, flops, val_miou};
+    predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>` (n, H, W);
+    and context.json, see `context`. InputError where no run is finished.
     """
-    folder, context = Path(folder), dict(context or {})
+    folder, about = Path(folder), context(folder)
     store = Store(folder)
-    summary = gain.summarise(store.load(), context.get("suite_size"))
+    summary = gain.summarise(store.load(), about.get("suite_size"))
     gain.write(summary, folder / "gain.json")
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
-    pictures = figures.draw(summary, curve, folder, context)
-    parts = [_opening(summary, len(store.stale()), context), _verdict(summary), _gains(summary, pictures)]
+    pictures = figures.draw(summary, curve, folder, about)
+    parts = [_opening(summary, len(store.stale()), about), _verdict(summary), _gains(summary, pictures)]
     parts += [_scores(summary, pictures), _means(summary, curve, pictures), _pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
     return path
+
+
+def context(folder: Path) -> dict[str, Any]:
+    """What scores cannot tell, from `folder`/context.json, all optional: command (as typed), suite_size (n), notes and
+    licenses (lines to print), classes and colors (task -> names, task -> '#rrggbb') for the pictures."""
+    path = folder / "context.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:

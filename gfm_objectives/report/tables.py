@@ -32,6 +32,19 @@ def scores(summary: Summary) -> str:
     return markdown(["contender", *(f"{t}, {words.percent(f)}" for t, f in columns)], rows)
 
 
+def headline(summary: Summary, fraction: float) -> str:
+    """The table a page shows: mIoU per task, and mean gains over the headline U-Net, the U-Net at F, and scratch."""
+    rows = []
+    for c in summary["contenders"]:
+        at = {"contender": c, "fraction": fraction}
+        cells = [find(summary["miou"], task=t, **at) for t in summary["tasks"]]
+        means = [find(summary["means"], against=a, n=1, **at) for a in AGAINST] if c in summary["pretrained"] else []
+        gains = [_mean(m, len(summary["tasks"]))[0] for m in means if m] or [""] * len(AGAINST)
+        rows.append([words.contender(c), *(words.points(r["miou"] if r else None) for r in cells), *gains])
+    tail = ["over the headline U-Net, n = 1", "over the U-Net, equal fine-tuning FLOPs", "over the ViT from scratch"]
+    return markdown([f"{words.percent(fraction)} of the labels", *summary["tasks"], *tail], rows)
+
+
 def gain_rows(summary: Summary, fraction: float) -> list[tuple[str, str, int]]:
     """(contender, against, n) in the order shown: n = 1 first, then the suite's size, then other n, then the rest."""
     size = summary["suite_size"]
