@@ -146,6 +146,10 @@ def test_plateau_and_plan(tmp_path, monkeypatch, capsys):
         (4e9, 0.505, False),
         (8e9, 0.508, False),
     ]
+    with pytest.raises(AssertionError):  # one flat step at the limit is no plateau: F is the limit
+        compare.run(OmegaConf.merge(cfg, {"name": "short", "finetune": {"limit": 4e9}}))
+    rows = json.loads((tmp_path / "results" / "short" / "plateau.json").read_text())
+    assert [(r["flops"], r["chosen"]) for r in rows] == [(1e9, False), (2e9, False), (4e9, True)]
 
 
 def test_result_does_not_depend_on_the_worker(bench):

@@ -145,11 +145,11 @@ class Comparison:
                 curve[name].append({"task": name, "fraction": 1.0, "flops": flops, "val_miou": value})
                 flat = flat_steps([r["val_miou"] for r in curve[name]], self.finetune["plateau"])
                 if flat == 2 or 2 * flops > self.finetune["limit"]:
-                    chosen[name] = curve[name][-1 - flat]["flops"]
+                    chosen[name] = curve[name][-3 if flat == 2 else -1]["flops"]
             flops *= 2
         for name, points in curve.items():
             text = "  ".join(f"{p['flops']:.2g}: {100 * p['val_miou']:.1f}" for p in points)
-            end = "" if chosen[name] < points[-1]["flops"] else " (finetune.limit reached: still rising)"
+            end = "" if chosen[name] < points[-1]["flops"] else " (finetune.limit reached, no plateau seen)"
             print(f"plateau of the U-Net, {name} (FLOPs: validation mIoU)  {text}  ->  F = {chosen[name]:.3g}{end}")
         records = [{**p, "chosen": p["flops"] == chosen[n]} for n, points in curve.items() for p in points]
         (self.out / "plateau.json").write_text(json.dumps(records, indent=1) + "\n")

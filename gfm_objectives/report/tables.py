@@ -140,7 +140,7 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> str:
     for task, fraction in dict.fromkeys((r["task"], r["fraction"]) for r in curve):
         at = {r["flops"]: r["val_miou"] for r in curve if (r["task"], r["fraction"]) == (task, fraction)}
         chosen = next((r["flops"] for r in curve if r["task"] == task and r.get("chosen")), None)
-        rising = " (the limit set: still rising)" if chosen == max(at) else ""
+        rising = " (the limit set: no plateau seen)" if chosen == max(at) else ""
         found = f"{words.flops(chosen)}{rising}" if chosen else "-"
         points = (words.points(at[b]) if b in at else "-" for b in budgets)
         rows.append([f"{task}, {words.percent(fraction)}", *points, found])
