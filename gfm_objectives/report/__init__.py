@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ def write(folder: str | Path, context: Mapping[str, Any] | None = None) -> Path:
     Read, where present: scores.csv and confusions.csv; plateau.json, a list of {task, fraction, flops, val_miou}; and
     predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>` (n, H, W).
     context, all optional: command (as typed), suite_size (n), notes and licenses (lines to print), classes and colors
-    (task -> names, task -> '#rrggbb') for the pictures. InputError where no run is finished.
+    (task -> names, task -> '#rrggbb') for the pictures, change (tasks whose last class is change).
+    InputError where no run is finished.
     """
     folder, context = Path(folder), dict(context or {})
     store = Store(folder)
@@ -30,7 +31,8 @@ def write(folder: str | Path, context: Mapping[str, Any] | None = None) -> Path:
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
     pictures = figures.draw(summary, curve, folder, context)
     parts = [_opening(summary, len(store.stale()), context), _verdict(summary), _gains(summary, pictures)]
-    parts += [_scores(summary, pictures), _means(summary, curve, pictures), _pictures(pictures), _method(summary)]
+    parts += [_scores(summary, pictures, context.get("change", ())), _means(summary, curve, pictures)]
+    parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
     return path
@@ -107,8 +109,10 @@ def _gains(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
     return "\n".join(parts)
 
 
-def _scores(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
+def _scores(summary: tables.Summary, pictures: Mapping[str, Path], change: Sequence[str]) -> str:
     parts = ["## Test mIoU, points ± half of the 95 % interval\n", tables.scores(summary)]
+    if shown := [t for t in summary["tasks"] if t in change]:
+        parts.append(f"### F1 of the change class, points, mean over seeds\n\n{tables.change(summary, shown)}")
     if summary["seeds"][0] < 5:
         parts.append(f"Intervals need 5 seeds; cells with fewer have none ({words.seeds(*summary['seeds'])} run).\n")
     parts.append(_image(pictures, "labels", "mIoU against the number of labels"))
