@@ -204,6 +204,7 @@ def test_faults_of_files_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) 
         build_source(options(root), "train")
 
 
+@pytest.mark.slow  # a fresh interpreter with all of the trainer
 def test_synthetic_training_loads_no_reader_of_files() -> None:
     code = (
         "import sys, gfm_objectives; from gfm_objectives.data import build_source; import gfm_objectives.pretrain\n"
