@@ -1,4 +1,4 @@
-"""Confusion matrices per tile, and IoU and mIoU from their sums."""
+"""Confusion matrices per tile, and IoU, mIoU and F1 from their sums."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def iou(cm: Tensor) -> Tensor:
     hit = cm.diagonal(dim1=-2, dim2=-1)
     union = cm.sum(-1) + cm.sum(-2) - hit
     return torch.where(union > 0, hit / union.clamp(min=torch.finfo(torch.float64).tiny), torch.nan)
+
+
+def f1(iou: Tensor) -> Tensor:
+    """F1 (Dice) per class from its IoU; NaN stays NaN. What is printed of the change class in change detection."""
+    return 2 * iou / (1 + iou)
 
 
 def miou(cm: Tensor) -> float:

@@ -120,6 +120,31 @@ SENSORS: dict[str, Sensor] = {
 # The ten bands of Sentinel-2 at 10 and 20 m: what most corpora carry and most models read.
 S2_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
+# Sentinel-2 without atmospheric correction (Level-1C): reflectance at the top of the atmosphere. One instrument, so one
+# sensor and one set of weights, s2; but haze, water vapour (B09) and the cirrus band (B10) need figures of their own.
+# Sources of Level-1C normalise by these and name the series s2; SENSORS["s2"].denormalise of it is then what Level-2A
+# would typically show, not what was measured.
+S2_L1C = Sensor(
+    "s2",
+    "reflectance",
+    10.0,
+    _optical(
+        ("B01", 443, 0.14, 0.03),
+        ("B02", 492, 0.12, 0.04),
+        ("B03", 560, 0.11, 0.05),
+        ("B04", 665, 0.11, 0.07),
+        ("B05", 704, 0.13, 0.07),
+        ("B06", 740, 0.18, 0.08),
+        ("B07", 783, 0.21, 0.09),
+        ("B08", 833, 0.20, 0.10),
+        ("B8A", 865, 0.23, 0.10),
+        ("B09", 945, 0.07, 0.03),
+        ("B10", 1374, 0.002, 0.002),
+        ("B11", 1610, 0.19, 0.10),
+        ("B12", 2190, 0.13, 0.09),
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Legend:
@@ -172,6 +197,33 @@ LEGENDS: dict[str, Legend] = {
                 "#fae6a0",
             ),
         ),
+        Legend(  # Brown et al. 2022, https://doi.org/10.1038/s41597-022-01307-4, table 1
+            "dynamic_world",
+            (
+                "water",
+                "trees",
+                "grass",
+                "flooded vegetation",
+                "crops",
+                "shrub and scrub",
+                "built area",
+                "bare ground",
+                "snow and ice",
+            ),
+            None,
+            (
+                "#419bdf",
+                "#397d49",
+                "#88b053",
+                "#7a87c6",
+                "#e49635",
+                "#dfc35a",
+                "#c4281b",
+                "#a59b8f",
+                "#b39fe1",
+            ),
+        ),
+        Legend("change", ("no change", "change"), None, ("#d9d9d9", "#c4281b")),
     )
 }
 

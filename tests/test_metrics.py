@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from gfm_objectives.metrics import confusion, iou, miou
+from gfm_objectives.metrics import confusion, f1, iou, miou
 
 
 def test_confusion_by_hand():
@@ -22,6 +22,7 @@ def test_iou_by_hand():
     values = iou(cm)
     assert values[:2].tolist() == pytest.approx([8 / 11, 9 / 12])
     assert values[2].isnan()  # in neither truth nor prediction
+    assert f1(values)[:2].tolist() == pytest.approx([16 / 19, 18 / 21]) and f1(values)[2].isnan()
     assert miou(cm) == pytest.approx((8 / 11 + 9 / 12) / 2)
 
 

@@ -93,6 +93,17 @@ def test_few_seeds_real_data_and_nothing_else(tmp_path):
     assert "undecided" in text and not (tmp_path / "figures" / "labels.png").exists()
 
 
+def test_change_tasks_have_their_f1(tmp_path):
+    cm = np.array([[[80, 5], [5, 10]], [[0, 0], [0, 0]]])
+    for seed, matrix in enumerate((cm, 2 * cm)):
+        Store(tmp_path).add(
+            Score.measured(matrix, None, task="oscd", fraction=1.0, contender="unet", seed=seed, labels=4)
+        )
+    text = report.write(tmp_path, {"change": ["oscd"]}).read_text()
+    assert "F1 of the change class" in text and "| U-Net | 66.7 |" in text  # 2 x 10 / (20 + 5 + 5)
+    assert "F1" not in report.write(tmp_path).read_text()
+
+
 def test_without_pretrained_encoders(tmp_path):
     Store(tmp_path).add(
         Score.measured(np.array([[[5, 1], [1, 5]]]), None, task="t", fraction=1.0, contender="unet", seed=0)

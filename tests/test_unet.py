@@ -78,6 +78,18 @@ def test_inputs_by_hand():
     assert torch.equal(seen[:, 0], b.sensors["s2"].valid[:, 0] | b.sensors["s1"].valid[:, 0])
 
 
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_dates_that_share_a_day_are_all_read(mode):
+    spec = Spec({"s2": ("B02",)}, {"s2": 2}, 16, 10.0, {})
+    torch.manual_seed(0)
+    model, s = UNet(spec, 2, width=8, mode=mode).eval(), random_batch(1, spec).sensors["s2"]
+    series = Series(s.x, torch.ones_like(s.valid), torch.zeros(1, 2), s.bands)
+    other = Series(s.x * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1), series.valid, series.day, s.bands)
+    with torch.no_grad():
+        one, two = (model(Batch({"s2": v}, {}, torch.tensor([10.0]))) for v in (series, other))
+    assert (one - two).abs().max() > 1e-4
+
+
 def test_a_date_without_a_valid_pixel_changes_nothing():
     torch.manual_seed(0)
     spec = Spec({"s2": ("B02",)}, {"s2": 3}, 32, 10.0, {})

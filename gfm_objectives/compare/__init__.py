@@ -215,6 +215,7 @@ class Comparison:
             "suite_size": len(self.benches),
             "licenses": sorted({b.license for b in self.benches if b.license}),
             "classes": {n: v.classes for n, v in legends.items()},
+            "change": [b.task.name for b in self.benches if b.task.kind == "change"],
             "colors": {n: v.colors for n, v in legends.items() if v.colors},
         }
         (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")

@@ -84,6 +84,8 @@ def open_bench(name: str, options: Mapping[str, Any], cache: Path, world: str | 
     spec, test = sources["train"].spec, sources["test"]
     if task.layer not in spec.legends:
         raise InputError(f"task {name}: no layer {task.layer!r} in its data; there are {', '.join(spec.legends)}")
+    if task.kind == "change" and max(spec.dates.values()) < 2:
+        raise InputError(f"task {name}: kind=change needs a sensor with two dates; its data has one date of each")
     sizes = {s: min(getattr(task, s) or len(sources[s]), len(sources[s])) for s in SPLITS}
     if empty := [s for s in SPLITS if not sizes[s]]:
         raise InputError(f"task {name}: its data has no place for {' and '.join(empty)}")

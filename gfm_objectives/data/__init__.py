@@ -13,6 +13,8 @@ from gfm_objectives.errors import InputError
 SOURCES = {
     "synthetic": "gfm_objectives.data.synthetic:Synthetic",
     "chips": "gfm_objectives.data.chips:Chips",
+    "oscd": "gfm_objectives.data.oscd:OSCD",
+    "mmearth": "gfm_objectives.data.mmearth:MMEarth",
 }
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import torch
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.data.description import Image, number, parse_layers, parse_sensors, parse_splits, select, whole
+from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.layers import find_files, read_bands
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
@@ -50,7 +48,7 @@ class Chips(Source):
     ) -> None:
         assert split in SPLITS, split
         self.license = license
-        self._root = _folder(root)
+        self._root = find_folder(root)
         self._gsd = number("data.gsd", gsd)
         sensors, layers = select(sensors, layers, without)
         self._images = parse_sensors(sensors)
@@ -219,21 +217,6 @@ def _values(image: Image, rasters: dict[str, Raw]) -> tuple[torch.Tensor, torch.
         bad |= image.quality.invalid(rasters[image.quality.file][0][image.quality.band])
     x = raw.astype(np.float32) * np.float32(image.scale) + np.float32(image.offset)
     return torch.from_numpy(x), torch.from_numpy(~bad)
-
-
-def _folder(root: str) -> Path:
-    path = os.path.expandvars(os.path.expanduser(str(root)))
-    unset = re.search(r"\$\{?(\w+)", path)
-    if unset:
-        raise InputError(
-            f"data.root={root}: the environment variable {unset[1]} is not set; "
-            f"export {unset[1]}=/folder/of/the/data or give data.root=/path"
-        )
-    if not Path(path).is_dir():
-        variable = re.search(r"\$\{?(\w+)", str(root))
-        hint = f"check the environment variable {variable[1]}" if variable else "check the path"
-        raise InputError(f"data.root={root}: no folder {path}; {hint} or give data.root=/path")
-    return Path(path)
 
 
 def _bytes(batch: Batch) -> int:

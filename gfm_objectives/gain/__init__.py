@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gfm_objectives.gain.intervals import Estimate, estimate
 from gfm_objectives.gain.pairing import NOT_RUN, Pair, Table
+from gfm_objectives.metrics import f1
 from gfm_objectives.scores import SEEDLESS, Score
 
 EFLOP = 1e18
@@ -69,12 +71,19 @@ def _scores(table: Table) -> list[dict[str, Any]]:
                 row: dict[str, Any] = {"task": task, "fraction": fraction, "contender": contender}
                 cell = table.cell(task, fraction, contender)
                 if cell is None:
-                    rows.append({**row, "status": NOT_RUN, "miou": None, "interval": None, "seeds": 0})
+                    rows.append({**row, "status": NOT_RUN, "miou": None, "f1": None, "interval": None, "seeds": 0})
                     continue
                 e = estimate([cell.sampled], seedless=contender in SEEDLESS)
-                val = cell.validation(cell.seeds)
                 rows.append(
-                    {**row, "status": "ok", "miou": e.mean, "interval": _interval(e), "seeds": e.seeds, "val": val}
+                    {
+                        **row,
+                        "status": "ok",
+                        "miou": e.mean,
+                        "f1": f1(torch.tensor([s.iou for s in cell.scores])).mean(0).tolist(),  # by class
+                        "interval": _interval(e),
+                        "seeds": e.seeds,
+                        "val": cell.validation(cell.seeds),
+                    }
                 )
     return rows
 

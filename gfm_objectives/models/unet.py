@@ -145,9 +145,11 @@ def by_date(batch: Batch) -> tuple[Tensor, Tensor]:
     lead = max(batch.sensors.values(), key=lambda s: s.x.shape[1])
     planes, seen = [], []
     for s in batch.sensors.values():
-        nearest = (lead.day[:, :, None] - s.day[:, None]).abs().argmin(2)  # (B, T)
-        row = torch.arange(len(batch), device=nearest.device)[:, None]
-        x, valid = s.x[row, nearest], s.valid[row, nearest]
+        x, valid = s.x, s.valid
+        if s is not lead:  # whose dates may share a day, such as two that are not known
+            nearest = (lead.day[:, :, None] - s.day[:, None]).abs().argmin(2)  # (B, T)
+            row = torch.arange(len(batch), device=nearest.device)[:, None]
+            x, valid = x[row, nearest], valid[row, nearest]
         planes += [x, valid[:, :, None].to(x.dtype)]
         if s.x.shape[1] > 1 or lead.x.shape[1] == 1:
             seen.append(valid)

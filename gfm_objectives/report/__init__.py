@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ def write(folder: str | Path) -> Path:
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
     pictures = figures.draw(summary, curve, folder, about)
     parts = [_opening(summary, len(store.stale()), about), _verdict(summary), _gains(summary, pictures)]
-    parts += [_scores(summary, pictures), _means(summary, curve, pictures), _pictures(pictures), _method(summary)]
+    parts += [_scores(summary, pictures, about.get("change", ())), _means(summary, curve, pictures)]
+    parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
     return path
 
 
 def context(folder: Path) -> dict[str, Any]:
-    """What scores cannot tell, from `folder`/context.json, all optional: command (as typed), suite_size (n), notes and
-    licenses (lines to print), classes and colors (task -> names, task -> '#rrggbb') for the pictures."""
+    """What scores cannot tell, from `folder`/context.json.
+
+    All optional: command (as typed), suite_size (n), notes and licenses (lines to print), classes and colors (task ->
+    names, task -> '#rrggbb') for the pictures, change (tasks whose last class is change).
+    """
     path = folder / "context.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -113,8 +117,10 @@ def _gains(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
     return "\n".join(parts)
 
 
-def _scores(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
+def _scores(summary: tables.Summary, pictures: Mapping[str, Path], change: Sequence[str]) -> str:
     parts = ["## Test mIoU, points ± half of the 95 % interval\n", tables.scores(summary)]
+    if shown := [t for t in summary["tasks"] if t in change]:
+        parts.append(f"### F1 of the change class, points, mean over seeds\n\n{tables.change(summary, shown)}")
     if summary["seeds"][0] < 5:
         parts.append(f"Intervals need 5 seeds; cells with fewer have none ({words.seeds(*summary['seeds'])} run).\n")
     parts.append(_image(pictures, "labels", "mIoU against the number of labels"))

@@ -45,6 +45,16 @@ def headline(summary: Summary, fraction: float) -> str:
     return markdown([f"{words.percent(fraction)} of the labels", *summary["tasks"], *tail], rows)
 
 
+def change(summary: Summary, tasks: Sequence[str]) -> str:
+    """F1 of the last class, change, in points: what the field prints for change detection."""
+    columns = [(t, f) for t in tasks for f in summary["fractions"]]
+    rows = []
+    for c in summary["contenders"]:
+        cells = [find(summary["miou"], task=t, fraction=f, contender=c) for t, f in columns]
+        rows.append([words.contender(c), *(words.points(r["f1"][-1] if r and r["f1"] else None) for r in cells)])
+    return markdown(["contender", *(f"{t}, {words.percent(f)}" for t, f in columns)], rows)
+
+
 def gain_rows(summary: Summary, fraction: float) -> list[tuple[str, str, int]]:
     """(contender, against, n) in the order shown: n = 1 first, then the suite's size, then other n, then the rest."""
     size = summary["suite_size"]

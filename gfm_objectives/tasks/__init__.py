@@ -9,7 +9,7 @@ from typing import Any
 from gfm_objectives.errors import InputError
 from gfm_objectives.tasks.task import Task
 
-KINDS = {"segmentation": ("miou",)}  # kind -> its metrics
+KINDS = {"segmentation": ("miou",), "change": ("miou",)}  # kind -> the metrics it is tuned and compared by
 INDEX = ("sensor", "plus", "minus", "threshold", "above", "below")
 
 

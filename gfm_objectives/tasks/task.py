@@ -11,10 +11,11 @@ from typing import Any
 class Task:
     """A labelled problem.
 
-    data: options of the source that holds it (its spec.legends[layer] names the classes); layer: the target to
-    predict, -1 = ignored; train, val, test: how many places of each split are used (None = all); recode:
-    pretraining-map label -> task label, for the row that needs no training; index: a spectral index row,
-    (plus - minus) / (plus + minus) > threshold, as {sensor, plus, minus, threshold, above, below} with task labels.
+    kind: segmentation, or change between the dates of a sensor, whose last class is change (reports add its F1); data:
+    options of the source that holds it (its spec.legends[layer] names the classes); layer: the target to predict, -1 =
+    ignored; train, val, test: how many places of each split are used (None = all); recode: pretraining-map label ->
+    task label, for the row that needs no training; index: a spectral index row, (plus - minus) / (plus + minus) >
+    threshold, as {sensor, plus, minus, threshold, above, below} with task labels.
     """
 
     name: str

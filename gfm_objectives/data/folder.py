@@ -1,0 +1,40 @@
+"""What readers of a folder on disk share: the folder itself, its fingerprint, dates as days."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from gfm_objectives.errors import InputError
+
+
+def find_folder(root: str) -> Path:
+    """The folder `root`, ~ and $VARIABLES filled in. InputError says which variable or path is wrong."""
+    path = os.path.expandvars(os.path.expanduser(str(root)))
+    unset = re.search(r"\$\{?(\w+)", path)
+    if unset:
+        raise InputError(
+            f"data.root={root}: the environment variable {unset[1]} is not set; "
+            f"export {unset[1]}=/folder/of/the/data or give data.root=/path"
+        )
+    if not Path(path).is_dir():
+        variable = re.search(r"\$\{?(\w+)", str(root))
+        hint = f"check the environment variable {variable[1]}" if variable else "check the path"
+        raise InputError(f"data.root={root}: no folder {path}; {hint} or give data.root=/path")
+    return Path(path)
+
+
+def fingerprint(root: Path, files: Iterable[Path], *described: object) -> str:
+    """Hash of what is described and of the files' names and sizes: cheap, and the same wherever `root` lies."""
+    sizes = sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in files)
+    return hashlib.sha256(json.dumps([sizes, *described]).encode()).hexdigest()[:16]
+
+
+def days(text: str) -> int:
+    """Days since 2000-01-01 of a date such as 2018-07-16 or 20180716; ValueError where it is none."""
+    return (date.fromisoformat(text) - date(2000, 1, 1)).days

@@ -1,0 +1,230 @@
+"""MMEarth: 1.2 million places with Sentinel-2, Sentinel-1, height and maps (Nedungadi et al. 2024, arXiv 2405.02771).
+
+Read from its own files, one HDF5 and some json, rather than through torchgeo, which opens the file for each sample and
+looks for no-data values after normalising, where they are gone. docs/torchgeo.md says what to know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.data.folder import days, find_folder, fingerprint
+from gfm_objectives.data.source import SPLITS, Source
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import LEGENDS, S2_L1C, SENSORS, Legend
+
+FOLDERS = {"MMEarth": "data_1M_v001", "MMEarth64": "data_1M_v001_64", "MMEarth100k": "data_100k_v001"}
+# The order in the file, B8A before B08. B10 is read of neither level: Level-2A has none.
+STORED = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B08", "B09", "B10", "B11", "B12")
+S2_BANDS = tuple(b for b in SENSORS["s2"].band_names if b != "B10")
+BANDS = {"s2": S2_BANDS, "s1": SENSORS["s1"].band_names, "dem": SENSORS["dem"].band_names}
+DATES = {"s2": 1, "s1": 2, "dem": 1}  # of s1: the ascending pass, then the descending one
+NEEDED = {"s2": ("sentinel2", "sentinel2_cloudmask", "sentinel2_scl"), "s1": ("sentinel1",), "dem": ("aster",)}
+MAPS = {"worldcover": "esa_worldcover", "dynamic_world": "dynamic_world"}
+SHIFT = {"worldcover": 0, "dynamic_world": 1}  # stored code - legend's code: MMEarth keeps 0 for no data
+QA60 = (1 << 10) | (1 << 11)  # opaque and cirrus clouds
+SCL = (3, 8, 9, 10)  # scene classification of Level-2A: shadow, clouds, cirrus
+
+
+class MMEarth(Source):
+    """Places of 64 x 64 or 128 x 128 px at 10 m.
+
+    root: the folder that holds one such as data_1M_v001_64; subset: MMEarth, MMEarth64 or MMEarth100k; sensors among
+    s2 (12 bands, one date), s1 (VV, VH; both passes as two dates), dem; map: which of worldcover and dynamic_world is
+    the layer `map`, the other keeps its name; license: the line reports carry.
+
+    Splits are the dataset's; pretraining sees `train`, as a rule the only one with places in it. Places of
+    either processing level are sensor s2, each scaled by its own level's figures. InputError names what is missing.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str,
+        subset: str = "MMEarth64",
+        sensors: Sequence[str] = ("s2", "s1", "dem"),
+        map: str = "worldcover",
+        license: str = "",
+    ) -> None:
+        assert split in SPLITS, split
+        for key, given, known in (("subset", [subset], FOLDERS), ("sensors", sensors, BANDS), ("map", [map], MAPS)):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"data.{key}={name}: no such choice; choose from {', '.join(known)}")
+        if not sensors:
+            raise InputError(f"data.sensors: name at least one of {', '.join(BANDS)}")
+        self.license = license
+        self._sensors = tuple(s for s in BANDS if s in sensors)
+        self._layers = {"map" if name == map else name: name for name in sorted(MAPS, key=lambda name: name != map)}
+        self._opened: tuple[int, Any] | None = None
+        folder, files = find_files(find_folder(root), FOLDERS[subset])
+        self._path = files["h5"]
+        size, names = self._inspect()
+        self._rows = split_rows(files["splits"], "train" if split == "pretrain" else split, len(names))
+        tiles = read_tiles(files["tile_info"])
+        self._describe(files["tile_info"], [tiles.get(names[r]) for r in self._rows])
+        self.spec = Spec(
+            bands={s: BANDS[s] for s in self._sensors},
+            dates={s: DATES[s] for s in self._sensors},
+            size=size,
+            gsd=10.0,
+            legends={layer: LEGENDS[name] for layer, name in self._layers.items()},
+        )
+        figures = [repr(SENSORS[s]) for s in self._sensors]
+        options = [split, self._sensors, map, figures, repr(S2_L1C)]
+        self.fingerprint = fingerprint(folder, files.values(), *options)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}  # an open file neither pickles nor survives a fork
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        index = np.asarray(indices, dtype=np.int64)
+        rows = self._rows[index].tolist()
+        day = torch.from_numpy(self._day[index])[:, None]  # (B, 1)
+        make = {"s2": self._optical, "s1": self._radar, "dem": self._height}
+        sensors = {s: make[s](rows, index, day) for s in self._sensors}
+        targets = {layer: self._labels(name, rows) for layer, name in self._layers.items()}
+        gsd = torch.full((len(rows),), self.spec.gsd)
+        return Batch(sensors, targets, gsd, torch.from_numpy(self._lonlat[index]))
+
+    # ---------------------------------------------------------------- sensors and maps
+
+    def _optical(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
+        raw = self._stored("sentinel2", rows)[:, [STORED.index(b) for b in S2_BANDS]]  # (B, C, H, W), 0 = no data
+        quality = self._stored("sentinel2_cloudmask", rows)[:, 0]
+        clouds = (quality != 65535) & ((quality & QA60) != 0)  # 65535 = not known
+        clouds |= np.isin(self._stored("sentinel2_scl", rows)[:, 0], SCL)
+        valid = torch.from_numpy((raw > 0).all(1) & ~clouds)
+        x = torch.from_numpy(raw.astype(np.float32) * np.float32(1e-4))  # harmonised: without the offset of 2022
+        early = torch.from_numpy(self._l1c[index])[:, None, None, None]
+        surface, top = (s.normalise(x, valid, S2_BANDS) for s in (SENSORS["s2"], S2_L1C))
+        return Series(torch.where(early, top, surface)[:, None], valid[:, None], day, S2_BANDS)
+
+    def _radar(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
+        raw = self._stored("sentinel1", rows)  # (B, 8, H, W) dB: VV, VH, HH, HV ascending, then descending; -inf = none
+        x = torch.from_numpy(raw).float().unflatten(1, (2, 4))[:, :, :2]
+        valid = x.isfinite().all(2)
+        x = SENSORS["s1"].normalise(x, valid, BANDS["s1"])
+        return Series(x, valid, day.expand(-1, 2).clone(), BANDS["s1"])  # the pass nearest to the Sentinel-2 date
+
+    def _height(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
+        raw = self._stored("aster", rows)[:, None, :1]  # metres; its slope follows from it and is left out
+        valid = torch.from_numpy((raw != -9999).all(2))
+        x = SENSORS["dem"].normalise(torch.from_numpy(raw.astype(np.float32)), valid, BANDS["dem"])
+        return Series(x, valid, torch.zeros_like(day), BANDS["dem"])  # of no date: 0, as elsewhere
+
+    def _labels(self, name: str, rows: list[int]) -> Tensor:
+        codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W)
+        return torch.from_numpy(label_table(LEGENDS[name], SHIFT[name])[codes])
+
+    def _stored(self, dataset: str, rows: list[int]) -> np.ndarray:
+        file = self._file()
+        return np.stack([file[dataset][r] for r in rows])
+
+    # ---------------------------------------------------------------- files
+
+    def _file(self) -> Any:
+        """The HDF5 file, opened once by each process that reads."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), open_h5(self._path)
+        return self._opened[1]
+
+    def _inspect(self) -> tuple[int, list[str]]:
+        """Side in pixels, and the name of the tile in each row; the file is closed again."""
+        needed = [d for s in self._sensors for d in NEEDED[s]] + [MAPS[name] for name in self._layers.values()]
+        with open_h5(self._path) as file:
+            for name in ("metadata", *needed):
+                if name not in file:
+                    raise InputError(f"{self._path}: holds no {name}; it has {', '.join(file)}")
+            names = file["metadata"][:]
+            names = names[names.dtype.names[0]]  # a row is (tile, processing level); releases differ in field names
+            return file[needed[0]].shape[-1], [name.decode() for name in names]
+
+    def _describe(self, path: Path, tiles: Sequence[Tile | None]) -> None:
+        """Keep what is needed of each place, as arrays: a million objects would be slow to hand to workers."""
+        if None in tiles:
+            raise InputError(f"{path}: lacks {tiles.count(None)} tiles of {self._path.name}; download both again")
+        known = [t for t in tiles if t is not None]
+        self._day = np.array([days(t.day) for t in known], dtype=np.float32)
+        self._l1c = np.array([t.level == "l1c" for t in known])
+        self._lonlat = np.array([(t.lon, t.lat) for t in known], dtype=np.float32)
+
+
+class Tile(NamedTuple):
+    """What tile_info says of a tile that is of use here: date and level of its Sentinel-2 image, place in degrees."""
+
+    day: str
+    level: str
+    lon: float
+    lat: float
+
+
+def read_tiles(path: Path) -> dict[str, Tile]:
+    """Tile name -> Tile. The real file holds gigabytes, most of them lists of bands, dropped while it is parsed."""
+
+    def keep(pairs: list[tuple[str, Any]]) -> Any:
+        d = dict(pairs)
+        if "S2_DATE" in d:
+            return Tile(d["S2_DATE"], d["S2_type"], d["lon"], d["lat"])
+        return None if "sentinel2" in d else d
+
+    with path.open() as file:
+        return json.load(file, object_pairs_hook=keep)
+
+
+def split_rows(path: Path, split: str, count: int) -> np.ndarray:
+    """Rows of the HDF5 file that belong to a split, (N,) int64."""
+    with path.open() as file:
+        rows = np.array(json.load(file)[split], dtype=np.int64)
+    if not len(rows):
+        raise InputError(f"{path}: the {split} split is empty; MMEarth is for pretraining, give tasks other data")
+    if rows.max() >= count:
+        raise InputError(f"{path}: names row {rows.max()}, but the .h5 file beside it has {count}; download both again")
+    return rows
+
+
+def label_table(legend: Legend, shift: int) -> np.ndarray:
+    """Stored code (0 to 255) -> label, -1 where it is no class: (256,) int64."""
+    table = np.full(256, -1, dtype=np.int64)
+    for code, label in legend.lookup().items():
+        table[code + shift] = label
+    return table
+
+
+def find_files(root: Path, name: str) -> tuple[Path, dict[str, Path]]:
+    """The folder of a subset and its files, by kind."""
+    folder = root / name
+    files = {kind: folder / f"{name}_{kind}.json" for kind in ("splits", "tile_info")}
+    files["h5"] = folder / f"{name}.h5"
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file; data.root must hold {name} with its .h5 and .json; see data.subset"
+            )
+    return folder, files
+
+
+def open_h5(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(
+            "data.name=mmearth: needs h5py; install it: pip install h5py, or uv run --extra mmearth ..."
+        ) from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read, truncated or no HDF5? ({str(error).splitlines()[0]})") from error

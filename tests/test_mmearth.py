@@ -1,0 +1,229 @@
+"""MMEarth by its files: band order, processing levels, both passes of s1, maps and no data; faults; it trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import NANO
+
+from gfm_objectives import config, pretrain
+from gfm_objectives.config import load_choice
+from gfm_objectives.data import build_source
+from gfm_objectives.data.loader import StepLoader
+from gfm_objectives.data.mmearth import BANDS, S2_BANDS, STORED
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import LEGENDS, S2_L1C, SENSORS
+
+h5py = pytest.importorskip("h5py", reason="NOT TESTED: MMEarth; h5py is missing (pip install h5py)")
+
+N, TILES = 16, 6
+NAME = "data_1M_v001_64"
+needs_data = pytest.mark.skipif("GFM_DATA" not in os.environ, reason="GFM_DATA is not set: no MMEarth miniature")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six tiles, of levels l2a and l1c in turn; splits name rows out of order."""
+    root = tmp_path_factory.mktemp("mmearth")
+    (root / NAME).mkdir()
+    row, column = np.mgrid[:N, :N]
+    with h5py.File(root / NAME / f"{NAME}.h5", "w") as f:
+        tile = np.arange(TILES)[:, None, None, None]
+        s2 = 100 * tile + 10 * np.arange(13)[:, None, None] + row + column + 1  # tells tile, band and pixel
+        s2[0, 4, 2, 2] = 0  # no data in one band of tile 0
+        s2[::2, STORED.index("B10")] = 0  # Level-2A has no such band
+        f["sentinel2"] = s2.astype(np.uint16)
+        clouds = np.full((TILES, 1, N, N), 65535)
+        clouds[1] = 0
+        clouds[1, 0, 4, 4], clouds[1, 0, 4, 5] = 1 << 10, 1 << 3
+        f["sentinel2_cloudmask"] = clouds.astype(np.uint16)
+        scene = np.full((TILES, 1, N, N), 255)
+        scene[0, 0, 6, 6:9] = 4, 3, 9  # vegetation, shadow, cloud
+        f["sentinel2_scl"] = scene.astype(np.uint8)
+        s1 = -8.0 - tile - np.arange(8)[:, None, None] + np.zeros((N, N))
+        s1[3, 4:] = -np.inf  # tile 3 has no descending pass
+        s1[:, [2, 3, 6, 7]] = -np.inf  # no HH and HV
+        f["sentinel1"] = s1.astype(np.float32)
+        height = np.stack([100 + 10 * row, 3 + 0 * row])[None].repeat(TILES, 0)
+        height[2, 0, 0, 0] = -9999
+        f["aster"] = height.astype(np.int16)
+        f["esa_worldcover"] = np.choose((row + tile) % 4, (10, 80, 100, 255)).astype(np.uint8)
+        f["dynamic_world"] = np.choose((column + tile) % 3, (0, 1, 9)).astype(np.uint8)
+        names = np.array([(f"t{i}", "l1c" if i % 2 else "l2a") for i in range(TILES)], "S100,S10")
+        f["metadata"] = names.astype([("tile_id", "S100"), ("S2_type", "S10")])
+    splits = {"train": [3, 0, 1, 2], "val": [4], "test": []}
+    (root / NAME / f"{NAME}_splits.json").write_text(json.dumps(splits))
+    (root / NAME / f"{NAME}_tile_info.json").write_text(json.dumps({f"t{i}": about(i) for i in range(TILES)}))
+    return root
+
+
+def about(i: int) -> dict[str, Any]:
+    return {
+        "S2_DATE": f"2018-0{i + 1}-02",
+        "S2_type": "l1c" if i % 2 else "l2a",
+        "CRS": "EPSG:32721",
+        "lat": 10.0 + i,
+        "lon": -50.0 - i,
+        "BANDS": {"sentinel2": ["B1", "B2"], "sentinel1_desc": None, "aster": ["b1", "slope"]},
+    }
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "mmearth"))
+
+
+def options(root: Path, **changes: Any) -> dict[str, Any]:
+    return {"name": "mmearth", "root": str(root), **changes}
+
+
+# ------------------------------------------------------------------------------------------------- what comes out
+
+
+def test_each_level_is_scaled_by_its_own_figures_and_bands_are_sorted(template: Path) -> None:
+    source = build_source(options(template), "train")
+    batch = source.read([2, 3])  # tiles 1 (l1c) and 2 (l2a)
+    s2 = batch.sensors["s2"]
+    assert s2.x.shape == (2, 1, 12, N, N) and s2.x.dtype == torch.float32 and "B10" not in s2.bands
+    row, column = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
+    for k, (tile, sensor) in enumerate([(1, S2_L1C), (2, SENSORS["s2"])]):
+        values = sensor.denormalise(s2.x[k, 0], S2_BANDS) * 1e4
+        for c, band in enumerate(S2_BANDS):
+            expected = (100 * tile + 10 * STORED.index(band) + row + column + 1).float()
+            ok = s2.valid[k, 0]
+            torch.testing.assert_close(values[c][ok], expected[ok], rtol=1e-4, atol=0.05)
+
+
+def test_no_data_and_clouds_are_invalid(template: Path) -> None:
+    valid = build_source(options(template), "train").read([1, 2, 3]).sensors["s2"].valid[:, 0]  # tiles 0, 1, 2
+    assert (~valid).nonzero().tolist() == [[0, 2, 2], [0, 6, 7], [0, 6, 8], [1, 4, 4]]
+
+
+def test_radar_has_both_passes_as_dates(template: Path) -> None:
+    s1 = build_source(options(template), "train").read([0, 1]).sensors["s1"]  # tiles 3 and 0
+    assert s1.x.shape == (2, 2, 2, N, N) and s1.bands == ("VV", "VH")
+    assert s1.valid.flatten(2).all(2).tolist() == [[True, False], [True, True]] and (s1.x[0, 1] == 0).all()
+    decibel = SENSORS["s1"].denormalise(s1.x[1], s1.bands)[..., 0, 0]
+    torch.testing.assert_close(decibel, torch.tensor([[-8.0, -9.0], [-12.0, -13.0]]))
+
+
+def test_height_is_relative(template: Path) -> None:
+    dem = build_source(options(template), "train").read([3]).sensors["dem"]  # tile 2
+    assert (~dem.valid).nonzero().tolist() == [[0, 0, 0, 0]] and dem.day.eq(0).all()
+    torch.testing.assert_close(dem.x.sum(), torch.tensor(0.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(dem.x[0, 0, 0, 5] - dem.x[0, 0, 0, 4], torch.full((N,), 10 / 30))
+
+
+@pytest.mark.parametrize(("map", "other"), [("worldcover", "dynamic_world"), ("dynamic_world", "worldcover")])
+def test_either_map_may_be_the_map(template: Path, map: str, other: str) -> None:
+    source = build_source(options(template, map=map), "train")
+    targets = source.read([1]).targets  # tile 0
+    assert source.spec.legends == {"map": LEGENDS[map], other: LEGENDS[other]}
+    cover, dynamic = (targets["map" if map == name else name][0] for name in ("worldcover", "dynamic_world"))
+    assert cover[:5, 0].tolist() == [0, 7, 10, -1, 0] and dynamic[0, :4].tolist() == [-1, 0, 8, -1]
+    assert LEGENDS["dynamic_world"].classes[0] == "water" and len(LEGENDS["dynamic_world"]) == 9
+
+
+def test_dates_places_and_splits_are_the_datasets(template: Path) -> None:
+    source = build_source(options(template), "pretrain")
+    batch = source.read(range(4))
+    assert len(source) == 4 and batch.sensors["s2"].day[:, 0].tolist() == [6666, 6576, 6607, 6635]  # tiles 3, 0, 1, 2
+    assert batch.sensors["s1"].day[0].tolist() == [6666, 6666]
+    assert batch.lonlat is not None and batch.lonlat[0].tolist() == [-53, 13]
+    assert build_source(options(template), "val").read([0]).lonlat.tolist() == [[-54, 14]]  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="the test split is empty; MMEarth is for pretraining"):
+        build_source(options(template), "test")
+
+
+def test_sensors_left_out_change_nothing_else(template: Path) -> None:
+    whole, part = (build_source(options(template, sensors=s), "train") for s in (["s2", "s1", "dem"], ["s1"]))
+    assert part.spec.bands == {"s1": BANDS["s1"]} and part.fingerprint != whole.fingerprint
+    assert torch.equal(part.read([1]).sensors["s1"].x, whole.read([1]).sensors["s1"].x)
+
+
+def test_an_open_source_goes_to_workers(template: Path) -> None:
+    source = build_source(options(template), "train")
+    here = source.read([2, 0])  # the file is open now
+    there = pickle.loads(pickle.dumps(source)).read([2, 0])
+    assert torch.equal(here.sensors["s2"].x, there.sensors["s2"].x)
+    alone, worker = ([b.sensors["s1"].x for b in StepLoader(source, 2, seed=0, stop=2, workers=n)] for n in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(alone, worker, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"root": "$NOT_SET/mmearth"}, "the environment variable NOT_SET is not set"),
+        ({"root": "/nowhere"}, "no folder /nowhere"),
+        ({"subset": "MMEarth100k"}, "data_100k_v001_splits.json: no such file; data.root must hold data_100k_v001"),
+        ({"subset": "MMEarth32"}, "data.subset=MMEarth32: no such choice; choose from MMEarth, MMEarth64"),
+        ({"sensors": ["s3"]}, "data.sensors=s3: no such choice; choose from s2, s1, dem"),
+        ({"sensors": []}, "data.sensors: name at least one of s2, s1, dem"),
+        ({"map": "corine"}, "data.map=corine: no such choice; choose from worldcover, dynamic_world"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(template: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_source(options(template) | changes, "train")
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_faults_of_files_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = root / NAME / f"{NAME}.h5"
+    info = root / NAME / f"{NAME}_tile_info.json"
+    kept = info.read_text()
+    info.write_text(json.dumps({f"t{i}": about(i) for i in (0, 1, 2)}))
+    with pytest.raises(InputError, match=f"tile_info.json: lacks 1 tiles of {NAME}.h5; download both again"):
+        build_source(options(root), "train")
+    info.write_text(kept)
+    (root / NAME / f"{NAME}_splits.json").write_text('{"train": [0, 6]}')
+    with pytest.raises(InputError, match=r"splits.json: names row 6, but the .h5 file beside it has 6"):
+        build_source(options(root), "train")
+    with h5py.File(path, "a") as f:
+        del f["aster"]
+    with pytest.raises(InputError, match=r"h5: holds no aster; it has dynamic_world, "):
+        build_source(options(root), "train")
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(InputError, match=r"h5: cannot be read, truncated or no HDF5"):
+        build_source(options(root), "train")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match=r"needs h5py; install it: pip install h5py, or uv run --extra mmearth"):
+        build_source(options(root), "train")
+
+
+@pytest.mark.slow  # a fresh interpreter with all of the trainer
+def test_synthetic_training_loads_no_reader_of_files() -> None:
+    code = (
+        "import sys, gfm_objectives; from gfm_objectives.data import build_source; import gfm_objectives.pretrain\n"
+        "build_source({'name': 'synthetic', 'size': 16, 'dates': 1}, 'train').read([0])\n"
+        "print([m for m in ('torchgeo', 'h5py', 'rasterio', 'requests', 'geopandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+@needs_data
+def test_masked_seg_trains_on_the_miniature(tmp_path: Path) -> None:
+    assert load_choice("data", "mmearth")["root"].startswith("$GFM_DATA")
+    small = [f"encoder.{k}={v}" for k, v in NANO.items() if k != "name"]
+    words = ["objective=masked_seg", "data=mmearth", f"runs={tmp_path}", "name=demo", "budget.flops=9e10"]
+    rest = ["optim.batch_size=2", "loader.workers=0", "threads=1", "device=cpu"]
+    (cfg,) = config.compose("train", [*small, *words, *rest])
+    ledger = json.loads((pretrain.run(cfg) / "ledger.json").read_text())
+    assert ledger["samples"] >= 100 and abs(ledger["flops_spent"] / 9e10 - 1) < 0.01
