@@ -99,9 +99,10 @@ def test_change_tasks_have_their_f1(tmp_path):
         Store(tmp_path).add(
             Score.measured(matrix, None, task="oscd", fraction=1.0, contender="unet", seed=seed, labels=4)
         )
-    text = report.write(tmp_path, {"change": ["oscd"]}).read_text()
-    assert "F1 of the change class" in text and "| U-Net | 66.7 |" in text  # 2 x 10 / (20 + 5 + 5)
     assert "F1" not in report.write(tmp_path).read_text()
+    (tmp_path / "context.json").write_text('{"change": ["oscd"]}')
+    text = report.write(tmp_path).read_text()
+    assert "F1 of the change class" in text and "| U-Net | 66.7 |" in text  # 2 x 10 / (20 + 5 + 5)
 
 
 def test_without_pretrained_encoders(tmp_path):
