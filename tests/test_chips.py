@@ -353,9 +353,9 @@ def test_faults_of_files_name_the_file(options: dict[str, Any], root: Path):
     fault(r"labels/01\.png: is 16 x 20 pixels, but images/01\.tif is 16 x 16")
     write_tiff(image, np.zeros((5, 20, 20), np.int16))
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(label)
-    fault(r"images/01\.tif: is 20 x 20 pixels, the other chips 16 x 16")
+    fault(r"images/01\.tif: is 20 x 20 pixels, but was 16 x 16 at the start")
     image.unlink()
-    with pytest.raises(InputError, match=r"no file images/01\.tif \(1 of 4 train chips lack theirs\)"):
+    with pytest.raises(InputError, match=r"no file images/01\.tif \(1 of 4 train chips lack a file\)"):
         build_source(options, "train")
 
 
