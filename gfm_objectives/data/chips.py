@@ -21,7 +21,7 @@ from gfm_objectives.data.description import number, parse_layers, parse_sensors,
 from gfm_objectives.data.layers import FileFault
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.data.splits import parse_splits
-from gfm_objectives.data.survey import KINDS, Found, left_out, memo_file, sift, survey, windows
+from gfm_objectives.data.survey import KINDS, Found, few, left_out, memo_file, sift, survey, windows
 from gfm_objectives.errors import InputError, InputWarning
 
 WHOLE = 512  # pixels; chips with a longer side are cut only by a `size` that was chosen
@@ -104,7 +104,7 @@ class Chips(Source):
         return [chip for chip, _ in self._places]
 
     def notes(self) -> list[str]:
-        chips = f"{len(self._found)} chips in {len(set(self._areas.values()))} areas, split {self._rule}"
+        chips = f"chips: {len(self._found)}, areas: {len(set(self._areas.values()))}, split {self._rule}"
         first = next(iter(self._found))
         return [chips, *self._lines, *self._decoder.resampled(first), *self._decoder.odd_gsd(first, self._gsd)]
 
@@ -129,7 +129,9 @@ class Chips(Source):
             filtered = parts.chips[self._split] or not known
             why = f"no chip id matches data.chips={glob!r}" if filtered else "check data.splits.values and shares"
             raise InputError(f"{self._root}: the {self._split} split is empty; {why}")
-        self._rule = parts.rule
+        used = {chip for chips in parts.chips.values() for chip in chips}
+        unused = [chip for chip in files if chip not in used and fnmatchcase(chip, glob)]
+        self._rule = parts.rule + (f"; of the folder, {len(unused)} are in no split: {few(unused)}" if unused else "")
         return areas
 
     def _survey(self, size: int | None, skip: Sequence[str], described: list[Any]) -> dict[str, Found]:

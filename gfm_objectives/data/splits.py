@@ -19,6 +19,7 @@ from gfm_objectives.errors import InputError
 
 RULES = ("column", "group", "location", "random")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+KM = 10.0  # side of the blocks of a split by location
 KM_PER_DEGREE = 111.2
 GROUP = "{group}"
 
@@ -46,48 +47,39 @@ def parse_splits(
     key = "data.splits"
     optional = ("by", "file", "id", "column", "group", "values", "shares", "seed", "km", "lon", "lat")
     block = block_of(key, splits, needed=(), optional=optional)
-    by = block.get("by") or "column"
+    by, path = block.get("by") or "column", root / str(block.get("file"))
+    table = None if block.get("file") is None else path
     if by not in RULES:
         raise InputError(f"{key}.by={by}: no such rule; choose from {', '.join(RULES)}")
-    if by == "column" and block.get("file") is None:
+    if by == "column" and table is None:
         raise InputError(f"{key}.file: is missing; name a table with a column of splits, or deal the chips out: `by`")
+    if by == "group" and block.get("group") is None:
+        raise InputError(f"{key}.group: is missing; name a column of data.splits.file or a pattern such as '{GROUP}_*'")
     column, group = str(block.get("column") or "split"), block.get("group")
-    point = [str(block[k]) for k in ("lon", "lat") if block.get(k) is not None]
-    rows: dict[str, dict[str, str]] = {chip: {} for chip in known}
-    table = ""
-    if block.get("file") is not None:
-        path = root / str(block["file"])
-        table = f" of {path.name}"
-        wanted = [column] if by == "column" else point if by == "location" else []
-        wanted += [] if group is None or GROUP in str(group) else [str(group)]
-        rows = _read_csv(path, str(block.get("id") or "chip"), wanted)
-    areas = _groups(rows, None if group is None else str(group), bool(table))
+    group = None if group is None else str(group)
+    point = [str(block[k]) for k in ("lon", "lat") if block.get(k) is not None] if by == "location" else []
+    if point and (len(point) < 2 or table is None):
+        raise InputError(f"{key}: lon and lat are columns of data.splits.file in degrees; give all three")
+    columns = [*([column] if by == "column" else point), *([] if group is None or GROUP in group else [group])]
+    rows = {c: {} for c in known} if table is None else _read_csv(table, str(block.get("id") or "chip"), columns)
+    areas = _groups(rows, group, table is not None)
     if by == "column":
         values = mapping(f"{key}.values", block.get("values") or {})
         known_keys(f"{key}.values", values, SPLITS)
-        out = _by_column(rows, areas, column, values, f"by the column {column!r}{table}")
-        _refuse_leaks(out, str(path), str(group or "chip"))
+        out = _by_column(rows, areas, column, values, f"by the column {column!r} of {path.name}")
+        _refuse_leaks(out, str(path), group or "chip")
         return out
-    shares = _shares(f"{key}.shares", block.get("shares"))
-    seed = whole(f"{key}.seed", block.get("seed") or 0)
-    if by == "group" and group is None:
-        raise InputError(f"{key}.group: is missing; name a column of data.splits.file or a pattern such as '{GROUP}_*'")
-    rule = {
-        "group": f"whole groups ({group}), dealt out with seed {seed}",
-        "random": f"chips dealt out at random with seed {seed}, whatever their area",
-    }.get(by, "")
+    shares, seed = _shares(f"{key}.shares", block.get("shares")), whole(f"{key}.seed", block.get("seed") or 0)
     if by == "location":
-        km = float(number(f"{key}.km", block.get("km") or 10))
-        if not point:
-            boxes = [box(chip) for chip in rows]
-        else:
-            boxes = [_point(path, chip, row, point) for chip, row in rows.items()] if table else []
-            if len(point) < 2 or not table:
-                raise InputError(f"{key}: lon and lat are columns of data.splits.file in degrees; give all three")
-        areas = _places(list(rows), areas if group is not None else {}, boxes, km)
-        rule = f"blocks of {km:g} km, joined where chips overlap, dealt out with seed {seed}"
-    units = {chip: chip for chip in rows} if by == "random" else areas
-    return _deal(rows, units, areas, shares, seed, rule)
+        km = float(number(f"{key}.km", KM if block.get("km") is None else block["km"]))
+        boxes = [_point(path, chip, row, point) if point else box(chip) for chip, row in rows.items()]
+        areas = _places(list(rows), {} if group is None else areas, boxes, km)
+        rule = f"by blocks of {km:g} km{'' if point else ', joined where chips overlap'}, seed {seed}"
+    elif by == "group":
+        rule = f"by whole groups ({group}), seed {seed}"
+    else:
+        rule = f"at random, seed {seed}, whatever the area"
+    return _deal({c: c for c in rows} if by == "random" else areas, areas, shares, seed, rule)
 
 
 # ---------------------------------------------------------------- by a column
@@ -225,12 +217,7 @@ def _shares(key: str, value: Any) -> dict[str, float]:
 
 
 def _deal(
-    chips: Mapping[str, Any],
-    units: Mapping[str, str],
-    areas: Mapping[str, str],
-    shares: Mapping[str, float],
-    seed: int,
-    rule: str,
+    units: Mapping[str, str], areas: Mapping[str, str], shares: Mapping[str, float], seed: int, rule: str
 ) -> Splits:
     """Units (chip -> unit) whole to splits, the largest first, each to the split that has least of its share."""
     size: dict[str, int] = {}
@@ -238,7 +225,7 @@ def _deal(
         size[unit] = size.get(unit, 0) + 1
     if 0 < len(size) < len(shares):
         raise InputError(
-            f"data.splits: {len(chips)} chips are {len(size)} areas ({rule}), too few for {len(shares)} splits; "
+            f"data.splits: {len(units)} chips are {len(size)} areas ({rule}), too few for {len(shares)} splits; "
             "make areas smaller or give fewer shares"
         )
     have, home = dict.fromkeys(shares, 0), {}
@@ -246,6 +233,6 @@ def _deal(
         home[unit] = min(have, key=lambda s: have[s] / shares[s])
         have[home[unit]] += size[unit]
     split_of = {chip: home[unit] for chip, unit in units.items()}
-    parts = {s: [c for c in chips if split_of[c] == s] for s in SHARES}
+    parts = {s: [c for c in units if split_of[c] == s] for s in SHARES}
     parts = {"pretrain": parts["train"], **parts}
     return Splits(parts, {s: [areas[c] for c in cs] for s, cs in parts.items()}, rule)
