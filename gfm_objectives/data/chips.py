@@ -115,10 +115,9 @@ class Chips(Source):
         pattern, files = next(iter(self._decoder.files.items()))
         if not files:
             raise InputError(f"{self._root}: no file matches {pattern!r}; check data.root and the pattern")
-        known = (
-            [chip for chip in files if fnmatchcase(chip, glob)] if splits is None or not splits.get("file") else files
-        )
-        parts = parse_splits(self._root, splits, list(known), self._decoder.box)
+        table = isinstance(splits, Mapping) and splits.get("file")
+        known = list(files) if table else [chip for chip in files if fnmatchcase(chip, glob)]
+        parts = parse_splits(self._root, splits, known, self._decoder.box)
         if self._split not in parts.chips:
             raise InputError(
                 f"data.splits: needed for the {self._split} split; without it all chips are for pretraining"
