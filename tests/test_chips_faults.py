@@ -109,7 +109,10 @@ def test_a_fault_is_named_and_counted_or_left_out_where_that_is_asked(root: Path
         build_source(options(root), "pretrain")
     text = str(error.value)
     assert "\n" not in text
-    assert f"(2 of 6 pretrain chips {words}: b, e); mend that, or leave such chips out by data.skip=[{kind}]" in text
+    assert (
+        f"(2 of 6 pretrain chips {words}: b, e); mend that, or leave such chips out with `skip: [{kind}]` in the yaml"
+        in text
+    )
     with pytest.warns(InputWarning, match=rf"^2 of 6 pretrain chips {words} and are left out: b, e$"):
         source = build_source(options(root, skip=[kind]), "pretrain")
     assert isinstance(source, Chips) and source.names() == ["a", "c", "d", "f"] and source.groups() == source.names()

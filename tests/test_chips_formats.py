@@ -111,7 +111,7 @@ def test_dates_in_file_names(tmp_path: Path):
     assert two.fingerprint != source.fingerprint
     (tmp_path / "qa/a_20200201.npy").unlink()
     with pytest.raises(
-        InputError, match=r"a_20200101\.npy: .*qa/\{chip\}_\{date\}\.npy.* lacks a date .*skip=\[missing"
+        InputError, match=r"a_20200101\.npy: .*qa/\{chip\}_\{date\}\.npy.* lacks a date .*skip: \[missing"
     ):
         chips(tmp_path, {"s2": s2})
 

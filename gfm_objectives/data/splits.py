@@ -43,7 +43,7 @@ def parse_splits(
     Without the block all of `known` are for pretraining. box: where a chip lies. InputError where an area leaks.
     """
     if splits is None:
-        return Splits({"pretrain": list(known)}, {"pretrain": list(known)}, "no splits: all for pretraining")
+        return Splits({"pretrain": list(known)}, {"pretrain": list(known)}, "not at all: all are for pretraining")
     key = "data.splits"
     optional = ("by", "file", "id", "column", "group", "values", "shares", "seed", "km", "lon", "lat")
     block = block_of(key, splits, needed=(), optional=optional)

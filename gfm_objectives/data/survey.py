@@ -95,7 +95,7 @@ def sift(faults: Mapping[str, FileFault], skip: Sequence[str], total: int, split
             names = f": {few(chips)}" if len(chips) > 1 else ""
             raise InputError(
                 f"{faults[chips[0]]} ({len(chips)} of {total} {split} chips {words}{names}); mend that, or leave "
-                f"such chips out by data.skip=[{kind}]"
+                f"such chips out with `skip: [{kind}]` in the yaml"
             )
         if chips:
             lines.append(left_out(chips, total, split, words))
