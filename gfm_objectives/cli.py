@@ -1,13 +1,15 @@
-"""The command line: gfm train | eval | reproduce, and the functions behind train.py and eval.py."""
+"""The command line: gfm train | eval | inspect | reproduce, and the functions behind train.py and eval.py."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from gfm_objectives import __version__
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 
 # Everything that imports torch is imported after the config has been checked: mistakes and --help answer at once.
 
@@ -20,6 +22,11 @@ def train(argv: Sequence[str] | None = None, program: str = "python train.py") -
 def evaluate(argv: Sequence[str] | None = None, program: str = "python eval.py") -> int:
     """Compare encoders with their contenders on a suite of tasks. Returns the exit code."""
     return _guarded(_evaluate, argv, "eval", program)
+
+
+def inspect(argv: Sequence[str] | None = None, program: str = "gfm inspect") -> int:
+    """Show how data is understood before anything is trained on it. Returns the exit code."""
+    return _guarded(_inspect, argv, "inspect", program)
 
 
 def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
@@ -42,6 +49,7 @@ def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce")
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
+    "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
@@ -72,7 +80,10 @@ def _guarded(action: Callable[[list[str]], None], argv: Sequence[str] | None, en
             from gfm_objectives.config.usage import usage
 
             return _say(usage(entry, program))
-        action(words)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", InputWarning)
+            warnings.showwarning = _warn
+            action(words)
     except InputError as e:
         return _fail(str(e))
     except (KeyboardInterrupt, SystemExit) as e:
@@ -106,6 +117,29 @@ def _evaluate(words: list[str]) -> None:
 
     for cfg in configs:
         run(cfg)
+
+
+def _inspect(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
+    from gfm_objectives.inspection import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line, without the place in the code that Python would show."""
+    usual = warnings.formatwarning(message, category, filename, lineno, line)
+    print(f"warning: {message}" if category is InputWarning else usual.rstrip("\n"), file=file or sys.stderr)
 
 
 def _say(text: str) -> int:

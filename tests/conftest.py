@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from gfm_objectives.sensors import S2_TEN, Legend
 torch.set_num_threads(1)
 
 NANO = {"name": "nano", "dim": 64, "depth": 2, "heads": 2, "patch": 8, "dense_width": 16}  # faster than the shipped one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Notes on chips read by tests stay with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GFM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

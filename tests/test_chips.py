@@ -243,7 +243,7 @@ def test_patterns_with_folders_and_wildcards(tmp_path: Path):
 def test_the_example_of_the_docs_reads_the_folder_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = (Path(__file__).parents[1] / "docs/chips.md").read_text()
     examples = re.findall(r"```yaml\n# (\S+\.yaml)(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in examples] == ["flood.yaml", "flood_task.yaml"]
+    assert [name for name, _ in examples] == ["flood.yaml", "flood_task.yaml", "pairs.yaml", "pairs_task.yaml"]
     for name, text in examples:
         (tmp_path / name).write_text("#" + text)
     monkeypatch.chdir(tmp_path)
@@ -353,9 +353,9 @@ def test_faults_of_files_name_the_file(options: dict[str, Any], root: Path):
     fault(r"labels/01\.png: is 16 x 20 pixels, but images/01\.tif is 16 x 16")
     write_tiff(image, np.zeros((5, 20, 20), np.int16))
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(label)
-    fault(r"images/01\.tif: is 20 x 20 pixels, the other chips 16 x 16")
+    fault(r"images/01\.tif: is 20 x 20 pixels, but was 16 x 16 at the start")
     image.unlink()
-    with pytest.raises(InputError, match=r"no file images/01\.tif \(1 of 4 train chips lack theirs\)"):
+    with pytest.raises(InputError, match=r"no file images/01\.tif \(1 of 4 train chips lack a file\)"):
         build_source(options, "train")
 
 
@@ -396,3 +396,21 @@ def test_hls_water_reads_whole():
         assert series.x.isfinite().all() and series.x.abs().mean() < 2
     assert 0.98 < batch.sensors["hls"].valid.float().mean() < 1
     assert batch.targets["label"].unique().tolist() == [0, 1] and batch.targets["map"].min() >= 0
+
+
+@real
+def test_the_pictures_of_the_docs_become_windows_of_three_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The script and both yaml files of the page, on the folder they are written for."""
+    page = (Path(__file__).parents[1] / "docs/chips.md").read_text()
+    for name, text in re.findall(r"```(?:yaml|python)\n# (pairs\S*\.yaml|make_labels\.py)(.*?)```", page, re.DOTALL):
+        (tmp_path / name).write_text("#" + text)
+    monkeypatch.chdir(tmp_path)
+    exec(compile((tmp_path / "make_labels.py").read_text(), "make_labels.py", "exec"), {})
+    task = build_task("pairs", load_choice("task", "./pairs_task.yaml"))
+    sources = {s: build_source(task.data, s) for s in ("train", "val", "test")}
+    assert {s: len(v) for s, v in sources.items()} == {"train": 448, "val": 192, "test": 128}
+    names = {s: set(v.names()) for s, v in sources.items()}  # type: ignore[attr-defined]
+    assert {s: len(n) for s, n in names.items()} == {"train": 7, "val": 3, "test": 2}
+    assert len(set.union(*names.values())) == 12  # no picture in two splits
+    batch = sources["test"].read([0, 127])
+    assert list(batch.sensors) == ["s1"] and batch.sensors["s1"].x.abs().mean() < 2 and batch.size == (128, 128)

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.report.pictures import image
 
 COUNT = 4
-# What is shown as red, green and blue, from the first of these sensors that is there; s1 and dem in grey.
-RGB = {"s2": ("B04", "B03", "B02"), "hls": ("red", "green", "blue"), "s1": ("VV",), "dem": ("elevation",)}
 
 
 class Pictures:
@@ -45,25 +41,3 @@ class Pictures:
         temporary = self.path.with_suffix(".tmp.npz")
         np.savez_compressed(temporary, allow_pickle=False, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, self.path)
-
-
-def image(batch: Batch) -> np.ndarray:
-    """(B, H, W, 3) in 0..1: each place on its clearest date, stretched between its 2nd and 98th percentile."""
-    sensor = next(s for s in RGB if s in batch.sensors)
-    s = batch.sensors[sensor]
-    bands = [b for b in RGB[sensor] if b in s.bands] or [s.bands[0]]
-    clearest = s.valid.flatten(2).sum(2).argmax(1)  # (B,)
-    row = torch.arange(len(batch))
-    x = s.x[row, clearest][:, [s.bands.index(b) for b in bands]]  # (B, bands, H, W)
-    x = SENSORS[sensor].denormalise(x, bands)
-    valid = s.valid[row, clearest]
-    stretched = torch.stack([_stretch(x[i], valid[i]) for i in range(len(batch))])
-    return stretched.expand(-1, 3, -1, -1).movedim(1, -1).numpy().astype(np.float32)
-
-
-def _stretch(x: Tensor, valid: Tensor) -> Tensor:
-    """One place (bands, H, W) to 0..1; white where invalid."""
-    if not valid.any():
-        return torch.ones_like(x)
-    low, high = x[:, valid].float().quantile(torch.tensor([0.02, 0.98]))
-    return torch.where(valid, ((x - low) / (high - low).clamp(min=1e-6)).clamp(0, 1), 1.0)

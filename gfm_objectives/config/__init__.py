@@ -19,7 +19,7 @@ from gfm_objectives.errors import InputError
 
 
 def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
-    """The resolved configs of `entry` ("train" or "eval") for the words of a command line, one for each run.
+    """The resolved configs of `entry` ("train", "eval" or "inspect") for the words of a command line, one for each run.
 
     A comma list sweeps, unless the key's default is a list. `config=file` starts from a resolved config instead of the
     defaults. `choices` in the result keeps which choice of each group was taken. Raises InputError, in one line.
@@ -172,9 +172,10 @@ def _finish(cfg: dict[str, Any], swept: Sequence[str], files: Sequence[Path]) ->
 
 
 def derived_name(cfg: Mapping[str, Any]) -> str:
-    """<objective>-<encoder>-<data>-<flops>-s<seed>, such as mae-nano-synthetic-1e13-s0; of an evaluation, its suite."""
-    if "suite" in cfg["choices"]:
-        return Path(cfg["choices"]["suite"]).stem
+    """<objective>-<encoder>-<data>-<flops>-s<seed>, such as mae-nano-synthetic-1e13-s0; of an evaluation, its suite;
+    of an inspection, its data."""
+    if "objective" not in cfg["choices"]:
+        return Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
     parts = [Path(cfg["choices"][g]).stem for g in ("objective", "encoder", "data")]
     return "-".join([*parts, number(cfg["budget"]["flops"]), f"s{cfg['seed']}"])
 

@@ -33,3 +33,7 @@ class Source(ABC):
     def groups(self) -> list[str]:
         """For each place, the area it belongs to; intervals resample areas. By default each place is its own."""
         return [str(i) for i in range(len(self))]
+
+    def notes(self) -> list[str]:
+        """Lines for a person who checks how the data was understood; `gfm inspect` prints them."""
+        return []

@@ -32,7 +32,7 @@ _CLASSES = (
     "#AA4499",
     "#DDDDDD",
 )
-_UNLABELLED = (1.0, 1.0, 1.0)
+UNLABELLED = (1.0, 1.0, 1.0)
 
 
 def draw(
@@ -231,27 +231,28 @@ def predictions(
     contenders = [k.removeprefix("pred/") for k in arrays if k.startswith("pred/")]
     maps = [label, *(arrays[f"pred/{c}"] for c in contenders)]
     classes = max(len(names or ()), *(int(m.max()) + 1 for m in maps))
-    palette = np.array([to_rgb(c) for c in _palette(classes, colors)] + [_UNLABELLED])  # index -1 is the last
+    paint = np.array([to_rgb(c) for c in palette(classes, colors)] + [UNLABELLED])  # index -1 is the last
     count, columns = len(label), 2 + len(contenders)
     figure = _figure(1.65 * columns, 1.65 * count + 1.2)
     axes = figure.subplots(count, columns, squeeze=False)
     for i in range(count):
         axes[i][0].imshow(arrays["image"][i].clip(0, 1))
         for ax, m in zip(axes[i][1:], maps, strict=True):
-            ax.imshow(palette[np.where(m[i] < 0, classes, m[i])], interpolation="nearest")
+            ax.imshow(paint[np.where(m[i] < 0, classes, m[i])], interpolation="nearest")
         for ax in axes[i]:
             ax.set_xticks([])
             ax.set_yticks([])
     for ax, title in zip(axes[0], ["image", "label", *map(words.contender, contenders)], strict=True):
         ax.set_title(title, fontsize=9)
     texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
-    patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(palette, texts, strict=False)]
+    patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
     figure.suptitle(f"{task}: predictions beside labels, test tiles", fontsize=11)
     return figure
 
 
-def _palette(classes: int, colors: Sequence[str] | None) -> list[str]:
+def palette(classes: int, colors: Sequence[str] | None) -> list[str]:
+    """A colour for each class: its own, or told apart as well as their number allows."""
     if colors and len(colors) >= classes:
         return list(colors[:classes])
     from matplotlib import colormaps

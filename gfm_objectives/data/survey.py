@@ -1,0 +1,111 @@
+"""What a first reading of every chip finds: faults, sizes and windows without a valid pixel. Kept for later starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gfm_objectives.data.decoding import Decoded
+from gfm_objectives.data.layers import FileFault
+from gfm_objectives.errors import InputError
+
+KINDS = {  # kind of fault, as `data.skip` takes it -> what to say of chips that have it
+    "missing": "lack a file",
+    "unreadable": "cannot be read",
+    "band": "lack a band or date",
+    "size": "have files of sizes that do not fit",
+    "code": "hold an unknown class code",
+}
+FORMAT = 1  # of the notes; a change of what is read from files raises it
+SHOWN = 5  # chips named in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Of one chip: its (H, W) and the numbers of its windows that have a valid pixel; or the fault it has."""
+
+    shape: tuple[int, int] = (0, 0)
+    valid: tuple[int, ...] = ()
+    fault: FileFault | None = None
+
+
+def windows(shape: tuple[int, int], size: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the `size` x `size` windows of a chip, row by row; edges that do not fill one are dropped."""
+    rows, cols = (range(0, side - size + 1, size) for side in shape)
+    return [(slice(r, r + size), slice(c, c + size)) for r in rows for c in cols]
+
+
+def survey(chips: Sequence[str], read: Callable[[str], Decoded], size: int | None, memo: Path | None) -> list[Found]:
+    """Read every chip once, or the notes of an earlier survey of the same files in `memo`."""
+    if memo is not None and memo.is_file():
+        try:
+            return [_load(note) for note in json.loads(memo.read_text())]
+        except (ValueError, TypeError, OSError):
+            pass  # written by another version, or half
+    found = [_look(chip, read, size) for chip in chips]
+    if memo is not None:
+        try:
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            temporary = memo.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps([_save(f) for f in found]))
+            os.replace(temporary, memo)
+        except OSError:
+            pass  # a disk that is full or read-only: the next start surveys again
+    return found
+
+
+def _look(chip: str, read: Callable[[str], Decoded], size: int | None) -> Found:
+    try:
+        decoded = read(chip)
+    except FileFault as fault:
+        return Found(fault=fault)
+    cuts = windows(decoded.shape, size) if size else [(slice(None), slice(None))]
+    masks = [valid for _, valid, _ in decoded.images.values()]
+    return Found(decoded.shape, tuple(i for i, (r, c) in enumerate(cuts) if any(m[:, r, c].any() for m in masks)))
+
+
+def _save(found: Found) -> list[Any]:
+    fault = found.fault and [str(found.fault.path), found.fault.what, found.fault.kind]
+    return [list(found.shape), list(found.valid), fault]
+
+
+def _load(note: Any) -> Found:
+    shape, valid, fault = note
+    return Found((shape[0], shape[1]), tuple(valid), FileFault(*fault) if fault else None)
+
+
+def memo_file(*what: Any) -> Path:
+    """Where the notes of a survey of `what` (anything JSON can hold) are kept: $GFM_CACHE, or the user's cache."""
+    folder = os.environ.get("GFM_CACHE") or Path.home() / ".cache" / "gfm-objectives"
+    key = hashlib.sha256(json.dumps([FORMAT, *what], sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return Path(folder) / f"survey-{key}.json"
+
+
+def sift(faults: Mapping[str, FileFault], skip: Sequence[str], total: int, split: str) -> list[str]:
+    """Lines on the faults (chip -> its fault) of kinds in `skip`; InputError, with counts, for the first other kind."""
+    lines = []
+    for kind, words in KINDS.items():
+        chips = [c for c, fault in faults.items() if fault.kind == kind]
+        if chips and kind not in skip:
+            names = f": {few(chips)}" if len(chips) > 1 else ""
+            raise InputError(
+                f"{faults[chips[0]]} ({len(chips)} of {total} {split} chips {words}{names}); mend that, or leave "
+                f"such chips out with `skip: [{kind}]` in the yaml"
+            )
+        if chips:
+            lines.append(left_out(chips, total, split, words))
+    return lines
+
+
+def left_out(chips: Sequence[str], total: int, split: str, words: str) -> str:
+    """One line: how many chips, why, which."""
+    return f"{len(chips)} of {total} {split} chips {words} and are left out: {few(chips)}"
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

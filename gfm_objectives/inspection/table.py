@@ -1,0 +1,142 @@
+"""The tables gfm inspect prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from gfm_objectives.data.layers import EPOCH
+from gfm_objectives.data.source import Source
+from gfm_objectives.inspection.tally import Look, Values, pooled
+from gfm_objectives.sensors import SENSORS, Sensor
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+FAR = 4.0  # deviations from what the sensor table expects, or times its deviation, from which a scale looks wrong
+
+
+def render(
+    name: str, sources: Mapping[str, Source], looks: Mapping[str, Look], options: Mapping[str, Any]
+) -> RenderableType:
+    """Splits, bands and classes as tables; then what should be looked at."""
+    from rich.console import Group
+    from rich.text import Text
+
+    first = next(iter(sources.values()))
+    spec = first.spec
+    head = f"{name}: places of {spec.size} x {spec.size} px at {spec.gsd:g} m"
+    parts: list[RenderableType] = [Text(head + (", synthetic" if first.synthetic else ""), style="bold")]
+    parts += [Text(first.license)] if first.license else []
+    parts += [_splits(looks), *(_bands(sensor, dates, looks) for sensor, dates in spec.dates.items())]
+    parts += [_classes(layer, legend.classes, looks) for layer, legend in spec.legends.items()]
+    parts = [part for one in parts for part in (one, Text())]  # an empty line after each
+    lines = [f"{split}: {line}" for split, source in sources.items() for line in source.notes()]
+    parts += [Text(line) for line in _merged(lines)]
+    parts += [Text(line, style="yellow") for line in _odd(looks, options)]
+    return Group(*parts)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _splits(looks: Mapping[str, Look]) -> Table:
+    table = _table("Splits", "split", "places", "areas", "read here")
+    for split, found in looks.items():
+        table.add_row(split, str(found.places), str(found.areas), str(found.read))
+    return table
+
+
+def _bands(sensor: str, dates: int, looks: Mapping[str, Look]) -> Table:
+    """Values of valid pixels in the sensor's unit, beside what the sensor table expects."""
+    tallies = [found.sensors[sensor] for found in looks.values()]
+    valid = sum(t.valid for t in tallies) / max(1, sum(t.pixels for t in tallies))
+    empty = sum(t.empty for t in tallies)
+    days = [d for t in tallies if t.days for d in t.days]
+    about = [SENSORS[sensor].unit + (" less each place's mean" if SENSORS[sensor].centred else "")]
+    about += [
+        f"{dates} date{'s' if dates > 1 else ''}" + (f" from {_date(min(days))} to {_date(max(days))}" if days else "")
+    ]
+    about += [f"{valid:.1%} of pixels valid"] + ([f"{empty} places without any"] if empty else [])
+    columns = ("min", "2 %", "mean", "98 %", "max", "deviation", "expected")
+    table = _table(f"Sensor {sensor}: {', '.join(about)}", "band", *columns)
+    for band in SENSORS[sensor].bands:
+        if band.name in tallies[0].bands:
+            numbers = _numbers(pooled(tallies, band.name))
+            table.add_row(band.name, *numbers, f"{band.mean:g} ± {band.std:g}")
+    return table
+
+
+def _numbers(values: Values) -> list[str]:
+    if not values.n:
+        return ["-"] * 6
+    low, high = values.percentiles(2, 98)
+    tiny = 1e-6 * max(abs(values.low), abs(values.high))  # rounding errors of means that are 0
+    numbers = (values.low, low, values.mean, high, values.high, values.std)
+    return [f"{v if abs(v) > tiny else 0:.3g}" for v in numbers]
+
+
+def _classes(layer: str, classes: tuple[str, ...], looks: Mapping[str, Look]) -> Table:
+    table = _table(f"Layer {layer}, share of pixels", "class", *looks)
+    totals = {split: max(1, int(found.layers[layer].pixels.sum())) for split, found in looks.items()}
+    for i, name in enumerate([*classes, "no label"]):
+        pixels = {split: int(found.layers[layer].pixels[i]) for split, found in looks.items()}
+        table.add_row(name, *(f"{n / totals[s]:.1%}" if n else "none" for s, n in pixels.items()))
+    return table
+
+
+def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]:
+    """Values far from what the sensor table expects, with the scale that would bring them there; places unlabelled."""
+    for name in next(iter(looks.values())).sensors:
+        sensor, tallies = SENSORS[name], [found.sensors[name] for found in looks.values()]
+        found = {b.name: pooled(tallies, b.name) for b in sensor.bands if b.name in tallies[0].bands}
+        found = {b: v for b, v in found.items() if v.n and v.std}
+        far = [b for b, v in found.items() if not sensor.centred and _far(sensor, b, v)]
+        if far:
+            block = dict((options.get("sensors") or {}).get(name) or {}) if options.get("name") == "chips" else {}
+            yield (
+                f"data.sensors.{name}: {', '.join(far)} lie far from the expected {sensor.unit}; check scale and "
+                f"offset. {_rescaled(sensor, found, block)}"
+            )
+    for split, look in looks.items():
+        for layer, tally in look.layers.items():
+            if tally.empty:
+                yield f"layer {layer}: {tally.empty} of {look.read} {split} places read have no label"
+
+
+def _far(sensor: Sensor, band: str, v: Values) -> bool:
+    want = sensor.bands[sensor.index([band])[0]]
+    return abs(v.mean - want.mean) > FAR * want.std or not 1 / FAR < v.std / want.std < FAR
+
+
+def _rescaled(sensor: Sensor, found: Mapping[str, Values], block: Mapping[str, Any]) -> str:
+    """The scale and offset that give all bands together the mean and deviation expected."""
+    want = [sensor.bands[i] for i in sensor.index(list(found))]
+    factor = sum(b.std for b in want) / sum(v.std for v in found.values())
+    shift = sum(b.mean - factor * v.mean for b, v in zip(want, found.values(), strict=True)) / len(want)
+    scale, offset = (float(block.get(k) or d) for k, d in (("scale", 1.0), ("offset", 0.0)))
+    return f"For values without a unit, scale: {scale * factor:.3g} and offset: {offset * factor + shift:.3g} would do"
+
+
+def _merged(lines: list[str]) -> list[str]:
+    """Lines that differ by their split alone, once."""
+    texts: dict[str, list[str]] = {}
+    for line in lines:
+        split, _, text = line.partition(": ")
+        texts.setdefault(text, []).append(split)
+    return [f"{', '.join(splits)}: {text}" for text, splits in texts.items()]
+
+
+def _date(day: float) -> str:
+    return (EPOCH + timedelta(days=round(day))).isoformat()

@@ -1,0 +1,118 @@
+"""What is counted of the places of a split: values of every band, dates, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from gfm_objectives.batch import Series
+from gfm_objectives.data.source import Source
+from gfm_objectives.sensors import SENSORS
+
+SAMPLES = 4  # places in the picture
+KEPT = 4000  # values of each band and place that histograms and percentiles are made of
+
+
+@dataclass
+class Values:
+    """Valid values of one band in the sensor's unit: how many, their extent and moments, and an even sample."""
+
+    n: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    total: float = 0.0
+    squares: float = 0.0
+    sample: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, x: np.ndarray) -> None:
+        """x (n,)."""
+        if not len(x):
+            return
+        self.n += len(x)
+        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        self.total += float(x.sum(dtype=np.float64))
+        self.squares += float(np.square(x, dtype=np.float64).sum())
+        self.sample.append(x[:: max(1, len(x) // KEPT)])
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n
+
+    @property
+    def std(self) -> float:
+        return max(0.0, self.squares / self.n - self.mean**2) ** 0.5
+
+    def percentiles(self, *at: float) -> list[float]:
+        return np.percentile(np.concatenate(self.sample), at).tolist()
+
+
+@dataclass
+class SensorTally:
+    """Of one sensor. pixels, valid: counted over dates; empty: places without a valid pixel; days: first and last."""
+
+    bands: dict[str, Values]
+    pixels: int = 0
+    valid: int = 0
+    empty: int = 0
+    days: tuple[float, float] | None = None
+
+    def add(self, name: str, s: Series) -> None:
+        x = SENSORS[name].denormalise(s.x[0], s.bands)  # (T, C, H, W)
+        valid = s.valid[0]  # (T, H, W)
+        for i, band in enumerate(s.bands):
+            self.bands[band].add(x[:, i][valid].numpy())
+        self.pixels += valid.numel()
+        self.valid += int(valid.sum())
+        self.empty += not valid.any()
+        seen = s.day[0][valid.flatten(1).any(1)]
+        if len(seen) and seen.any():  # 0 stands for an unknown day
+            first, last = self.days or (np.inf, -np.inf)
+            self.days = min(first, float(seen.min())), max(last, float(seen.max()))
+
+
+@dataclass
+class LayerTally:
+    """Of one layer. pixels of each class and, last, without a label; empty: places without a label."""
+
+    pixels: np.ndarray
+    empty: int = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """A split: how many places it has and how many of them were read, how many areas, and what was counted."""
+
+    places: int
+    read: int
+    areas: int
+    sensors: dict[str, SensorTally]
+    layers: dict[str, LayerTally]
+
+
+def look(source: Source, places: Sequence[int]) -> Look:
+    """Read the `places` of a source one at a time and count."""
+    spec = source.spec
+    sensors = {k: SensorTally({b: Values() for b in bands}) for k, bands in spec.bands.items()}
+    layers = {k: LayerTally(np.zeros(len(legend) + 1, np.int64)) for k, legend in spec.legends.items()}
+    for i in places:
+        batch = source.read([i])
+        for name, s in batch.sensors.items():
+            sensors[name].add(name, s)
+        for name, y in batch.targets.items():
+            n = len(spec.legends[name])
+            layers[name].pixels += torch.bincount(torch.where(y < 0, n, y).flatten(), minlength=n + 1).numpy()
+            layers[name].empty += bool((y < 0).all())
+    return Look(len(source), len(places), len(set(source.groups())), sensors, layers)
+
+
+def pooled(tallies: Sequence[SensorTally], band: str) -> Values:
+    """The values of a band in several splits as one."""
+    out = Values()
+    for values in (t.bands[band] for t in tallies):
+        out.n, out.total, out.squares = out.n + values.n, out.total + values.total, out.squares + values.squares
+        out.low, out.high = min(out.low, values.low), max(out.high, values.high)
+        out.sample += values.sample
+    return out

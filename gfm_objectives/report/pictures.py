@@ -1,0 +1,36 @@
+"""Places as pictures: colours of the optical sensor, grey of the others, stretched place by place."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.sensors import SENSORS
+
+# What is shown as red, green and blue, from the first of these sensors that is there; s1 and dem in grey.
+RGB = {"s2": ("B04", "B03", "B02"), "hls": ("red", "green", "blue"), "s1": ("VV",), "dem": ("elevation",)}
+
+
+def image(batch: Batch) -> np.ndarray:
+    """(B, H, W, 3) in 0..1: each place on its clearest date, stretched between its 2nd and 98th percentile."""
+    sensor = next(s for s in RGB if s in batch.sensors)
+    s = batch.sensors[sensor]
+    bands = [b for b in RGB[sensor] if b in s.bands]
+    bands = bands if len(bands) == 3 else [*bands, s.bands[0]][:1]  # two bands make no colours
+    clearest = s.valid.flatten(2).sum(2).argmax(1)  # (B,)
+    row = torch.arange(len(batch))
+    x = s.x[row, clearest][:, [s.bands.index(b) for b in bands]]  # (B, bands, H, W)
+    x = SENSORS[sensor].denormalise(x, bands)
+    valid = s.valid[row, clearest]
+    stretched = torch.stack([_stretch(x[i], valid[i]) for i in range(len(batch))])
+    return stretched.expand(-1, 3, -1, -1).movedim(1, -1).numpy().astype(np.float32)
+
+
+def _stretch(x: Tensor, valid: Tensor) -> Tensor:
+    """One place (bands, H, W) to 0..1; white where invalid."""
+    if not valid.any():
+        return torch.ones_like(x)
+    low, high = x[:, valid].float().quantile(torch.tensor([0.02, 0.98]))
+    return torch.where(valid, ((x - low) / (high - low).clamp(min=1e-6)).clamp(0, 1), 1.0)

@@ -1,0 +1,218 @@
+"""Chips beyond one GeoTIFF of one date: NPY, several dates, and files of other resolutions brought to one grid."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rasterio import Affine
+from test_chips import write_tiff
+
+from gfm_objectives.data import build_source
+from gfm_objectives.data.grid import Grid, resample_pixels
+from gfm_objectives.data.layers import day_of, find_files
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import SENSORS
+
+N = 24  # pixels
+
+
+def from_origin(west: float, north: float, width: float, height: float) -> Affine:
+    return Affine(width, 0, west, 0, -height, north)  # rasterio's own warns of its own code
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
+
+
+def chips(root: Path, sensors: dict[str, Any], layers: dict[str, Any] | None = None, **more: Any):
+    return build_source(
+        {"name": "chips", "root": str(root), "gsd": 10, "sensors": sensors} | more | {"layers": layers}, "pretrain"
+    )
+
+
+def values(source, sensor: str, i: int = 0) -> torch.Tensor:
+    """(T, C, H, W) in the sensor's unit."""
+    s = source.read([i]).sensors[sensor]
+    return SENSORS[sensor].denormalise(s.x, s.bands)[0]
+
+
+# ------------------------------------------------------------------------------------------------- NPY
+
+
+def test_npy_with_two_and_three_axes(tmp_path: Path):
+    x = np.random.default_rng(0).random((3, N, N))
+    save(tmp_path / "s2/a.npy", x)
+    save(tmp_path / "label/a.npy", (x[0] > 0.5).astype(">i2"))
+    s2 = {"file": "s2/{chip}.npy", "bands": {"B04": 3, "B02": 1}}
+    source = chips(tmp_path, {"s2": s2}, {"label": {"file": "label/{chip}.npy", "classes": ["low", "high"]}})
+    torch.testing.assert_close(values(source, "s2")[0], torch.from_numpy(x[[2, 0]]).float(), atol=1e-6, rtol=0)
+    assert torch.equal(source.read([0]).targets["label"][0], torch.from_numpy((x[0] > 0.5).astype(int)))
+
+
+NPY_FAULTS = {
+    "text": (None, r"a\.npy: cannot be read, truncated or not an image\?"),
+    "objects": (np.array([{}]), r"a\.npy: cannot be read"),
+    "complex": (np.ones((N, N), complex), r"a\.npy: holds complex128 values; store whole or real numbers"),
+    "axes": (np.ones((2, 2, 2, N, N)), r"a\.npy: has the shape \(2, 2, 2, 24, 24\); expected \(rows, columns\)"),
+    "bands last": (np.ones((N, N, 3)), r"a\.npy: has the shape \(24, 24, 3\); save bands first: np\.moveaxis\(a, -1"),
+    "dates": (np.ones((5, 1, N, N)), r"a\.npy: holds 5 dates, expected 1; `dates` of its sensor says how many"),
+}
+
+
+@pytest.mark.parametrize("fault", NPY_FAULTS)
+def test_faults_of_npy(tmp_path: Path, fault: str):
+    array, message = NPY_FAULTS[fault]
+    if array is None:
+        (tmp_path / "a.npy").write_text("not an array")
+    else:
+        np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=message):
+        chips(tmp_path, {"s1": {"file": "{chip}.npy", "bands": {"VV": 1}}})
+
+
+# ------------------------------------------------------------------------------------------------- dates
+
+
+def test_days():
+    day = (date(2019, 4, 12) - date(2000, 1, 1)).days
+    assert {day_of(t) for t in ("2019-04-12", "2019_04_12", "20190412", "2019102")} == {day}
+    for text in ("2019", "20191350", "april", "2019-4-1"):
+        with pytest.raises(ValueError, match=text):
+            day_of(text)
+
+
+def test_dates_in_file_names(tmp_path: Path):
+    """Chips may differ in their dates; the shorter is filled with empty ones, and quality goes with its date."""
+    for chip, days in {"a": ["20200101", "20200201", "20200301"], "b": ["20200601"]}.items():
+        for i, day in enumerate(days):
+            save(tmp_path / f"s2/{chip}_{day}.npy", np.full((1, N, N), 1000 * (i + 1)))
+            flags = np.zeros((N, N), np.uint8)
+            flags[i] = 1
+            save(tmp_path / f"qa/{chip}_{day}.npy", flags)
+    s2: dict[str, Any] = {"file": "s2/{chip}_{date}.npy", "bands": {"B02": 1}, "scale": 1e-4}
+    s2["valid"] = {"file": "qa/{chip}_{date}.npy", "band": 1, "invalid_bits": [0]}
+    source = chips(tmp_path, {"s2": s2})
+    assert source.spec.dates == {"s2": 3} and len(source) == 2
+    batch = source.read([0, 1])
+    assert batch.signature == source.spec.dummy(2).signature
+    s = batch.sensors["s2"]
+    assert s.day.tolist() == [[day_of(t) for t in ("20200101", "20200201", "20200301")], [day_of("20200601")] * 3]
+    torch.testing.assert_close(values(source, "s2")[:, 0, 9, 9], torch.tensor([0.1, 0.2, 0.3]))
+    assert s.valid[0].all(2).logical_not().nonzero().tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert s.valid[1].any((1, 2)).tolist() == [True, False, False] and (s.x[1, 1:] == 0).all()
+    two = chips(tmp_path, {"s2": {**s2, "dates": 2}})
+    assert two.spec.dates == {"s2": 2} and two.read([0]).sensors["s2"].day.tolist() == [s.day[0, [0, 2]].tolist()]
+    assert two.fingerprint != source.fingerprint
+    (tmp_path / "qa/a_20200201.npy").unlink()
+    with pytest.raises(
+        InputError, match=r"a_20200101\.npy: .*qa/\{chip\}_\{date\}\.npy.* lacks a date .*skip: \[missing"
+    ):
+        chips(tmp_path, {"s2": s2})
+
+
+@pytest.mark.parametrize("axes", ["npy", "stack"])
+def test_dates_inside_a_file(tmp_path: Path, axes: str):
+    x = np.arange(6, dtype=np.float32).reshape(3, 2, 1, 1) * np.ones((N, N), np.float32)  # (T, C, H, W)
+    save(tmp_path / "a.npy", x) if axes == "npy" else write_tiff(tmp_path / "a.tif", x.reshape(6, N, N))
+    file = {"file": "{chip}.npy" if axes == "npy" else "{chip}.tif", "bands": {"VH": 2}}
+    source = chips(tmp_path, {"s1": {**file, "dates": ["2020-01-01", 20200211, "2020-03-01"]}})
+    torch.testing.assert_close(values(source, "s1")[:, 0, 0, 0], torch.tensor([1.0, 3.0, 5.0]))
+    assert source.read([0]).sensors["s1"].day[0, 1] == day_of("2020-02-11")
+    assert chips(tmp_path, {"s1": {**file, "dates": 3}}).read([0]).sensors["s1"].day.eq(0).all()
+    with pytest.raises(InputError, match=r"holds 3 dates, expected 4|has 6 bands, which is no multiple of its 4 dates"):
+        chips(tmp_path, {"s1": {**file, "dates": 4}})
+
+
+def test_faults_of_dates(tmp_path: Path):
+    s1 = {"file": "{chip}_{date}.npy", "bands": {"VV": 1}}
+    save(tmp_path / "rome_april.npy", np.ones((N, N)))
+    with pytest.raises(InputError, match=r"rome_april\.npy: no date where \{date\} stands; write 2019-04-12"):
+        chips(tmp_path, {"s1": s1})
+    for dates, message in ((["2020-01-01"], "the dates stand in the names"), (0, "expected at least 1")):
+        with pytest.raises(InputError, match=message):
+            chips(tmp_path, {"s1": {**s1, "dates": dates}})
+    with pytest.raises(InputError, match=r"data\.sensors\.s1\.dates: april is no date"):
+        chips(tmp_path, {"s1": {**s1, "file": "{chip}.npy", "dates": ["april"]}})
+    with pytest.raises(InputError, match=r"data\.layers\.label\.file=.*: a layer has one date"):
+        chips(tmp_path, {"s1": s1}, {"label": {"file": "{chip}_{date}.npy", "classes": ["a"]}})
+    save(tmp_path / "s/rome_2020-02-30.npy", np.ones((N, N)))
+    with pytest.raises(InputError, match=r"rome_2020-02-30\.npy: 2020-02-30 is no date"):
+        find_files(tmp_path, "s/{chip}_{date}.npy")
+
+
+# ------------------------------------------------------------------------------------------------- one grid
+
+
+def ramp(n: int) -> np.ndarray:
+    """(n, n) values of a plane over the unit square, at the centres of pixels."""
+    at = (np.arange(n) + 0.5) / n
+    return (at[:, None] + 2 * at).astype(np.float32)
+
+
+@pytest.mark.parametrize("placed", [True, False], ids=["warped", "by size"])
+def test_sensors_of_other_resolutions_come_to_the_grid_of_the_first(tmp_path: Path, placed: bool):
+    def place(n: int) -> dict[str, Any]:
+        return {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 240 / n, 240 / n)} if placed else {}
+
+    coarse = ramp(12)
+    coarse[2, 3] = np.nan
+    write_tiff(tmp_path / "s2/a.tif", ramp(24)[None], **place(24))
+    write_tiff(tmp_path / "s1/a.tif", coarse[None], **place(12))
+    write_tiff(tmp_path / "dem/a.tif", ramp(72)[None], **place(72))
+    halves = np.repeat([[0, 1]], 8, 0).repeat(4, 1).astype(np.uint8)
+    write_tiff(tmp_path / "label/a.tif", halves[None], **place(8))
+    sensors = {
+        "s2": {"file": "s2/{chip}.tif", "bands": {"B02": 1}},
+        "s1": {"file": "s1/{chip}.tif", "bands": {"VV": 1}},
+        "dem": {"file": "dem/{chip}.tif", "bands": {"elevation": 1}},
+    }
+    layers = {"label": {"file": "label/{chip}.tif", "classes": ["west", "east"]}}
+    source = chips(tmp_path, sensors, layers)
+    batch = source.read([0])
+    plane = torch.from_numpy(ramp(24))
+    inner = torch.zeros(24, 24, dtype=torch.bool)
+    inner[1:-1, 1:-1] = True
+    inner[3:7, 5:9] = False  # around the hole
+    torch.testing.assert_close(values(source, "s1")[0, 0][inner], plane[inner], atol=1e-3, rtol=0)
+    dem = values(source, "dem")[0, 0] + plane.mean()
+    torch.testing.assert_close(dem[inner], plane[inner], atol=1e-2, rtol=0)
+    holes = (~batch.sensors["s1"].valid[0, 0]).nonzero()
+    assert 0 < len(holes) <= 4 and holes.float().mean(0).tolist() == [4.5, 6.5]
+    assert batch.targets["label"][0].eq(torch.arange(24) >= 12).all()
+    how = "warped by their georeferences" if placed else "resampled by their sizes"
+    assert f"s1: 12 x 12 pixels become 24 x 24, {how}" in source.notes()
+    assert chips(tmp_path, sensors, layers, grid="dem").spec.size == 72
+    with pytest.raises(InputError, match=r"data\.grid=s3: not described; choose from s2, s1, dem, label"):
+        chips(tmp_path, sensors, layers, grid="s3")
+
+
+def test_a_georeferenced_file_that_covers_half_is_invalid_elsewhere(tmp_path: Path):
+    transform, shifted = from_origin(5e5, 5e6, 10, 10), from_origin(5e5 + 120, 5e6, 10, 10)
+    write_tiff(tmp_path / "s2/a.tif", np.ones((1, 24, 24), np.float32), crs="EPSG:32633", transform=transform)
+    write_tiff(tmp_path / "label/a.tif", np.ones((1, 24, 24), np.uint8), crs="EPSG:32633", transform=shifted)
+    write_tiff(tmp_path / "s1/a.tif", np.ones((1, 24, 24), np.float32), crs="EPSG:32633", transform=shifted)
+    sensors = {k: {"file": f"{k}/{{chip}}.tif", "bands": {b: 1}} for k, b in (("s2", "B02"), ("s1", "VV"))}
+    batch = chips(tmp_path, sensors, {"label": {"file": "label/{chip}.tif", "classes": ["a", "b"]}}).read([0])
+    east = torch.arange(24) >= 12
+    assert batch.sensors["s1"].valid[0, 0].eq(east).all() and batch.sensors["s2"].valid.all()
+    assert batch.targets["label"][0].eq(torch.where(east, 1, -1)).all()
+
+
+def test_which_grids_are_the_same_ground():
+    def at(x: float, n: int = 24) -> Grid:
+        return Grid(n, n, ("crs", from_origin(x, 0, 10, 10)))
+
+    assert Grid(24, 24).way(Grid(24, 24)) == "" == at(0).way(at(4.9)) == at(0).way(Grid(24, 24))
+    assert Grid(24, 24).way(Grid(8, 8)) == "ratio" == Grid(20, 40).way(Grid(30, 60))
+    assert at(0).way(at(6)) == "warp" == at(0).way(at(0, 12))
+    assert Grid(128, 128).way(Grid(127, 127)) is None and Grid(24, 24).way(Grid(12, 24)) is None
+    x = np.random.default_rng(0).random((2, 3, 6, 6)).astype(np.float32)
+    assert resample_pixels(x, Grid(6, 6), Grid(6, 6)) is x
+    mean = resample_pixels(np.full_like(x, 7), Grid(6, 6), Grid(2, 2))
+    assert mean.shape == (2, 3, 2, 2) and np.allclose(mean, 7)
