@@ -22,12 +22,16 @@ SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished pretraining run. identity names the folder and the weights in it."""
+    """Finished pretraining. identity names it and its weights; flops: spent on it, NaN where nobody knows; model: vit
+    or unet; recipe: of weights published by others, whose folder is the file that holds them (see published.py)."""
 
     folder: str
     identity: str
     seed: int
     flops: float
+    model: str = "vit"
+    data: str = ""  # fingerprint of the corpus
+    published: bool = False
 
 
 def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:

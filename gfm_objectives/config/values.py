@@ -50,6 +50,8 @@ CHECKS: tuple[Check, ...] = (
     ("encoder.heads", int, *_COUNT),
     ("encoder.patch", int, *_COUNT),
     ("encoder.dense_width", int, *_COUNT),
+    ("encoder.width", int, *_COUNT),
+    ("encoder.mode", str, *_one_of("stack", "shared")),
     ("seeds", int, *_COUNT),
     ("fractions", None, lambda v: len(v) > 0 and all(0 < f <= 1 for f in v), "shares of the labels, above 0 up to 1"),
     ("contenders", None, lambda v: len(v) > 0, "at least one"),
