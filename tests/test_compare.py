@@ -17,7 +17,8 @@ from gfm_objectives import compare
 from gfm_objectives.budget import Ledger
 from gfm_objectives.checkpoint import save_encoder
 from gfm_objectives.compare.bench import open_bench
-from gfm_objectives.compare.contenders import KINDS, contenders
+from gfm_objectives.compare.contenders import KINDS
+from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.runs import group_runs
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
 from gfm_objectives.errors import InputError

@@ -199,7 +199,11 @@ def test_resume_after_kill_9_is_bit_identical(tmp_path: Path) -> None:
 
 
 def test_the_unet_is_pretrained_on_the_map_and_on_nothing_else(tmp_path: Path) -> None:
-    words = [w for w in SMALL if not w.startswith(("encoder.", "budget.flops"))] + ["budget.flops=1e10"] + ["encoder=unet", "runs=" + str(tmp_path), "name=u"]
+    words = (
+        [w for w in SMALL if not w.startswith(("encoder.", "budget.flops"))]
+        + ["budget.flops=1e10"]
+        + ["encoder=unet", "runs=" + str(tmp_path), "name=u"]
+    )
     (cfg,) = config.compose("train", ["objective=supervised", *words])
     run = pretrain.run(cfg)
     ledger = json.loads((run / "ledger.json").read_text())

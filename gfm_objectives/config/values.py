@@ -55,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
     ("seeds", int, *_COUNT),
     ("fractions", None, lambda v: len(v) > 0 and all(0 < f <= 1 for f in v), "shares of the labels, above 0 up to 1"),
     ("contenders", None, lambda v: len(v) > 0, "at least one"),
+    ("encoder_size", int, *_COUNT),
     ("world", str, *_one_of("dev", "final")),
     ("suite.tasks", None, lambda v: len(v) > 0, "at least one"),
     ("tasks.*.train", int, *_COUNT),
