@@ -227,7 +227,7 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
     [
         ("lr: 0.003", "lr: fast", "optim.lr=fast: expected a number"),
         ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
-        ("dim: 128", "dim: -128", "encoder.dim=-128: must be at least 1"),
+        ("dim: 64", "dim: -64", "encoder.dim=-64: must be at least 1"),
         ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
         ("  flops: 10000000000000.0\n", "", None),  # what is missing has its default
     ],
