@@ -178,7 +178,7 @@ def test_names_and_sizes():
     for name, words in (
         ("torchgeo:doofa", "torchgeo:dofa_small"),
         ("resnet", "give timm:"),
-        ("timm:x", "no such model"),
+        ("timm:x", "no such"),
     ):
         with pytest.raises(InputError, match=words):
             split_name(name)
@@ -197,7 +197,7 @@ def test_names_and_sizes():
 
 def test_costs_are_known_for_what_can_be_opened_or_said_to_be_unknown():
     assert {n for n in TORCHGEO if n not in COSTS} == {"dofa_small_patch16_224", "dofa_large_patch16_224"}
-    assert all(1e18 < c.flops < 1e21 and "arXiv" in c.source + "arXiv" for c in COSTS.values())
+    assert all(1e18 < c.flops < 1e21 and len(c.source) > 40 for c in COSTS.values())
 
 
 def test_rows(tmp_path):
@@ -214,7 +214,7 @@ def test_rows(tmp_path):
     assert rows["croma_base at 32 px"].pretrain_flops == COSTS["croma_base"].flops > EXTRA_LIMIT
     assert math.isnan(rows["vit_tiny_patch16_224 at 32 px"].pretrain_flops)
     assert rows["dofa_base_patch16_224 at 32 px random weights"].pretrain_flops == 0
-    assert list(not_run(kinds, list(rows.values()), 3, found)) == ["unet+2e+19", "unet+6.77e+18"]
+    assert list(not_run(kinds, list(rows.values()), 3, found)) == ["unet+2.03e+19", "unet+6.76e+18"]
     told = "\n".join(notes(list(rows.values()), found))
     assert "derived, from arXiv:2311.00566" in told and "unknown" in told and "RANDOM" in told
     for weights, words in (

@@ -10,6 +10,7 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.budget import measure
 from gfm_objectives.checkpoint import load_encoder, load_model, save_encoder
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.unet import FIRST, UNet, by_date, planes, stack
 
 SPEC = Spec(
@@ -123,6 +124,19 @@ def test_resnet_weights(tmp_path):
     for mode in ("stack", "shared"):
         model = UNet(SPEC, 2, mode=mode, weights=tmp_path / "resnet34.pth")
         assert model(random_batch(2)).shape == (2, 2, 32, 32)
+
+
+def test_the_per_pixel_baseline_sees_no_neighbour():
+    torch.manual_seed(0)
+    model, b = PixelMLP(SPEC, 5, width=16).eval(), random_batch(2)
+    with torch.no_grad():
+        before = model(b)
+        s = b.sensors["s2"]
+        x = s.x.clone()
+        x[:, 1, 0, 7, 9] += 3.0
+        after = model(b.replace(sensors={**b.sensors, "s2": Series(x, s.valid, s.day, s.bands)}))
+    moved = (after != before).any(1)
+    assert before.shape == (2, 5, 32, 32) and moved[:, 7, 9].all() and moved.sum() == 2
 
 
 def headless(spec: Spec, mode: str = "stack") -> UNet:
