@@ -19,7 +19,10 @@ VIT_B, VIT_L = 86e6, 304e6  # parameters of the blocks
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Pretraining FLOPs of published weights. No paper below prints any: all are derived, samples x FLOPs of one, and
-    good to a factor of two or three. `source`: what from."""
+    good to a factor of two or three. `source`: what from. Lengths of training of DOFA, Copernicus-FM, Scale-MAE, MAE
+    and Panopticon were read in their repositories or the names of their files; numbers of images, decoders, teachers
+    and CROMA's epochs are recalled from the papers and were not read again.
+    """
 
     flops: float
     source: str
