@@ -14,15 +14,19 @@ import torch
 from omegaconf import OmegaConf
 
 from gfm_objectives import compare
+from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Ledger
-from gfm_objectives.checkpoint import save_encoder
+from gfm_objectives.checkpoint import load_model, save_encoder
 from gfm_objectives.compare.bench import open_bench
-from gfm_objectives.compare.contenders import KINDS, contenders
+from gfm_objectives.compare.contenders import KINDS
+from gfm_objectives.compare.published import published
+from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.runs import group_runs
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.unet import FIRST, UNet
 from gfm_objectives.scores import Store
 
 LANDCOVER = {
@@ -37,14 +41,19 @@ BANDS = {"s2": ("B02", "B03", "B04", "B08")}
 OPTIONS = {"dim": 16, "depth": 1, "heads": 2, "patch": 8, "dense_width": 8}
 
 
-def make_run(folder, seed=0, objective="mae", flops=3e8, **recipe):
+def make_run(folder, seed=0, objective="mae", flops=3e8, model=None, **recipe):
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    save_encoder(Encoder(BANDS, **OPTIONS), folder)
+    save_encoder(model or Encoder(BANDS, **OPTIONS), folder)
     Ledger(objective, seed, "c", "d", "abc", flops_spent=flops).write(folder / "ledger.json")
     config = {"name": folder.name, "seed": seed, "objective": {"name": objective, **recipe}}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return str(folder)
+
+
+def make_unet_run(folder, seed=0, **about):
+    spec = Spec(BANDS, {"s2": 3}, 16, 10.0, {})
+    return make_run(folder, seed, "supervised", model=UNet(spec, 0, width=8, mode="shared"), **about)
 
 
 def config(tmp_path, **changes):
@@ -197,8 +206,8 @@ def test_label_subsets_are_nested_and_seeded(bench):
 
 
 def test_every_kind_of_contender_builds(bench, tmp_path):
-    run = make_run(tmp_path / "a")
-    rows = contenders([k for k in KINDS if k != "unet_imagenet"], [run], 3, None)
+    run, unet = make_run(tmp_path / "a"), make_unet_run(tmp_path / "u")
+    rows = contenders(["all"], [run, unet], 3, None, published(["timm:vit_tiny_patch16_224"], [], 16))
     assert {c.kind for c in rows} == KINDS.keys() - {"unet_imagenet"}
     extra = [c.extra_flops for c in rows if c.kind == "unet_plus"]
     assert extra == pytest.approx([3e8, 1e8])
@@ -223,6 +232,46 @@ def test_every_kind_of_contender_builds(bench, tmp_path):
     assert (same("fresh_tokens", dense), same("fresh_tokens", token)) == (True, False)
     assert (same("scratch", dense), same("scratch", token)) == (False, False)
     assert weights["scratch"].keys() == pre.keys()
+    unet = dict(load_model(unet).named_parameters())
+    kept = [n for n in unet if torch.equal(unet[n], weights["unet_map"][f"encoder.{n}"])]
+    assert set(unet) - set(kept) == {FIRST}, "the task has other bands: the first convolution alone differs"
+
+
+def test_the_unet_pretrained_on_the_map_and_an_unknown_encoder_are_compared(tmp_path, capsys):
+    from timm import create_model
+
+    runs = [make_run(tmp_path / "a"), make_unet_run(tmp_path / "u0"), make_unet_run(tmp_path / "u1", seed=1)]
+    torch.save(create_model("vit_tiny_patch16_224", img_size=16).state_dict(), tmp_path / "vit.pth")
+    foreign = {"encoder": ["timm:vit_tiny_patch16_224"], "weights": [str(tmp_path / "vit.pth")], "encoder_size": 16}
+    kinds = ["foreign_frozen", "unet", "unet_plus", "unet_map", "unet_imagenet"]
+    few = {"seeds": 1, "finetune": {"flops": 7e8, "trials": 1}, "contenders": kinds, "checkpoint": runs}
+    out = compare.run(config(tmp_path, **foreign, **few))
+    scores = {(s.contender, s.seed): s for s in Store(out).load()}
+    name = "vit_tiny_patch16_224 at 16 px frozen"
+    assert {c for c, _ in scores} == {name, "unet", "unet+3e+08", "unet map"}
+    assert scores["unet map", 0].pretrain_run.startswith("u0@") and scores["unet map", 0].pretrain_flops == 3e8
+    assert np.isnan(scores[name, 0].pretrain_flops) and scores[name, 0].pretrain_run.startswith("vit_tiny")
+    assert scores[name, 0].trainable_parameters < scores[name, 0].parameters - 5e6
+    gain = json.loads((out / "gain.json").read_text())
+    found = {(g["contender"], g["against"], g["n"]): g for g in gain["means"]}
+    assert found["unet map", "headline", 1]["status"] == found[name, "unet", 1]["status"] == "ok"
+    assert found[name, "unet", 1]["per_eflop"] is None and "unknown" in found[name, "headline", 1]["status"]
+    text = (out / "report.md").read_text()
+    for words in ("(unknown FLOPs, 1 run)", "published weights; pretraining FLOPs unknown",
+                  "U-Net with ImageNet weights: not run, unet.weights= names no file"):  # fmt: skip
+        assert words in text, words
+    assert "note: vit_tiny_patch16_224 at 16 px: published weights" in capsys.readouterr().out
+
+
+def test_the_unet_of_other_means_is_told(tmp_path):
+    run = make_run(tmp_path / "a")
+    kinds = ["pretrained", "unet_map", "unet_plus"]
+    rows = contenders(kinds, [run], 3, None)
+    assert list(not_run(kinds, rows, 3)) == ["unet map"] and not notes(rows)
+    same = contenders(kinds, [run, make_unet_run(tmp_path / "u")], 3, None)
+    assert not not_run(kinds, same, 3) and not notes(same)
+    other = contenders(kinds, [run, make_unet_run(tmp_path / "v", flops=6e8)], 3, None)
+    assert notes(other) == ["unet map had 6e+08 pretraining FLOPs, which no encoder beside it had."]
 
 
 def test_runs_are_grouped_by_recipe(tmp_path):
@@ -244,7 +293,7 @@ def test_mistakes(tmp_path, bench):
     for folder, words in ((tmp_path / "no", "no such folder"), (tmp_path / "empty", "has not finished")):
         with pytest.raises(InputError, match=words):
             group_runs([str(folder)])
-    with pytest.raises(InputError, match="choose from pretrained"):
+    with pytest.raises(InputError, match="choose from all, pretrained"):
         contenders(["unett"], [], 1, None)
     with pytest.raises(InputError, match="nothing to compare"):
         contenders(["pretrained"], [], 1, None)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 import gfm_objectives
 from gfm_objectives import config, pretrain
 from gfm_objectives.batch import Batch
-from gfm_objectives.checkpoint import load_encoder
+from gfm_objectives.checkpoint import load_encoder, load_model
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.segmenter import Segmenter
@@ -196,3 +196,20 @@ def test_resume_after_kill_9_is_bit_identical(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
     steps = [r["step"] for r in rows(tmp_path / "broken" / "demo")]
     assert steps == [r["step"] for r in rows(tmp_path / "whole" / "demo")]
+
+
+def test_the_unet_is_pretrained_on_the_map_and_on_nothing_else(tmp_path: Path) -> None:
+    words = (
+        [w for w in SMALL if not w.startswith(("encoder.", "budget.flops"))]
+        + ["budget.flops=1e10"]
+        + ["encoder=unet", "runs=" + str(tmp_path), "name=u"]
+    )
+    (cfg,) = config.compose("train", ["objective=supervised", *words])
+    run = pretrain.run(cfg)
+    ledger = json.loads((run / "ledger.json").read_text())
+    assert ledger["flops_spent"] == pytest.approx(1e10, rel=0.005) and ledger["tokens"] == 0
+    assert ledger["parameters"]["dense"] == 0 and ledger["flops_per_sample_by_part"]["encoder"] > 0
+    assert load_model(run).options == {"width": 8, "mode": "stack", "levels": 2}
+    (cfg,) = config.compose("train", ["objective=mae", *words, "overwrite=true"])
+    with pytest.raises(InputError, match="with encoder=unet take supervised"):
+        pretrain.run(cfg)

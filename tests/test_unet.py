@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.budget import measure
+from gfm_objectives.checkpoint import load_encoder, load_model, save_encoder
 from gfm_objectives.errors import InputError
-from gfm_objectives.models.unet import UNet, by_date, stack
+from gfm_objectives.models.pixel import PixelMLP
+from gfm_objectives.models.unet import FIRST, UNet, by_date, planes, stack
 
 SPEC = Spec(
     {"s2": ("B02", "B03", "B04"), "s1": ("VV",), "dem": ("elevation",)}, {"s2": 3, "s1": 2, "dem": 1}, 32, 10, {}
@@ -134,3 +136,68 @@ def test_resnet_weights(tmp_path):
     for mode in ("stack", "shared"):
         model = UNet(SPEC, 2, mode=mode, weights=tmp_path / "resnet34.pth")
         assert model(random_batch(2)).shape == (2, 2, 32, 32)
+
+
+def test_the_per_pixel_baseline_sees_no_neighbour():
+    torch.manual_seed(0)
+    model, b = PixelMLP(SPEC, 5, width=16).eval(), random_batch(2)
+    with torch.no_grad():
+        before = model(b)
+        s = b.sensors["s2"]
+        x = s.x.clone()
+        x[:, 1, 0, 7, 9] += 3.0
+        after = model(b.replace(sensors={**b.sensors, "s2": Series(x, s.valid, s.day, s.bands)}))
+    moved = (after != before).any(1)
+    assert before.shape == (2, 5, 32, 32) and moved[:, 7, 9].all() and moved.sum() == 2
+
+
+def headless(spec: Spec, mode: str = "stack") -> UNet:
+    torch.manual_seed(0)
+    return UNet(spec, 0, width=8, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_the_list_of_planes_is_that_of_the_input(mode):
+    b = random_batch(2)
+    image = stack(b) if mode == "stack" else by_date(b)[0][:, 1]
+    names = planes(SPEC.bands, SPEC.dates, mode)
+    assert len(names) == image.shape[1]
+    s2, last = b.sensors["s2"], 1.0 if mode == "stack" else 0.0
+    date = 2 if mode == "stack" else 1
+    assert torch.equal(image[:, names.index(("s2", "B04", last))], s2.x[:, date, 2])
+    assert torch.equal(image[:, names.index(("s2", "valid", last))], s2.valid[:, date].float())
+
+
+@pytest.mark.parametrize("mode", ["stack", "shared"])
+def test_refit_to_the_same_data_changes_nothing(mode):
+    model, b = headless(SPEC, mode).eval(), random_batch(2)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        assert torch.equal(model.refit(SPEC).eval().features(b), model.features(b))
+    assert model.features(b).shape == (2, model.width, 32, 32)
+
+
+def test_refit_to_other_bands_dates_and_sizes_keeps_what_it_knows():
+    old = headless(SPEC)
+    new = old.refit(Spec({"s2": ("B03", "B8A"), "hls": ("blue",)}, {"s2": 2, "hls": 1}, 64, 10.0, {}))
+    before, after = old.state_dict(), new.state_dict()
+    mine, theirs = planes(old.bands, old.dates, "stack"), planes(new.bands, new.dates, "stack")
+
+    def same(now: tuple, then: tuple) -> bool:
+        return torch.equal(after[FIRST][:, theirs.index(now)], before[FIRST][:, mine.index(then)])
+
+    assert same(("s2", "B03", 1.0), ("s2", "B03", 1.0)), "the last date keeps the weights of the last"
+    assert same(("s2", "B8A", 0.0), ("s2", "B04", 0.0)) and same(("hls", "blue", 0.0), ("s2", "B02", 0.0))
+    rest = [k for k in before if k != FIRST]
+    assert all(torch.equal(before[k], after[k]) for k in rest) and new.options == old.options
+    assert new.features(random_batch(2, Spec(new.bands, new.dates, 64, 10.0, {}))).shape == (2, 8, 64, 64)
+
+
+def test_export(tmp_path):
+    model = headless(SPEC, "shared").eval()
+    save_encoder(model, tmp_path)
+    again, b = load_model(tmp_path), random_batch(2)
+    with torch.no_grad():
+        assert torch.equal(again.features(b), model.features(b))
+    with pytest.raises(InputError, match="holds a pretrained U-Net"):
+        load_encoder(tmp_path)

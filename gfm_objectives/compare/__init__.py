@@ -21,9 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import config
 from gfm_objectives.budget import device_name
 from gfm_objectives.compare.bench import Bench, open_bench
-from gfm_objectives.compare.contenders import Contender, contenders
+from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
+from gfm_objectives.compare.published import published
+from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
 from gfm_objectives.device import resolve
@@ -42,7 +44,10 @@ def run(cfg: DictConfig) -> Path:
     device, dtype = resolve(cfg.device, cfg.precision)
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     check_settings(options, out)
-    rows = contenders(cfg.contenders, cfg.checkpoint, len(cfg.tasks), options.get("unet", {}).get("weights"))
+    foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
+    size, image_net = len(cfg.tasks), options.get("unet", {}).get("weights")
+    rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign)
+    context = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
     out.mkdir(parents=True, exist_ok=True)
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
     benches = [open_bench(n, t, out / "cache", cfg.world) for n, t in options["tasks"].items()]
@@ -50,7 +55,7 @@ def run(cfg: DictConfig) -> Path:
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
         plan = Plan(comparison, pool)
-        print(plan.text(), flush=True)
+        print("\n".join([plan.text(), *(f"  note: {n}" for n in context["notes"])]), flush=True)
         if cfg.plan_only:
             return out
         config.save(cfg, out / "config.yaml")
@@ -61,7 +66,7 @@ def run(cfg: DictConfig) -> Path:
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
     comparison.baselines()
-    comparison.report()
+    comparison.report(context)
     shutil.rmtree(out / "cache", ignore_errors=True)
     return out
 
@@ -199,18 +204,19 @@ class Comparison:
                     Score.measured(confusions["test"], bench.groups, **self._about(bench, name, 0), val_miou=val)
                 )
 
-    def report(self) -> None:
+    def report(self, context: Mapping[str, Any]) -> None:
         """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""
         from rich import print as rich_print
 
         from gfm_objectives import gain, report
 
-        for r in (r for c in self.rows for r in c.runs):
+        for r in (r for c in self.rows for r in c.runs if r.model != "published"):
             target = self.out / "ledgers" / f"{Path(r.folder).name}.json"
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(Path(r.folder) / "ledger.json", target)
         legends = {b.task.name: b.legend for b in self.benches}
         context = {
+            **context,
             "command": f"python eval.py config={self.out}/config.yaml",
             "suite_size": len(self.benches),
             "licenses": sorted({b.license for b in self.benches if b.license}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 from torch import nn
 
 from gfm_objectives.batch import Spec
-from gfm_objectives.checkpoint import load_encoder
-from gfm_objectives.compare.runs import Run, group_runs
-from gfm_objectives.config import load_choice
+from gfm_objectives.checkpoint import load_encoder, load_model
+from gfm_objectives.compare.runs import Run
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
-from gfm_objectives.gain.pairing import SAME_FLOPS
 from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.foreign import ForeignSegmenter, open_backbone
+from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.provenance import mix
@@ -29,8 +28,8 @@ from gfm_objectives.provenance import mix
 class Contender:
     """A row of the comparison.
 
-    kind: a key of KINDS; runs: its pretraining runs, in order of seed; encoder: the ViT's options as JSON; extra_flops:
-    given to fine-tuning beyond F; weights: a file of ImageNet weights.
+    kind: a key of KINDS; runs: its pretraining runs, in order of seed; encoder: the pretrained or scratch model's
+    options as JSON; extra_flops: given to fine-tuning beyond F; weights: a file of ImageNet weights for the U-Net.
     """
 
     name: str
@@ -101,6 +100,25 @@ def _unet(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -
     return UNet(spec, classes, hparams.width, hparams.mode, c.weights or None)
 
 
+def _unet_map(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+    run = c.run(seed)
+    assert run is not None, c.name
+    source = load_model(run.folder)
+    assert isinstance(source, UNet), run.folder
+    return Segmenter(source.refit(spec), classes, kernel=3)
+
+
+def _pixel(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+    assert hparams.width, hparams
+    return PixelMLP(spec, classes, hparams.width)
+
+
+def _foreign(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+    run = c.run(seed)
+    backbone = open_backbone(spec, weights=run.folder if run else None, **json.loads(c.encoder))
+    return ForeignSegmenter(backbone, spec, classes)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: a few by experience, then the rest of the grid
 
@@ -149,6 +167,44 @@ def _unet_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     return [s for s in _grid(first, axes) if s["mode"] == "stack" or max(spec.dates.values()) > 1]
 
 
+def _unet_map_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)
+    axes = {
+        "lr": (1e-2, 3e-3, 1e-3),
+        "encoder_factor": (1.0, 0.3, 0.1),
+        "batch_size": (few, batch),
+        "length": (1.0, 0.25, 0.5),
+    }
+    return _grid([(1e-2, 1.0, few, 1.0), (3e-3, 1.0, few, 1.0), (1e-2, 0.3, few, 1.0), (1e-2, 0.3, few, 0.25)], axes)
+
+
+def _pixel_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)
+    axes = {
+        "lr": (1e-2, 3e-3, 1e-3),
+        "width": (64, 128, 256),
+        "batch_size": (few, batch),
+        "length": (1.0, 0.25, 0.5),
+    }
+    return _grid([(1e-2, 64, few, 1.0), (3e-3, 128, few, 1.0), (1e-2, 64, few, 0.25), (3e-3, 256, batch, 1.0)], axes)
+
+
+def _foreign_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    few = max(1, batch // 4)  # large ViTs are fine-tuned with 1e-5 to 1e-4: lr x encoder_factor
+    axes = {
+        "lr": (1e-3, 3e-3, 3e-4),
+        "encoder_factor": (0.1, 0.03, 1.0),
+        "batch_size": (few, batch),
+        "length": (1.0, 0.25, 0.5),
+    }
+    return _grid([(1e-3, 0.1, few, 1.0), (3e-3, 0.03, few, 1.0), (1e-3, 0.03, few, 1.0), (1e-3, 0.1, few, 0.25)], axes)
+
+
+def _foreign_frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
+    axes = {"lr": (3e-3, 1e-3, 1e-2), "batch_size": (max(1, batch // 4), batch), "length": (1.0, 0.25, 0.5)}
+    return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
+
+
 def _grid(first: Sequence[tuple], axes: Mapping[str, Sequence]) -> list[dict[str, Any]]:
     """`first`, then what is missing of the product of `axes`."""
     return [dict(zip(axes, v, strict=True)) for v in dict.fromkeys([*first, *itertools.product(*axes.values())])]
@@ -174,63 +230,11 @@ KINDS: dict[str, Kind] = {
     "scratch": Kind(_scratch, _scratch_settings),
     "unet": Kind(_unet, _unet_settings),
     "unet_plus": Kind(_unet, _unet_settings),  # with P/n more FLOPs, n = 1 and the size of the suite
-    "unet_imagenet": Kind(_unet, _unet_settings),
+    "unet_imagenet": Kind(_unet, _unet_settings),  # with unet.weights
+    "unet_map": Kind(_unet_map, _unet_map_settings),  # pretrained by train.py objective=supervised encoder=unet
+    "pixel": Kind(_pixel, _pixel_settings),  # no context
+    "foreign": Kind(_foreign, _foreign_settings),  # encoders of others
+    "foreign_frozen": Kind(_foreign, _foreign_frozen_settings),  # their weights frozen, our dense path trained
     "map": Kind(None, _none),
     "index": Kind(None, _none),
 }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows
-
-
-def contenders(kinds: Sequence[str], folders: Sequence[str], suite_size: int, weights: str | None) -> list[Contender]:
-    """The rows that `kinds` ask for, given the pretraining runs in `folders`."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise InputError(f"contenders: no kind {kind!r}; choose from {', '.join(KINDS)}")
-    encoders = group_runs(folders)
-    rows: list[Contender] = []
-    for kind in dict.fromkeys(kinds):
-        if kind in ("pretrained", "frozen", "fresh_dense", "fresh_tokens"):
-            suffix = "" if kind == "pretrained" else f" {kind.replace('_', ' ')}"
-            shape = {n: _shape(load_encoder(runs[0].folder).options) for n, runs in encoders.items()}
-            rows += [Contender(name + suffix, kind, runs, shape[name]) for name, runs in encoders.items()]
-        elif kind == "scratch":
-            shapes = [_shape(load_encoder(r.folder).options) for runs in encoders.values() for r in runs]
-            names = _scratch_names(shapes or [_shape(load_choice("encoder", "nano"))])
-            rows += [Contender(name, kind, encoder=shape) for shape, name in names.items()]
-        elif kind == "unet_plus":
-            rows += [Contender(f"unet+{e:.3g}", kind, extra_flops=e) for e in _extras(encoders, suite_size)]
-        elif kind == "unet_imagenet":
-            if weights:
-                rows.append(Contender("unet imagenet", kind, weights=weights))
-        else:
-            rows.append(Contender(kind, kind))
-    if not rows:
-        raise InputError("nothing to compare: give checkpoint=runs/<name>, or contenders=scratch,unet")
-    return rows
-
-
-def _extras(encoders: Mapping[str, tuple[Run, ...]], suite_size: int) -> list[float]:
-    """P/n for every distinct pretraining budget P and n = 1, suite size."""
-    out: list[float] = []
-    for runs in encoders.values():
-        for n in (1, suite_size):
-            extra = sum(r.flops for r in runs) / len(runs) / n
-            if not any(math.isclose(extra, e, rel_tol=SAME_FLOPS) for e in out):
-                out.append(extra)
-    return out
-
-
-def _shape(options: Mapping[str, Any]) -> str:
-    """The options of an encoder as JSON, without those that act in pretraining alone."""
-    return json.dumps({k: v for k, v in sorted(options.items()) if k not in ("name", "band_dropout")})
-
-
-def _scratch_names(shapes: Sequence[str]) -> dict[str, str]:
-    """Shape -> name of the row; one alone needs no figures in its name."""
-    different = list(dict.fromkeys(shapes))
-    if len(different) == 1:
-        return {different[0]: "scratch"}
-    return {s: "scratch {dim}x{depth} patch {patch}".format(**json.loads(s)) for s in different}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.budget import Ledger
-from gfm_objectives.checkpoint import load_encoder
+from gfm_objectives.checkpoint import load_model
 from gfm_objectives.config import leaves, read_yaml
 from gfm_objectives.config.values import show
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.provenance import FREE_KEYS
 
 # Keys of a training config that do not make it another recipe.
@@ -22,17 +23,20 @@ SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished pretraining run. identity names the folder and the weights in it."""
+    """A finished pretraining run. identity names the folder and the weights in it; flops: NaN where unknown; model:
+    vit, unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus."""
 
     folder: str
     identity: str
     seed: int
     flops: float
+    model: str = "vit"
+    data: str = ""
 
 
 def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
     """Name -> runs, in order of seed. Runs whose configs differ in the seed alone are one contender, named after
-    their objective; where two share a name, what differs is appended."""
+    their objective, or `unet map`; where two share a name, what differs is appended."""
     groups: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for folder in dict.fromkeys(str(Path(f)) for f in folders):
         run, config = _read_run(folder)
@@ -46,7 +50,8 @@ def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
                 f"checkpoint: {', '.join(r.folder for r, _ in members)} are the same recipe and seed twice"
             )
         recipe = members[0][1]
-        names.setdefault(str(recipe.get("objective.name") or Path(members[0][0].folder).name), []).append(key)
+        own = str(recipe.get("objective.name") or Path(members[0][0].folder).name)
+        names.setdefault("unet map" if members[0][0].model == "unet" else own, []).append(key)
     out: dict[str, tuple[Run, ...]] = {}
     for name, keys in names.items():
         recipes = [groups[k][0][1] for k in keys]
@@ -73,7 +78,9 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     if not (path / "ledger.json").exists():
         raise InputError(f"checkpoint={folder}: no ledger.json in it: not a run folder, or the run has not finished")
     ledger = Ledger.read(path / "ledger.json")
-    load_encoder(folder)  # whether it can be read is better known before hours of work than after
+    model = load_model(folder)  # whether it can be read is better known before hours of work than after
     digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
-    return Run(folder, f"{path.name}@{digest}", ledger.seed, ledger.flops_spent), config
+    kind = "vit" if isinstance(model, Encoder) else "unet"
+    run = Run(folder, f"{path.name}@{digest}", ledger.seed, ledger.flops_spent, kind, ledger.data_fingerprint)
+    return run, config

@@ -80,9 +80,9 @@ class Table:
 
     def shares(self, contender: str) -> list[int]:
         """The n worth asking for: 1, the suite's size, and every P/n that some U-Net was given."""
-        budget = self.budgets[contender] or 0.0
+        budget = self.budgets[contender] or 0.0  # NaN: published weights whose cost nobody knows
         given = [c.scores[0].extra_flops for (_, _, n), c in self.cells.items() if n.startswith("unet+")]
-        ratios = [budget / extra for extra in given if extra > 0]
+        ratios = [budget / extra for extra in given if extra > 0 and math.isfinite(budget)]
         whole = {round(r) for r in ratios if round(r) >= 1 and _same(r, round(r))}
         return sorted({1, self.suite_size} | whole)
 
@@ -93,6 +93,8 @@ class Table:
         if not self.cell(task, fraction, "unet"):
             return f"{NOT_RUN}: unet"
         wanted = (self.budgets[contender] or 0.0) / n
+        if not math.isfinite(wanted):
+            return f"{NOT_RUN}: the pretraining FLOPs are unknown"
         extras = {
             name: cell.scores[0].extra_flops
             for (t, f, name), cell in self.cells.items()
@@ -135,10 +137,12 @@ def _rank(contender: str, pretrained: Sequence[str]) -> int:
 
 
 def _budget(contender: str, scores: Sequence[Score]) -> float | None:
-    """Mean pretraining FLOPs of an encoder's runs; None for contenders that were not pretrained."""
+    """Mean pretraining FLOPs of an encoder's runs, NaN where unknown; None for contenders that were not pretrained."""
     spent = [s.pretrain_flops for s in scores if s.contender == contender]
     if not any(spent) or contender == "unet" or contender.startswith("unet+") or contender in SEEDLESS:
         return None
+    if any(math.isnan(s) for s in spent):
+        return math.nan
     if not _same(min(spent), max(spent)):
         raise InputError(
             f"contender {contender} mixes pretraining budgets of {min(spent):.3g} and {max(spent):.3g} FLOPs; "

@@ -45,7 +45,7 @@ class Encoder(nn.Module):
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
         """An encoder of `configs/encoder` for the sensors and bands of `spec`."""
-        return cls(spec.bands, **{k: v for k, v in options.items() if k != "name"})
+        return cls(spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model")})
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
@@ -68,6 +68,11 @@ class Encoder(nn.Module):
         """Features at full resolution, (B, width, H, W), from z (B, N, D) and the pixels `tokens` cover."""
         return self.dense_path(batch, tokens, z, self.positions(batch, tokens))
 
+    def features(self, batch: Batch) -> Tensor:
+        """Features at full resolution, (B, width, H, W), of all that the batch shows."""
+        tokens = self.tokenize(batch)
+        return self.dense(batch, tokens, self(tokens))
+
     def positions(self, batch: Batch, tokens: Tokens) -> Tensor:
         """(B, cells, D): the code of every cell's place in metres."""
         return metres(tokens.grid, self.patch, batch.gsd, self.dim)
@@ -83,7 +88,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def parameter_parts(encoder: Encoder) -> dict[str, int]:
-    """Parameters of the ViT and of its dense path."""
-    dense = parameters(encoder.dense_path)
+def parameter_parts(encoder: nn.Module) -> dict[str, int]:
+    """Parameters of an encoder and, apart, of its dense path where it has one (a U-Net has none)."""
+    dense = sum(parameters(m) for n, m in encoder.named_children() if n == "dense_path")
     return {"encoder": parameters(encoder) - dense, "dense": dense}

@@ -2,11 +2,16 @@
 
 Two ways with time, chosen on validation: `stack` reads all sensors and dates as channels of one image; `shared` runs
 one encoder on each date and pools the dates at every skip by learned attention.
+
+It can be pretrained too: without a head it gives features at full resolution, as the ViT does, so `train.py` takes it
+as an encoder, and the comparison puts a new head on it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +23,30 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.bands import nearest
+from gfm_objectives.sensors import SENSORS
 
 MODES = ("stack", "shared")
 YEAR = 365.25  # days
+FIRST = "encoder.0.0.0.weight"  # (width, planes, 3, 3): the only weights that know sensors, bands and dates
 
 
 class UNet(nn.Module):
-    """Batch -> logits (B, classes, H, W), float32.
+    """Batch -> logits (B, classes, H, W), float32; `features` gives (B, width, H, W), what the head reads.
 
-    spec: the sensors, bands and dates it reads; width: channels at full resolution, doubled at each of the levels (the
-    coarsest has 8 pixels a side); mode: one of MODES; weights: a file with ImageNet weights of torchvision's resnet34,
-    which then replaces the plain encoder (the width no longer matters).
+    spec: the sensors, bands and dates it reads; classes: 0 = no head; width: channels at full resolution, doubled at
+    each of the levels (by default until the coarsest has 8 pixels a side); mode: one of MODES; weights: a file with
+    ImageNet weights of torchvision's resnet34, which then replaces the plain encoder (the width no longer matters).
     """
 
     def __init__(
-        self, spec: Spec, classes: int, width: int = 32, mode: str = "stack", weights: str | Path | None = None
+        self,
+        spec: Spec,
+        classes: int,
+        width: int = 32,
+        mode: str = "stack",
+        weights: str | Path | None = None,
+        levels: int | None = None,
     ) -> None:
         super().__init__()
         assert mode in MODES, mode
@@ -40,19 +54,33 @@ class UNet(nn.Module):
         per_date = sum(len(b) + 1 for b in spec.bands.values()) + 2
         stacked = sum(spec.dates[s] * (len(b) + 3) for s, b in spec.bands.items())
         channels = stacked if mode == "stack" else per_date
-        levels = min(4, max(1, (spec.size // 8).bit_length() - 1))
+        levels = levels or min(4, max(1, (spec.size // 8).bit_length() - 1))
+        self.options: dict[str, Any] = dict(width=width, mode=mode, levels=levels)
         self.encoder = Resnet34(channels, levels + 1, weights) if weights else DoubleConvs(channels, width, levels)
         outs = self.encoder.channels  # fine to coarse
         # smp's decoder drops the first feature map, so it is given a placeholder there and keeps full resolution.
         ups = list(outs[-2::-1]) if not weights else [256, 128, 64, 32, 16][-levels - 1 :]
         self.decoder = UnetDecoder((0, *outs), ups, n_blocks=len(ups))
-        self.head = SegmentationHead(ups[-1], classes, kernel_size=3)
+        self.width = ups[-1]
+        self.head = SegmentationHead(ups[-1], classes, kernel_size=3) if classes else None
         self.pool = nn.ModuleList(DatePool(c) for c in outs) if mode == "shared" else None
         initialization.initialize_decoder(self.decoder)
-        initialization.initialize_head(self.head)
+        if self.head is not None:
+            initialization.initialize_head(self.head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @classmethod
+    def from_config(cls, options: Mapping[str, Any], spec: Spec) -> UNet:
+        """Without a head, of `configs/encoder/unet.yaml`. InputError for a mode that does not exist."""
+        if options["mode"] not in MODES:
+            raise InputError(f"encoder.mode={options['mode']}: choose from {', '.join(MODES)}")
+        return cls(spec, 0, options["width"], options["mode"])
+
     def forward(self, batch: Batch) -> Tensor:
+        assert self.head is not None, "a U-Net without a head gives features"
+        return self.head(self.features(batch)).float()
+
+    def features(self, batch: Batch) -> Tensor:
         if self.pool is None:
             image = stack(batch)
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
@@ -62,7 +90,21 @@ class UNet(nn.Module):
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
             features = [pool(f.unflatten(0, (-1, t)), seen) for pool, f in zip(self.pool, features, strict=True)]
         full = features[0].new_empty(len(batch), 0, *batch.size)
-        return self.head(self.decoder([full, *features])).float()
+        return self.decoder([full, *features])
+
+    def refit(self, spec: Spec) -> UNet:
+        """A copy without a head for the sensors, bands and dates of `spec`, which keeps what was learned.
+
+        The first convolution has a plane for every band (and, stacked, date) it reads: one it knows keeps its weights,
+        at the date nearest in the series; a new band copies the one nearest in wavelength; any other plane is new.
+        """
+        new = UNet(spec, 0, **self.options)
+        state, mine, theirs = self.state_dict(), planes(self.bands, self.dates, self.mode), new.state_dict()
+        for i, plane in enumerate(planes(new.bands, new.dates, new.mode)):
+            if (donor := _donor(plane, mine)) is not None:
+                theirs[FIRST][:, i] = state[FIRST][:, donor]
+        new.load_state_dict(state | {FIRST: theirs[FIRST]})
+        return new
 
 
 class DoubleConvs(nn.ModuleList):
@@ -154,6 +196,42 @@ def by_date(batch: Batch) -> tuple[Tensor, Tensor]:
         if s.x.shape[1] > 1 or lead.x.shape[1] == 1:
             seen.append(valid)
     return torch.cat([*planes, _season(lead.day, lead)], 2), torch.stack(seen).any(0)
+
+
+class Plane(NamedTuple):
+    """One input channel: a band, 'valid', 'cos' or 'sin', and where its date lies in the series, 0 to 1."""
+
+    sensor: str
+    name: str
+    at: float
+
+    @property
+    def wavelength(self) -> float | None:
+        known = {b.name: b.wavelength for b in SENSORS[self.sensor].bands} if self.sensor else {}
+        return known.get(self.name)
+
+
+def planes(bands: Mapping[str, tuple[str, ...]], dates: Mapping[str, int], mode: str) -> list[Plane]:
+    """What the channels of `stack` or, for one date, of `by_date` are, in their order."""
+    if mode == "shared":
+        out = [Plane(s, name, 0.0) for s, names in bands.items() for name in (*names, "valid")]
+        return [*out, Plane("", "cos", 0.0), Plane("", "sin", 0.0)]
+    out = []
+    for s, names in bands.items():
+        when = [t / max(1, dates[s] - 1) for t in range(dates[s])]
+        for group in (names, ("valid",), ("cos", "sin")):
+            out += [Plane(s, name, at) for at in when for name in group]
+    return out
+
+
+def _donor(plane: Plane, known: list[Plane]) -> int | None:
+    """Which of the known planes `plane` starts from."""
+    same = [i for i, p in enumerate(known) if p[:2] == plane[:2]]
+    waves = [p.wavelength for p in known]
+    if not same and plane.wavelength is not None and any(w is not None for w in waves):
+        like = known[nearest(plane.wavelength, waves)[0]]
+        same = [i for i, p in enumerate(known) if p[:2] == like[:2]]
+    return min(same, key=lambda i: abs(known[i].at - plane.at)) if same else None
 
 
 def _season(day: Tensor, s: Series) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
@@ -14,6 +14,9 @@ from gfm_objectives.objectives.masked_seg import MaskedSeg
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.objectives.supervised import Supervised
 
+if TYPE_CHECKING:
+    from gfm_objectives.models.unet import UNet
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross_sensor": CrossSensor,
     "mae": MAE,
@@ -22,12 +25,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def build_objective(options: Mapping[str, Any], encoder: Encoder, spec: Spec) -> Objective:
-    """The objective `options["name"]`; the other options go to its constructor as keywords."""
+def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: Spec) -> Objective:
+    """The objective `options["name"]`; the other options go to its constructor as keywords.
+
+    InputError for a name that is not in the table, and for a U-Net where the objective needs tokens.
+    """
     name = options["name"]
     if name not in OBJECTIVES:
         raise InputError(f"objective.name={name}: no such objective; choose from {', '.join(OBJECTIVES)}")
+    if OBJECTIVES[name].needs_tokens and not isinstance(encoder, Encoder):
+        fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_tokens)
+        raise InputError(f"objective={name}: needs a ViT's tokens, a U-Net has none; with encoder=unet take {fit}")
     try:
-        return OBJECTIVES[name](encoder, spec, **{k: v for k, v in options.items() if k != "name"})
+        return OBJECTIVES[name](encoder, spec, **{k: v for k, v in options.items() if k != "name"})  # type: ignore[arg-type]
     except ValueError as e:
         raise InputError(f"objective {name}: {e}") from None

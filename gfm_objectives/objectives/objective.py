@@ -22,6 +22,7 @@ class Objective(nn.Module, ABC):
     """
 
     targets: ClassVar[tuple[str, ...]] = ()  # layers of Batch.targets it reads
+    needs_tokens: ClassVar[bool] = True  # False: encoder.features is all it asks for, which a U-Net has too
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
         super().__init__()
@@ -41,7 +42,9 @@ class Objective(nn.Module, ABC):
         """{"loss": scalar, and other scalars to log}."""
 
     def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        """Tokens of one sample that the encoder sees; all of them unless the objective masks."""
+        """Tokens of one sample that the encoder sees; all of them unless the objective masks. A U-Net has none."""
+        if not isinstance(self.encoder, Encoder):
+            return 0
         patches = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
         return sum(s.x.shape[1] for s in batch.sensors.values()) * patches
 

@@ -18,7 +18,8 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
-from gfm_objectives.models.encoder import Encoder, parameter_parts, parameters
+from gfm_objectives.models import build_encoder
+from gfm_objectives.models.encoder import parameter_parts, parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.module import Pretraining
@@ -53,7 +54,7 @@ def run(cfg: DictConfig) -> Path:
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
     source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
     torch.manual_seed(cfg.seed)
-    encoder = Encoder.from_config(cfg.encoder, source.spec)
+    encoder = build_encoder(cfg.encoder, source.spec)
     objective = build_objective(cfg.objective, encoder, source.spec)
     costs = {v: step_cost(objective, source, v) for v in objective.variants()}
     budget = Budget(cfg.budget.flops)
@@ -178,7 +179,7 @@ def _plan(
     """What will be trained and where the FLOPs go, printed before they are spent; warns of a dominant decoder."""
     parts = mean_parts(costs)
     total = sum(parts.values())
-    encoder, dense = parts["encoder"] / total, parts["encoder.dense_path"] / total
+    encoder, dense = parts["encoder"] / total, parts.get("encoder.dense_path", 0.0) / total
     decoder = 1 - encoder - dense
     lines = [
         f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "

@@ -12,7 +12,7 @@ from gfm_objectives.report import figures, tables, words
 from gfm_objectives.report.terminal import terminal_table
 from gfm_objectives.scores import Store
 
-__all__ = ["context", "terminal_table", "write"]
+__all__ = ["context", "summarise", "terminal_table", "write"]
 
 
 def write(folder: str | Path) -> Path:
@@ -23,8 +23,7 @@ def write(folder: str | Path) -> Path:
     and context.json, see `context`. InputError where no run is finished.
     """
     folder, about = Path(folder), context(folder)
-    store = Store(folder)
-    summary = gain.summarise(store.load(), about.get("suite_size"))
+    store, summary = Store(folder), summarise(folder)
     gain.write(summary, folder / "gain.json")
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
     pictures = figures.draw(summary, curve, folder, about)
@@ -36,11 +35,19 @@ def write(folder: str | Path) -> Path:
     return path
 
 
+def summarise(folder: Path) -> dict[str, Any]:
+    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run."""
+    about = context(folder)
+    summary = gain.summarise(Store(folder).load(), about.get("suite_size"))
+    absent = {c: why for c, why in about.get("not_run", {}).items() if c not in summary["contenders"]}
+    return summary | ({"not_run": absent} if absent else {})
+
+
 def context(folder: Path) -> dict[str, Any]:
     """What scores cannot tell, from `folder`/context.json.
 
-    All optional: command (as typed), suite_size (n), notes and licenses (lines to print), classes and colors (task ->
-    names, task -> '#rrggbb') for the pictures, change (tasks whose last class is change).
+    All optional: command (as typed), suite_size (n), notes and licenses (lines to print), not_run (row -> why), classes
+    and colors (task -> names, task -> '#rrggbb') for the pictures, change (tasks whose last class is change).
     """
     path = folder / "context.json"
     return json.loads(path.read_text()) if path.exists() else {}
@@ -121,6 +128,7 @@ def _scores(summary: tables.Summary, pictures: Mapping[str, Path], change: Seque
     parts = ["## Test mIoU, points ± half of the 95 % interval\n", tables.scores(summary)]
     if shown := [t for t in summary["tasks"] if t in change]:
         parts.append(f"### F1 of the change class, points, mean over seeds\n\n{tables.change(summary, shown)}")
+    parts += [f"{words.contender(c)}: not run, {why}.\n" for c, why in summary.get("not_run", {}).items()]
     if summary["seeds"][0] < 5:
         parts.append(f"Intervals need 5 seeds; cells with fewer have none ({words.seeds(*summary['seeds'])} run).\n")
     parts.append(_image(pictures, "labels", "mIoU against the number of labels"))

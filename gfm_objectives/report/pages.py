@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from gfm_objectives import gain, report
+from gfm_objectives import report
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import tables
-from gfm_objectives.scores import Store
 
 PAGES = ("README.md", "docs/results.md")
 MARK = re.compile(r"(<!-- (results/[^\s:]+): (\w+)((?: [\d.]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -55,7 +54,7 @@ def fill(text: str, root: Path, name: str = "page") -> str:
     def summary(folder: str) -> tables.Summary:
         if not (root / folder / "scores.csv").exists():
             raise InputError(f"{name}: {folder} has no scores.csv; mend the mark or run the comparison")
-        return gain.summarise(Store(root / folder).load(), report.context(root / folder).get("suite_size"))
+        return report.summarise(root / folder)
 
     def table(mark: re.Match[str]) -> str:
         start, folder, kind, option, end = mark.groups()

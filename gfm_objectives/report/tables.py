@@ -23,10 +23,10 @@ def find(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any] 
 
 
 def scores(summary: Summary) -> str:
-    """Table 1: mIoU of every contender per task and label fraction."""
+    """Table 1: mIoU of every contender per task and label fraction, of those asked for and not run too."""
     columns = [(t, f) for t in summary["tasks"] for f in summary["fractions"]]
     rows = []
-    for c in summary["contenders"]:
+    for c in (*summary["contenders"], *summary.get("not_run", ())):
         cells = [find(summary["miou"], task=t, fraction=f, contender=c) for t, f in columns]
         rows.append([words.contender(c), *(words.plus_minus(r) if r else words.NOT_RUN for r in cells)])
     return markdown(["contender", *(f"{t}, {words.percent(f)}" for t, f in columns)], rows)

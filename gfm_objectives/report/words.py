@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_RUN = "not run"
-_NAMES = {"unet": "U-Net", "scratch": "ViT from scratch", "map": "map, recoded", "index": "spectral index"}
+_NAMES = {
+    "unet": "U-Net",
+    "unet map": "U-Net pretrained on the map",
+    "unet imagenet": "U-Net with ImageNet weights",
+    "scratch": "ViT from scratch",
+    "pixel": "per-pixel MLP",
+    "map": "map, recoded",
+    "index": "spectral index",
+}
 
 
 def contender(name: str) -> str:
@@ -22,6 +30,9 @@ def points(value: float | None, signed: bool = False) -> str:
 
 
 def flops(value: float | None) -> str:
+    """1.2e13; None is unknown."""
+    if value is None:
+        return "unknown"
     if not value:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")

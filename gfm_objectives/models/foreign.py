@@ -1,0 +1,194 @@
+"""Encoders that are not ours: opened by name from torchgeo or timm, with weights from a file, on our dense path.
+
+They are joined with the very dense path our own ViT has, so that all encoders have the same means: it reads their
+patch vectors of every date and sensor by attention, and sees the pixels of every band and sensor at full resolution,
+those the encoder cannot read included. It starts untrained, for nobody published one; `encoder_factor` applies to
+the published weights alone. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.errors import InputError
+from gfm_objectives.models.backbones import CROMA, DOFA, RGB, Backbone, CopernicusFM, Panopticon
+from gfm_objectives.models.dense import DensePath
+from gfm_objectives.models.tokens import Tokens, day_features, metres
+
+
+class Known(NamedTuple):
+    """A model of torchgeo: how it is wrapped, the image size it was pretrained with, its patch, and its size's name."""
+
+    wrap: Callable[[Spec, nn.Module, int, int], Backbone]
+    size: int
+    patch: int
+    keyword: str = "img_size"
+
+
+TORCHGEO = {
+    "dofa_small_patch16_224": Known(DOFA, 224, 16),
+    "dofa_base_patch16_224": Known(DOFA, 224, 16),
+    "dofa_large_patch16_224": Known(DOFA, 224, 16),
+    "croma_base": Known(CROMA, 120, 8, "image_size"),
+    "croma_large": Known(CROMA, 120, 8, "image_size"),
+    "panopticon_vitb14": Known(Panopticon, 224, 14),
+    "scalemae_large_patch16": Known(RGB, 224, 16),
+    "copernicusfm_base": Known(CopernicusFM, 224, 16),
+}
+UNUSED = ("head", "fc_norm", "attn_bias", "mask_token")  # of a model, that its file of weights may lack
+
+
+class ForeignSegmenter(nn.Module):
+    """Batch -> logits (B, classes, H, W), float32.
+
+    encoder: of others; spec: what it is shown; dim, heads, dense_width: of the dense path, by default those that suit
+    the ViT-B and ViT-L which these encoders are. Its cells are as near as a power of two comes to their patches.
+    """
+
+    def __init__(
+        self, encoder: Backbone, spec: Spec, classes: int, dim: int = 256, heads: int = 8, dense_width: int = 64
+    ) -> None:
+        super().__init__()
+        self.encoder, self.dim = encoder, dim
+        patch = 2 ** max(1, round(math.log2(spec.size / encoder.grid)))
+        self.patch = min(patch, spec.size & -spec.size)  # it must divide the image
+        self.neck = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, dim))
+        self.day = nn.Linear(5, dim)
+        self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in spec.bands})
+        self.dense_path = DensePath(spec.bands, dim, heads, self.patch, dense_width, 0.0)
+        self.head = nn.Conv2d(dense_width, classes, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        tokens, place = self.tokens(batch)
+        return self.head(self.dense_path(batch, tokens, tokens.x, place)).float()
+
+    def tokens(self, batch: Batch) -> tuple[Tokens, Tensor]:
+        """The encoder's vectors on the dense path's cells, and the code of every cell's place (B, cells, dim)."""
+        found, p = self.encoder(batch), self.patch
+        grid = (batch.size[0] // p, batch.size[1] // p)
+        place = metres(grid, p, batch.gsd, self.dim)
+        content, valid, slots = [], [], []
+        for name, series in batch.sensors.items():
+            b, t = series.day.shape
+            code = self.day(day_features(series)) + self.sensor[name]  # (B, T, dim)
+            x = (code[:, :, None] + place[:, None]).expand(b, t, -1, -1)  # (B, T, cells, dim)
+            ok = series.valid.view(b, t, grid[0], p, grid[1], p).any(5).any(3).flatten(2)
+            if name in found:
+                x = x + self.resample(found[name], grid)
+            content.append(x.flatten(1, 2))
+            valid.append((ok if name in found else torch.zeros_like(ok)).flatten(1))  # pixels alone, no vector
+            slots += [name] * t
+        z = torch.cat(content, 1)
+        ids = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
+        return Tokens(z, z, torch.cat(valid, 1), ids, tuple(slots), grid), place
+
+    def resample(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, T, patches, D) -> (B, T, cells, dim)."""
+        y = self.neck(z).flatten(0, 1).transpose(1, 2).unflatten(2, (self.encoder.grid, self.encoder.grid))
+        y = F.interpolate(y, grid, mode="bilinear", antialias=grid[0] < self.encoder.grid)
+        return y.flatten(2).transpose(1, 2).unflatten(0, z.shape[:2])
+
+
+def open_backbone(spec: Spec, name: str, size: int | None = None, weights: str | Path | None = None) -> Backbone:
+    """The encoder `torchgeo:<name>` or `timm:<name>` for images of `spec`.
+
+    size: pixels a side that images are resized to, None = as it was pretrained; weights: a .pth, .pt or .safetensors
+    file, None = random. InputError for a name, size or file that does not fit.
+    """
+    library, model_name = split_name(name)
+    if library == "torchgeo":
+        known = TORCHGEO[model_name]
+        size, patch = _fit(name, size or known.size, known.patch), known.patch
+        import torchgeo.models
+
+        options = {"res": spec.gsd * spec.size / size} if model_name.startswith("scalemae") else {}
+        model = getattr(torchgeo.models, model_name)(**{known.keyword: size}, **options)
+        wrap = known.wrap
+    else:
+        model, size, patch = _timm(name, model_name, size)
+        wrap = RGB
+    if weights:
+        load_weights(model.model if model_name.startswith("panopticon") else model, weights, size // patch)
+    for part in ("s1_GAP_FFN", "s2_GAP_FFN", "patch_embed_variable", "head"):  # of no use here
+        if part in dict(model.named_children()):
+            setattr(model, part, nn.Identity())
+    return wrap(spec, model, size, patch)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """('torchgeo', 'croma_base') of 'torchgeo:croma_base'; InputError where there is no such encoder."""
+    library, _, model = name.partition(":")
+    if library == "torchgeo" and model in TORCHGEO:
+        return library, model
+    if library == "timm":
+        import timm
+
+        if timm.is_model(model.partition(".")[0]):
+            return library, model
+        raise InputError(f"encoder={name}: timm has no such model")
+    raise InputError(f"encoder={name}: give timm:<a ViT of timm> or one of torchgeo:{', '.join(TORCHGEO)}")
+
+
+def load_weights(model: nn.Module, path: str | Path, grid: int) -> None:
+    """Read a published file into `model`; positions are resampled to `grid` x `grid` patches where it has others.
+
+    Wrappers such as {'model': ...} are opened, decoders and heads passed over. InputError where part of the encoder
+    itself is missing or of another shape.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: dict[str, Any] = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch.load raises many kinds
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InputError(f"weights={path}: cannot be read as .pth or .safetensors without running code: {first}") from e
+    state = next((state[k] for k in ("model", "state_dict", "teacher") if isinstance(state.get(k), dict)), state)
+    for part in [k for k, v in state.items() if isinstance(v, dict)]:  # CROMA keeps a dictionary for each encoder
+        state |= {f"{part}.{k}": v for k, v in state.pop(part).items()}
+    state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    own = model.state_dict()
+    if "pos_embed" in state and "pos_embed" in own and state["pos_embed"].shape != own["pos_embed"].shape:
+        prefix = own["pos_embed"].shape[1] - grid * grid
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], [grid, grid], num_prefix_tokens=prefix)
+    try:
+        missing, _ = model.load_state_dict(state, strict=False)
+    except RuntimeError as e:
+        raise InputError(f"weights={path}: do not fit {type(model).__name__}: {str(e).splitlines()[-1].strip()}") from e
+    if lost := [k for k in missing if not k.startswith(UNUSED) and "_GAP_FFN" not in k]:
+        raise InputError(f"weights={path}: not of {type(model).__name__}: {len(lost)} parts missing, such as {lost[0]}")
+
+
+def _timm(name: str, model_name: str, size: int | None) -> tuple[nn.Module, int, int]:
+    import timm
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    options: dict[str, Any] = {"img_size": size} if size else {}
+    try:
+        model = timm.create_model(model_name, pretrained=False, num_classes=0, **options)
+    except (RuntimeError, TypeError, AssertionError) as e:
+        raise InputError(f"encoder={name}: timm cannot build it: {(str(e).splitlines() or ['?'])[0]}") from None
+    if not isinstance(model, VisionTransformer | Eva):
+        raise InputError(f"encoder={name}: not a plain ViT; its features are no single grid of patches")
+    patch, given = model.patch_embed.patch_size[0], model.patch_embed.img_size[0]  # type: ignore[index]
+    return model, _fit(name, given, patch), patch
+
+
+def _fit(name: str, size: int, patch: int) -> int:
+    if size % patch:
+        raise InputError(f"encoder_size={size}: {name} needs a multiple of its patch, {patch} pixels")
+    return size
