@@ -36,17 +36,21 @@ class Layout:
     cut: Tensor  # (B, PARCELS) days the second pulse is moved
     strength: Tensor  # (B, PARCELS) of the growth
 
+    def rows(self, ids: Tensor) -> Layout:
+        return Layout(*(getattr(self, f)[ids] for f in self.__slots__))
+
 
 def layout_draws(size: int) -> int:
     return int(9800 * max(1.0, size / 64) ** 2)
 
 
-def make_layout(draws: Draws, region: Regions, size: int) -> Layout:
+def make_layout(draws: Draws, region: Regions, size: int, sea: Tensor) -> Layout:
+    """sea (B,): how far open water rises above the level of ponds, in units of relief; 0 inland."""
     b = len(region.relief)
     grid = (torch.arange(size) + 0.5 - size / 2).expand(size, size)
     east, south = grid[None], grid.T[None]  # (1, H, W) pixels from the centre
 
-    river, basin, relief = _terrain(draws, region, size, east, south)
+    river, basin, relief = _terrain(draws, region, size, east, south, sea)
     parcel, centre, row_edge, street, rows = _parcels(draws, region, size, east, south)
 
     # Land use: the highest of the uses' odds, parcel by parcel where people drew the lines.
@@ -101,7 +105,9 @@ def make_layout(draws: Draws, region: Regions, size: int) -> Layout:
     )
 
 
-def _terrain(draws: Draws, region: Regions, size: int, east: Tensor, south: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _terrain(
+    draws: Draws, region: Regions, size: int, east: Tensor, south: Tensor, sea: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Distance to a river's bank and to a lake's level (negative inside), and the relief they carve; all (B, H, W)."""
     relief = draws.field(1, 3, size) + 0.35 * draws.field(1, 8, size) + 0.13 * draws.field(1, 20, size)
     relief = relief[:, 0]
@@ -116,7 +122,9 @@ def _terrain(draws: Draws, region: Regions, size: int, east: Tensor, south: Tens
     valley = torch.exp(-((line / (7 + 3 * half_width)) ** 2)) * exists
     relief = relief * (1 - 0.6 * valley) - 0.9 * valley
     # Lakes and ponds fill what lies below a level; in most places the level lies below everything.
-    brim = -1.75 + 1.0 * (lot[:, 4] - 0.5) + 0.45 * (wet - 0.5) + 0.6 * (lot[:, 5] < 0.12 + 0.2 * wet)
+    brim = (
+        -1.75 + 1.0 * (lot[:, 4] - 0.5) + 0.45 * (wet - 0.5) + 0.6 * (lot[:, 5] < 0.12 + 0.2 * wet) + sea[:, None, None]
+    )
     basin = relief + 0.3 * valley - brim
     relief = torch.where(basin < 0, brim - 0.3 * valley, relief)
     return river, basin, relief
