@@ -131,6 +131,10 @@ class Synthetic(Source):
         """A number of the place, uniform in 0..1."""
         return seed_of(self.world, self.split, self.seed, what, index) % 10_000 / 10_000
 
+    def burns(self, index: int) -> bool:
+        """Whether the place has fires, of this year or an earlier one."""
+        return self._chance("fire", index) < self.events["fire"]
+
     def sea_of(self, index: int) -> float:
         """How far open water rises in the place, in units of relief; 0 inland."""
         home = self.layout_of(index)
@@ -188,7 +192,7 @@ class Synthetic(Source):
         """The events of a batch, from chance of their own: places without one are what they were."""
         hit = {
             "coast": [self.sea_of(i) > 0 for i in indices],
-            "fire": [self._chance("fire", i) < self.events["fire"] for i in indices],
+            "fire": [self.burns(i) for i in indices],
         }
         out = {}
         for name, which in hit.items():

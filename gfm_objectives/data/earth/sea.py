@@ -25,7 +25,7 @@ AFLOAT = torch.tensor(
         [0.190, 0.200, 0.215, 0.222, 0.230, 0.238, 0.245, 0.250, 0.240, 0.210],  # ship
     ]
 )
-LEAST = 0.15  # share of a pixel that must be debris for the label: less is below the noise
+LEAST = 0.2  # share of a pixel that must be debris for the label
 SHIPS = 3  # at most, per look
 
 
@@ -58,9 +58,9 @@ def make_sea(place: Tensor, draws: Draws, home: Draws, layout: Layout, region: R
         return (1 - (away / (1.7 * width)).square()).clamp(min=0).square()
 
     patchy = draws.field(2 * dates, 6, size) + 0.5 * draws.field(2 * dates, 16, size)
-    here, there = torch.sigmoid(4 * (patchy - 1.6)).chunk(2, 1)
-    raft = torch.sigmoid(6 * (draws.field(dates, 18, size) - 2.5))
-    debris = (0.3 + 0.6 * lot[:, :, 2]) * (rows(lot[:, :, 3], 0.5 + 0.7 * lot[:, :, 4]) * here).maximum(raft * 0.8)
+    here, there = torch.sigmoid(4 * (patchy - 1.9)).chunk(2, 1)
+    raft = torch.sigmoid(6 * (draws.field(dates, 18, size) - 3.1))
+    debris = (0.5 + 0.5 * lot[:, :, 2]) * (rows(lot[:, :, 3], 0.7 + 0.7 * lot[:, :, 4]) * here).maximum(raft)
     debris = debris * have(5, 0.7) * sea
     foam = (0.08 + 0.3 * lot[:, :, 6]) * rows(lot[:, :, 7], 0.5 + 0.9 * lot[:, :, 4]) * there * have(8, 0.6)
     ship, wake = _ships(draws.uniform(dates, SHIPS, 5)[..., None, None], grid)
