@@ -67,7 +67,7 @@ def make_layout(draws: Draws, region: Regions, size: int, sea: Tensor) -> Layout
     score[:, managed] = score[:, managed].flatten(2).gather(2, at).view(b, len(managed), size, size)
     use = _argmax(score) + 1
     water = (river < 0) | (basin < 0)
-    use[water] = U["water"]
+    use.masked_fill_(water, U["water"])
 
     # Ground elements within each use.
     mid = draws.field(1, 24, size)[:, 0]
@@ -82,9 +82,9 @@ def make_layout(draws: Draws, region: Regions, size: int, sea: Tensor) -> Layout
 
     # Hedges and roads along the rows of parcels.
     hedge = row_edge & (mine < 0.2) & (arable | (use == U["grassland and heath"]))
-    element[hedge] = E["broadleaf"]
+    element.masked_fill_(hedge, E["broadleaf"])
     road = row_edge & (mine > 0.82) & ~water
-    element[road] = E["asphalt"]
+    element.masked_fill_(road, E["asphalt"])
 
     height = relief * region.relief[:, None, None]
     growth = draws.normal(PARCELS, 3)
@@ -169,11 +169,11 @@ def _crops(draws: Draws, region: Regions) -> Tensor:
 
 def _argmax(score: Tensor) -> Tensor:
     """argmax over dimension 1, ten times as fast as torch's on a few classes."""
-    best, which = score[:, 0], torch.zeros_like(score[:, 0], dtype=torch.long)
+    best, which = score[:, 0], torch.zeros_like(score[:, 0], dtype=torch.uint8)
     for k in range(1, score.shape[1]):
         which = torch.where(score[:, k] > best, k, which)
         best = torch.maximum(score[:, k], best)
-    return which
+    return which.long()
 
 
 def _elements(
@@ -189,13 +189,14 @@ def _elements(
     """(B, H, W) element of each pixel that is not a crop, by nested thresholds on three scales of chance."""
     lot = draws.uniform(4)[..., None, None]
 
-    def pick(name: str) -> int:
-        return E[name]
+    def pick(name: str) -> Tensor:
+        return torch.tensor(E[name], dtype=torch.uint8)  # an eighth of the memory of long
 
     mixed = mid + 0.7 * grain  # about 1.2 wide
-    element = torch.full_like(use, pick("water"))
+    use = use.to(torch.uint8)
+    element = torch.full_like(use, E["water"])
 
-    def put(where: Tensor, what: Tensor | int) -> None:
+    def put(where: Tensor, what: Tensor) -> None:
         nonlocal element
         element = torch.where(where, what, element)
 
@@ -222,4 +223,4 @@ def _elements(
     block = torch.where(street, pick("asphalt"), block)
     hall = torch.where(mid > 0.9, pick("asphalt"), pick("roof"))
     put(use == U["dense urban"], torch.where(mine > 0.75, hall, block))
-    return element
+    return element.long()
