@@ -16,17 +16,28 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.data.earth.tables import LEGENDS
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.sensors import SENSORS
 
-PLACES = [293, 124, 130, 129, 50]  # of the training split; chosen for clear skies
-LAYERS = ("map", "landcover", "crop", "flood")
+# Places of the training split, chosen for clear skies: their events, numbers, and which layers to show.
+ALWAYS = ("map", "landcover", "crop")
+ROWS: list[tuple[dict[str, float], list[int], tuple[str, ...]]] = [
+    ({}, [293, 124, 130, 129, 50], (*ALWAYS, "flood", "boundary", "builtup")),
+    ({"fire": 1.0}, [42, 59], (*ALWAYS, "burn", "boundary", "builtup")),
+    ({"coast": 1.0}, [149, 156], (*ALWAYS, "debris", "boundary", "builtup")),
+]
+TRUE = ("S2", ("B04", "B03", "B02"), 0.24)
+FALSE = ("S2 infrared", ("B12", "B8A", "B04"), 0.42)  # shows scars and what floats
+LAYERS = (*ALWAYS, "flood", "burn", "debris", "boundary", "builtup")  # in the order of the legends
+TITLES = {"map": "map (noisy)", "builtup": "built-up"}
 
 
-def true_colour(batch: Batch, place: int, date: int) -> np.ndarray:
+def colour(batch: Batch, place: int, date: int, bands: tuple[str, ...], white: float) -> np.ndarray:
+    """Three bands as red, green and blue; reflectance `white` is the brightest."""
     s2 = batch.sensors["s2"]
-    rgb = SENSORS["s2"].denormalise(s2.x[place, date], s2.bands)[[2, 1, 0]]
-    rgb = (rgb / 0.24).clamp(0, 1) ** 0.75
+    rgb = SENSORS["s2"].denormalise(s2.x[place, date], s2.bands)[[s2.bands.index(b) for b in bands]]
+    rgb = (rgb / white).clamp(0, 1) ** 0.75
     rgb = torch.where(s2.valid[place, date], rgb, rgb * 0 + torch.tensor([0.93, 0.93, 0.96])[:, None, None])
     return rgb.permute(1, 2, 0).numpy()
 
@@ -37,41 +48,49 @@ def radar_colour(batch: Batch, place: int, date: int) -> np.ndarray:
     return torch.stack([red, green, (red - green) * 0.8 + 0.4], 2).clamp(0, 1).numpy()
 
 
-def main(out: Path, places: list[int] = PLACES, split: str = "train") -> None:
-    source = Synthetic(split, layers=LAYERS)
-    batch = source.read(places)
-    dates = source.dates
-    columns = dates + 2 + 1 + len(LAYERS)
-    fig, axes = plt.subplots(len(places), columns, figsize=(1.32 * columns, 1.37 * len(places) + 1.7))
-    for row, axs in enumerate(axes):
-        day = batch.sensors["s2"].day[row]
-        panels: list[tuple[str, dict]] = []
-        for t in range(dates):
-            panels.append((f"S2, day {int(day[t] % 365.25)}", {"X": true_colour(batch, row, t)}))
-        panels.append(("S1, first date", {"X": radar_colour(batch, row, 0)}))
-        panels.append(("S1, last date", {"X": radar_colour(batch, row, dates - 1)}))
-        panels.append(("DEM", {"X": batch.sensors["dem"].x[row, 0, 0], "cmap": "terrain"}))
-        for layer in LAYERS:
-            legend = source.spec.legends[layer]
-            label = np.ma.masked_less(batch.targets[layer][row].numpy(), 0)
-            cmap = ListedColormap(legend.colors or ())
-            title = {"map": "map (noisy)"}.get(layer, layer)
-            panels.append((title, {"X": label, "cmap": cmap, "vmin": -0.5, "vmax": len(legend) - 0.5}))
-        for ax, (title, image) in zip(axs, panels, strict=True):
+def panels(batch: Batch, row: int, layers: tuple[str, ...]) -> list[tuple[str, dict]]:
+    """Title and arguments of imshow for every panel of a place."""
+    day = batch.sensors["s2"].day[row]
+    last = len(day) - 1
+    out: list[tuple[str, dict]] = []
+    for t in range(len(day)):
+        name, bands, white = FALSE if {"burn", "debris"} & {*layers} else TRUE
+        out.append((f"{name}, day {int(day[t] % 365.25)}", {"X": colour(batch, row, t, bands, white)}))
+    out.append(("S1, first date", {"X": radar_colour(batch, row, 0)}))
+    out.append(("S1, last date", {"X": radar_colour(batch, row, last)}))
+    out.append(("DEM", {"X": batch.sensors["dem"].x[row, 0, 0], "cmap": "terrain"}))
+    for layer in layers:
+        legend = LEGENDS[layer]
+        label = np.ma.masked_less(batch.targets[layer][row].numpy(), 0)
+        options = {"cmap": ListedColormap(legend.colors or ()), "vmin": -0.5, "vmax": len(legend) - 0.5}
+        out.append((TITLES.get(layer, layer), {"X": label, **options}))
+    return out
+
+
+def main(out: Path, split: str = "train") -> None:
+    rows = []
+    for events, places, layers in ROWS:
+        batch = Synthetic(split, layers=layers, events=events).read(places)
+        rows += [panels(batch, k, layers) for k in range(len(places))]
+    fig, axes = plt.subplots(len(rows), len(rows[0]), figsize=(1.32 * len(rows[0]), 1.37 * len(rows) + 2.0))
+    above = [""] * len(rows[0])
+    for row, axs in zip(rows, axes, strict=True):
+        for k, (ax, (title, image)) in enumerate(zip(axs, row, strict=True)):
             ax.imshow(**image, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            if row == 0 or title.startswith("S2"):
+            if title != above[k]:
                 ax.set_title(title, fontsize=7, pad=2)
-    fig.subplots_adjust(left=0.005, right=0.995, top=0.955, bottom=0.115, wspace=0.03, hspace=0.14)
+            above[k] = title
+    fig.subplots_adjust(left=0.005, right=0.995, top=0.965, bottom=0.125, wspace=0.03, hspace=0.14)
     for k, layer in enumerate(LAYERS):
-        legend = source.spec.legends[layer]
+        legend = LEGENDS[layer]
         marks = [Patch(color=c, label=n) for c, n in zip(legend.colors or (), legend.classes, strict=True)]
         fig.legend(
             handles=marks,
-            title=layer,
+            title=TITLES.get(layer, layer),
             loc="lower left",
-            bbox_to_anchor=(0.01 + 0.25 * k, 0.0),
+            bbox_to_anchor=(0.01 + 0.25 * (k % 4), 0.042 - 0.042 * (k // 4)),
             ncols=2,
             fontsize=6.5,
             title_fontsize=8,
@@ -85,7 +104,7 @@ def main(out: Path, places: list[int] = PLACES, split: str = "train") -> None:
         fontsize=9,
         y=0.993,
     )
-    fig.savefig(out, dpi=96)
+    fig.savefig(out, dpi=84)
     Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)
 
 

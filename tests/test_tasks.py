@@ -39,6 +39,8 @@ def test_build_task_takes_what_the_yaml_says():
         ({"train": 0}, r"task water: train=0: expected a number of places, or null for all"),
         ({"recode": {"water": 1}}, r"task water: recode=.*: expected \{map label: task label\}"),
         ({"index": {"sensor": "hls"}}, r"task water: index=.*: expected the keys sensor, plus, minus"),
+        ({"index": {**INDEX, "change": 1}}, r"task water: index\.change=1: expected true or false"),
+        ({"index": {**INDEX, "only": 7}}, r"task water: index\.only=7: expected a list of map labels"),
     ],
 )
 def test_mistakes_in_a_task_are_named(change: dict[str, Any], message: str):
@@ -63,6 +65,26 @@ def test_the_index_reads_the_last_valid_date():
     assert spectral_index(build_task("water", GOOD), batch).tolist() == [[[1, 0, 0, 0]]]
     dry = build_task("water", {**GOOD, "index": {**INDEX, "threshold": 0.3, "above": 0, "below": 2}})
     assert spectral_index(dry, batch).tolist() == [[[2, 2, 2, 2]]]  # (0.3 - 0.2) / 0.5 = 0.2
+
+
+def test_the_index_reads_the_change_from_the_first_to_the_last_valid_date():
+    batch = reflectances(
+        green=[[0.3, 0.3, 0.3, 0.3], [0.1, 0.1, 0.3, 0.1], [0.1, 0.3, 0.3, 0.1]],
+        swir1=[[0.2, 0.2, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2]],
+        valid=[[True, True, True, False], [True, True, True, True], [True, False, True, True]],
+    )
+    drop = build_task("water", {**GOOD, "index": {**INDEX, "change": True, "threshold": 0.5}})
+    # 0.2 to -0.33; 0.2 to -0.33 at the second date, the last that is valid; no change; no change among valid dates
+    assert spectral_index(drop, batch).tolist() == [[[1, 1, 0, 0]]]
+
+
+def test_the_index_counts_on_some_labels_of_the_map_only():
+    batch = reflectances([[0.3, 0.3, 0.1]], [[0.2, 0.2, 0.2]], [[True, True, True]])
+    water = build_task("water", {**GOOD, "index": {**INDEX, "only": [7]}})
+    with pytest.raises(InputError, match=r"task water: index\.only needs data with a layer named map"):
+        spectral_index(water, batch)
+    batch.targets["map"] = torch.tensor([[[7, 3, 7]]])
+    assert spectral_index(water, batch).tolist() == [[[1, 0, 0]]]
 
 
 def test_the_map_is_recoded_and_the_rest_has_its_label():

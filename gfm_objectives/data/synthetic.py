@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.data import earth
 from gfm_objectives.data.earth import labels, sensing, tables
 from gfm_objectives.data.earth.chance import Draws
+from gfm_objectives.data.earth.events import NATURAL, Event
+from gfm_objectives.data.earth.fire import fire_draws, make_fire
 from gfm_objectives.data.earth.layout import layout_draws, make_layout
 from gfm_objectives.data.earth.regions import WORLDS, ZONE_OF, Regions, make_regions, seed_of
+from gfm_objectives.data.earth.sea import make_sea, sea_draws
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import S2_TEN, SENSORS
@@ -30,6 +33,7 @@ BANDS = {
 }
 PLACES = {"pretrain": 100_000, "train": 1000, "val": 500, "test": 1000}
 REGIONS = {"pretrain": 300, "finetune": 8, "test": 24}
+EVENT_OF = {"burn": "fire", "debris": "coast"}  # layer -> the event without which it is empty
 CHUNK = 16  # places made together: enough to spread the cost of a call, few enough for the cache of one core
 REPEATS = 8  # places in a row that may show the first of them again
 
@@ -39,11 +43,13 @@ class Synthetic(Source):
 
     split: one of SPLITS; world: dev (to iterate on) or final (for the verdict): other regions; seed: another Earth of
     the same kind; size in pixels of 10 m; dates per sensor and year; sensors among s2, s1, dem, hls; layers among map,
-    map_exact, landcover, crop, flood; places and regions: how many, by split and by zone; clouds: mean cover 0..1;
-    label_noise: share of wrong pixels in the map; redundancy: share of pretraining places that show an earlier place
-    at other dates; temporal: how far the seasons of crops lie apart (1 = as in life, 0 = not at all).
+    map_exact, landcover, crop, flood, burn, boundary, debris, builtup; places and regions: how many, by split and by
+    zone; clouds: mean cover 0..1; label_noise: share of wrong pixels in the map; redundancy: share of pretraining
+    places that show an earlier place at other dates; temporal: how far the seasons of crops lie apart (1 = as in life,
+    0 = not at all); events: share of places with a fire and on the coast (None: as NATURAL in pretraining, none in the
+    other splits). A place without an event is the same whatever their shares are.
 
-    InputError for unknown names and numbers out of range.
+    InputError for unknown names, numbers out of range, and a layer whose event never occurs.
     """
 
     synthetic = True
@@ -64,16 +70,25 @@ class Synthetic(Source):
         label_noise: float = 0.23,
         redundancy: float = 0.3,
         temporal: float = 1.0,
+        events: Mapping[str, float] | None = None,
     ) -> None:
         assert split in SPLITS, split
         _choice("world", [world], WORLDS)
         _choice("sensors", sensors, BANDS)
         _choice("layers", layers, tables.LEGENDS)
+        _choice("events", events or (), NATURAL)
+        if events is None and split == "pretrain":
+            events = NATURAL
+        self.events = dict.fromkeys(NATURAL, 0.0) | dict(events or {})
+        for layer in layers:
+            if not self.events.get(EVENT_OF.get(layer, ""), 1.0):
+                raise InputError(f"data.layers={layer}: every place is 0; set data.events.{EVENT_OF[layer]} above 0")
         for key, value, top in (
             ("clouds", clouds, 0.95),
             ("label_noise", label_noise, 0.6),
             ("redundancy", redundancy, 1.0),
             ("temporal", temporal, 2.0),
+            *((f"events.{k}", v, 1.0) for k, v in self.events.items()),
         ):
             if not 0 <= value <= top:
                 raise InputError(f"data.{key}={value}: must lie in 0..{top}")
@@ -96,7 +111,8 @@ class Synthetic(Source):
         )
         options = {k: getattr(self, k) for k in ("split", "world", "seed", "size", "dates", "sensors", "layers")}
         options |= {
-            k: getattr(self, k) for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count")
+            k: getattr(self, k)
+            for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count", "events")
         }
         text = json.dumps([VERSION, source_hash(), repr(SENSORS), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -109,8 +125,20 @@ class Synthetic(Source):
 
     def layout_of(self, index: int) -> int:
         """The place `index` shows: its own, or for a near-repeat the first of its row of REPEATS."""
-        repeat = seed_of(self.world, self.split, self.seed, "repeat", index) % 10_000 < self.redundancy * 10_000
-        return index - index % REPEATS if repeat else index
+        return index - index % REPEATS if self._chance("repeat", index) < self.redundancy else index
+
+    def _chance(self, what: str, index: int) -> float:
+        """A number of the place, uniform in 0..1."""
+        return seed_of(self.world, self.split, self.seed, what, index) % 10_000 / 10_000
+
+    def burns(self, index: int) -> bool:
+        """Whether the place has fires, of this year or an earlier one."""
+        return self._chance("fire", index) < self.events["fire"]
+
+    def sea_of(self, index: int) -> float:
+        """How far open water rises in the place, in units of relief; 0 inland."""
+        home = self.layout_of(index)
+        return 1.5 + 3 * self._chance("sea", home) if self._chance("coast", home) < self.events["coast"] else 0.0
 
     def region_of(self, index: int) -> int:
         return seed_of(self.world, self.split, self.seed, "where", self.layout_of(index)) % self.region_count
@@ -133,29 +161,65 @@ class Synthetic(Source):
         region = self.regions.rows(torch.tensor([self.region_of(i) for i in indices]))
         ground = Draws([seed_of(*key, "layout", h) for h in homes], layout_draws(self.size))
         looks = Draws([seed_of(*key, "looks", i) for i in indices], sensing.look_draws(self.size, self.dates))
-        layout = make_layout(ground, region, self.size)
+        sea = torch.tensor([self.sea_of(i) for i in indices])
+        layout = make_layout(ground, region, self.size, sea)
         lonlat = region.lonlat + 2.4 * (ground.uniform(2) - 0.5)
 
         calendar = sensing.make_calendar(looks, region, self.dates)
         flood = labels.make_flood(looks, layout, self.dates)
-        sensors = self._sense(looks, layout, region, calendar, flood)
-        targets: dict[str, Tensor] = {}
+        events = self._events(indices, layout, region, calendar)
+        for event in events.values():
+            flood.water[event.place] = False  # fires need dry weather, and the sea does not flood
+        sensors = self._sense(looks, layout, region, calendar, flood, list(events.values()))
         exact = labels.map_exact(layout)
-        for layer in self.layers:
-            if layer == "map":
-                targets[layer] = labels.noisy_map(ground, exact, region, self.label_noise)
-            elif layer == "map_exact":
-                targets[layer] = exact
-            elif layer == "landcover":
-                targets[layer] = layout.use
-            elif layer == "crop":
-                targets[layer] = labels.crop_label(layout)
-            else:
-                targets[layer] = labels.flood_label(layout, flood)
+        made: dict[str, Callable[[], Tensor]] = {
+            "map": lambda: labels.noisy_map(ground, exact, region, self.label_noise),
+            "map_exact": lambda: exact,
+            "landcover": lambda: layout.use,
+            "crop": lambda: labels.crop_label(layout),
+            "flood": lambda: labels.flood_label(layout, flood),
+            "burn": lambda: events["fire"].target(len(indices)),
+            "boundary": lambda: labels.boundary_label(layout),
+            "debris": lambda: events["coast"].target(len(indices)),
+            "builtup": lambda: labels.builtup_label(layout),
+        }
+        targets = {layer: made[layer]() for layer in self.layers}
         return Batch(sensors, targets, torch.full((len(indices),), self.spec.gsd), lonlat)
 
+    def _events(
+        self, indices: Sequence[int], layout: sensing.Layout, region: Regions, calendar: sensing.Calendar
+    ) -> dict[str, Event]:
+        """The events of a batch, from chance of their own: places without one are what they were."""
+        hit = {
+            "coast": [self.sea_of(i) > 0 for i in indices],
+            "fire": [self.burns(i) for i in indices],
+        }
+        out = {}
+        for name, which in hit.items():
+            place = torch.tensor(which).nonzero()[:, 0]
+            ids = [indices[p] for p in place.tolist()]
+            here = [seed_of(self.world, self.split, self.seed, name, "draws", i) for i in ids]
+            zone = [seed_of(self.world, self.zone, self.seed, name, "region", self.region_of(i)) for i in ids]
+            if not ids:
+                out[name] = Event(place, [], torch.zeros(0, self.size, self.size, dtype=torch.long))
+                continue
+            home, ground, country = Draws(zone, 64), layout.rows(place), region.rows(place)
+            if name == "fire":
+                draws = Draws(here, fire_draws(self.size))
+                out[name] = make_fire(place, draws, home, ground, country, calendar.season[place])
+            else:
+                draws = Draws(here, sea_draws(self.size, self.dates))
+                out[name] = make_sea(place, draws, home, ground, country, self.dates)
+        return out
+
     def _sense(
-        self, looks: Draws, layout: sensing.Layout, region: Regions, calendar: sensing.Calendar, flood: labels.Flood
+        self,
+        looks: Draws,
+        layout: sensing.Layout,
+        region: Regions,
+        calendar: sensing.Calendar,
+        flood: labels.Flood,
+        events: Sequence[Event],
     ) -> dict[str, Series]:
         """Each sensor draws from its own copy of the chance, so that leaving one out does not change the others."""
         group = sensing.group_of(layout)
@@ -172,19 +236,18 @@ class Synthetic(Source):
             green, straw = sensing.cover(layout, region, when.season)
             if name == "s1":
                 drowned = flood.water & (hidden > 0)
-                out[name] = sensing.radar(
-                    layout, region, green, group, when, flood.water & (hidden == 0), drowned, draws
-                )
+                calm = flood.water & (hidden == 0)
+                out[name] = sensing.radar(layout, region, green, group, when, calm, drowned, events, draws)
                 continue
             phi = sensing.abundances(layout, region, green, straw, group)
-            phi = sensing.blur(phi) if name == "s2" else sensing.blocks(phi, 3)
+            phi = sensing.FOOTPRINT[name](phi)
             sky = sensing.make_sky(draws, when, self.clouds, worse, self.size)
             visible = flood.water * (1 - hidden)
-            out[name] = sensing.optical(name, BANDS[name], layout, region, phi, when, sky, visible, draws)
+            out[name] = sensing.optical(name, BANDS[name], layout, region, phi, when, sky, visible, events, draws)
         return {s: out[s] for s in self.sensors}
 
 
-def _choice(key: str, given: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
+def _choice(key: str, given: Iterable[str], known: Sequence[str] | Mapping[str, object]) -> None:
     for name in given:
         if name not in known:
             raise InputError(f"data.{key}={name}: no such choice; choose from {', '.join(known)}")

@@ -11,6 +11,7 @@ from gfm_objectives.tasks.task import Task
 
 KINDS = {"segmentation": ("miou",), "change": ("miou",)}  # kind -> the metrics it is tuned and compared by
 INDEX = ("sensor", "plus", "minus", "threshold", "above", "below")
+INDEX_OPTIONS = ("change", "only")  # may be left out
 
 
 def build_task(name: str, cfg: Mapping[str, Any]) -> Task:
@@ -48,8 +49,14 @@ def _recode(key: str, recode: Any) -> dict[int, int]:
 def _index(key: str, index: Any) -> dict[str, Any] | None:
     if index is None:
         return None
-    if not isinstance(index, Mapping) or set(index) != set(INDEX):
-        raise InputError(f"{key}: index={index!r}: expected the keys {', '.join(INDEX)}")
+    if not isinstance(index, Mapping) or set(index) - set(INDEX_OPTIONS) != set(INDEX):
+        optional = " and ".join(INDEX_OPTIONS)
+        raise InputError(f"{key}: index={index!r}: expected the keys {', '.join(INDEX)}, with or without {optional}")
+    if not isinstance(index.get("change", False), bool):
+        raise InputError(f"{key}: index.change={index['change']!r}: expected true or false")
+    only = index.get("only", [])
+    if not isinstance(only, list) or not all(_is_int(label, 0) for label in only):
+        raise InputError(f"{key}: index.only={only!r}: expected a list of map labels")
     return dict(index)
 
 

@@ -29,7 +29,9 @@ def recode_map(task: Task, batch: Batch) -> Tensor:
 def spectral_index(task: Task, batch: Batch) -> Tensor:
     """(plus - minus) / (plus + minus) > threshold on each pixel's last valid date, (B, H, W) long.
 
-    Computed in the sensor's unit, not on normalised values. Pixels with no valid date are `below`.
+    Where the index asks for the change, its value on the pixel's first valid date less that on its last; where it
+    names map labels, pixels of the noisy map with other labels are `below`. Computed in the sensor's unit, not on
+    normalised values. Pixels with no valid date are `below`.
     """
     if task.index is None:
         raise InputError(f"task {task.name}: the spectral index row needs `index`")
@@ -41,9 +43,16 @@ def spectral_index(task: Task, batch: Batch) -> Tensor:
         )
     pick = [series.bands.index(plus), series.bands.index(minus)]
     x = SENSORS[sensor].denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
-    date = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None]
-    last = (series.valid * date).argmax(1)  # (B, H, W); 0 where none is valid
-    x = x.gather(1, last[:, None, None].expand(-1, 1, 2, -1, -1))[:, 0]  # (B, 2, H, W)
-    value = (x[:, 0] - x[:, 1]) / (x[:, 0] + x[:, 1])  # NaN where both are 0: below
-    above = (value > task.index["threshold"]) & series.valid.any(1)
+    value = (x[:, :, 0] - x[:, :, 1]) / (x[:, :, 0] + x[:, :, 1])  # (B, T, H, W), NaN where both are 0: below
+    order = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None]
+    last = (series.valid * order).argmax(1, keepdim=True)  # (B, 1, H, W); 0 where none is valid
+    shown = value.gather(1, last)[:, 0]
+    if task.index.get("change"):
+        first = (series.valid * order.flip(0)).argmax(1, keepdim=True)
+        shown = value.gather(1, first)[:, 0] - shown
+    above = (shown > task.index["threshold"]) & series.valid.any(1)
+    if only := task.index.get("only"):
+        if "map" not in batch.targets:
+            raise InputError(f"task {task.name}: index.only needs data with a layer named map")
+        above &= torch.isin(batch.targets["map"], torch.tensor(only, device=x.device))
     return torch.where(above, task.index["above"], task.index["below"])

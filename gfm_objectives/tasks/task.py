@@ -15,7 +15,8 @@ class Task:
     options of the source that holds it (its spec.legends[layer] names the classes); layer: the target to predict, -1 =
     ignored; train, val, test: how many places of each split are used (None = all); recode: pretraining-map label ->
     task label, for the row that needs no training; index: a spectral index row, (plus - minus) / (plus + minus) >
-    threshold, as {sensor, plus, minus, threshold, above, below} with task labels.
+    threshold, as {sensor, plus, minus, threshold, above, below} with task labels; with change: true its drop from the
+    first date to the last (dNBR); with only: [map labels] nowhere else.
     """
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gfm_objectives.data.earth.chance import Draws
@@ -93,3 +94,25 @@ def flood_label(layout: Layout, flood: Flood) -> Tensor:
     """(B, H, W) 0 dry, 1 permanent water, 2 flood, at the last date."""
     permanent = (layout.use == U["water"]).long()
     return torch.where(flood.water[:, -1], 2, permanent)
+
+
+def boundary_label(layout: Layout) -> Tensor:
+    """(B, H, W) 0 no field, 1 inside a field, 2 on its boundary: the pixels of arable land beside another parcel or
+    another use, and the hedges and roads that run through it. One pixel wide on each side.
+    """
+    arable = layout.use == U["arable land"]
+    field = torch.where(arable, layout.parcel, -1)
+    padded = F.pad(field[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0].long()  # the place's edge is no limit
+    sides = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
+    limit = torch.stack([side != field for side in sides]).any(0) | (layout.element < FIRST_CROP)
+    return torch.where(arable, 1 + limit.long(), 0)
+
+
+def builtup_label(layout: Layout) -> Tensor:
+    """(B, H, W) 0 not built-up, 1 sparse, 2 dense, by the share of roofs within 50 x 50 m: from 7 % and from 38 %.
+
+    No share of whole pixels lies at either limit, not even at the edge of a place, so that rounding decides nothing.
+    """
+    roof = (layout.element == E["roof"]).float()
+    share = F.avg_pool2d(roof[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
+    return (share > 0.07).long() + (share > 0.38)

@@ -14,6 +14,10 @@ from gfm_objectives.data.earth.tables import CROPS, ELEMENTS, SPECTRA, USES
 WORLDS = ("dev", "final")
 # Fine-tuning and validation share regions, as a practitioner's labels do; pretraining and test have their own.
 ZONE_OF = {"pretrain": "pretrain", "train": "finetune", "val": "finetune", "test": "test"}
+# Spectra of a region: each material is lighter or darker, tilted and bent over the spectrum, by these deviations.
+_WAVE = torch.linspace(-1, 1, 10)
+SHAPES = torch.stack([torch.ones(10), _WAVE, _WAVE.square() - 0.4, torch.sin(4 * _WAVE)])
+BEND = torch.tensor([0.20, 0.15, 0.10, 0.06])
 CELL = 3.0  # degrees; a region lies in one cell of this grid
 ROWS, COLS = 34, 120  # from 42 south to 60 north
 
@@ -86,12 +90,9 @@ def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) 
     logits = _BASE + warmth * _BY_WARMTH + wet * _BY_WET + 0.45 * normal(len(USES))
     crops = 0.7 * normal(len(CROPS) + 1) + torch.tensor([0.4, 0, 0, 0.3, 0, 0, -0.5])
 
-    # Spectra: each material is lighter or darker, tilted and bent over the spectrum; the air adds a tilt of its own.
-    wave = torch.linspace(-1, 1, 10)
-    shapes = torch.stack([torch.ones(10), wave, wave.square() - 0.4, torch.sin(4 * wave)])
-    bend = normal(len(SPECTRA), 4) * torch.tensor([0.20, 0.15, 0.10, 0.06])
-    air = normal(1, 4) * torch.tensor([0.04, 0.05, 0.02, 0.01])
-    spectra = SPECTRA * torch.exp((bend + air) @ shapes)
+    bend = normal(len(SPECTRA), 4) * BEND
+    air = normal(1, 4) * torch.tensor([0.04, 0.05, 0.02, 0.01])  # a tilt of its own
+    spectra = SPECTRA * torch.exp((bend + air) @ SHAPES)
 
     season = tables.seasons(temporal).repeat(count, 1, 1)
     spread = normal(len(ELEMENTS), 4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Series
 from gfm_objectives.data.earth.chance import Draws, slices
+from gfm_objectives.data.earth.events import Event, echo, lay
 from gfm_objectives.data.earth.layout import FIRST_CROP, PARCELS, Layout
 from gfm_objectives.data.earth.regions import Regions
 from gfm_objectives.data.earth.tables import CLOUD, CONSTANT, CROPS, ELEMENTS, HLS_FROM_S2, SEASONAL, E
@@ -108,6 +111,10 @@ def blocks(x: Tensor, k: int) -> Tensor:
     return small.repeat_interleave(k, -1).repeat_interleave(k, -2)[..., :size, :size].contiguous()
 
 
+# How far a pixel of each optical sensor gathers light.
+FOOTPRINT: dict[str, Callable[[Tensor], Tensor]] = {"s2": blur, "hls": partial(blocks, k=3)}
+
+
 def slopes(height: Tensor) -> tuple[Tensor, Tensor]:
     """Rise to the east and to the south, metres per metre, (B, H, W)."""
     h = F.pad(height[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
@@ -162,9 +169,10 @@ def optical(
     calendar: Calendar,
     sky: Sky,
     flood: Tensor,
+    events: Sequence[Event],
     draws: Draws,
 ) -> Series:
-    """Surface reflectance, scaled: materials times spectra, then sun and shadow, water over land, cloud, noise.
+    """Surface reflectance, scaled: materials times spectra, then events, flood, sun and shadow, cloud, noise.
 
     phi (B, J, H, W) from `abundances`; flood (B, T, H, W) share of each pixel under visible flood water.
     """
@@ -181,13 +189,15 @@ def optical(
     x = torch.bmm(weights.view(b, dates * bands, -1), phi.flatten(2)).view(b, dates, bands, pixels)
     light = sunlight(layout, region, calendar) * (1 + 0.07 * draws.field(dates, 6, size))  # dew, wet ground, view angle
     light *= (1 - 0.6 * sky.shadow) * (1 - sky.opacity)
+    lay(x, events, FOOTPRINT[sensor], pick, std)
 
-    for t in range(dates):
-        if flood[:, t].any():
-            w = flood[:, t].flatten(1)[:, None]
-            mud = 0.35 + 0.6 * region.fractions[:, E["water"], CONSTANT.index("sediment"), None]
-            clear, sediment = (spectra[:, len(SEASONAL) + CONSTANT.index(m)] for m in ("water", "sediment"))
-            x[:, t] = x[:, t] * (1 - w) + (mud * sediment + (1 - mud) * clear)[..., None] * w
+    mud = 0.35 + 0.6 * region.fractions[:, E["water"], CONSTANT.index("sediment"), None]
+    clear, sediment = (spectra[:, len(SEASONAL) + CONSTANT.index(m)] for m in ("water", "sediment"))
+    brown = (mud * sediment + (1 - mud) * clear)[..., None]  # (B, bands, 1)
+    for place, t in flood.flatten(2).any(2).nonzero().tolist():
+        w = flood[place, t].flatten()
+        x[place, t] *= 1 - w
+        x[place, t] += brown[place] * w
     x *= light.flatten(2)[:, :, None]
     bright = (CLOUD[pick] / std) * torch.exp(0.15 * draws.normal(dates, 1))  # (B, T, bands)
     x += bright[..., None] * sky.opacity.flatten(2)[:, :, None]
@@ -230,6 +240,7 @@ def radar(
     calendar: Calendar,
     flood: Tensor,
     drowned: Tensor,
+    events: Sequence[Event],
     draws: Draws,
 ) -> Series:
     """Backscatter VV, VH in dB, scaled. flood (B, T, H, W) bool is open flood water, drowned flood under plants."""
@@ -259,6 +270,7 @@ def radar(
     x += 1.6 * drowned[:, :, None]  # stems and water surface make corners
     east, _ = slopes(layout.height)
     x += (9 * east.clamp(-0.5, 0.5))[:, None, None]  # slopes that face the antenna are brighter
+    echo(x, events)
     for place, speckle in zip(x, slices("speckle", draws.uniform(1)[:, 0], dates * 2 * size * size), strict=True):
         place += speckle.view(dates, 2, size, size)
     floor = torch.tensor([-26.0, -31.0]).view(2, 1, 1)  # thermal noise

@@ -56,6 +56,16 @@ LEGENDS: dict[str, Legend] = {
         "synthetic flood", ("dry land", "permanent water", "flood"), colors=("#d9cfb8", "#2b5d9b", "#5fd3e6")
     ),
 }
+LEGENDS |= {
+    "burn": Legend("synthetic burn scar", ("not burnt", "burn scar"), colors=("#d9cfb8", "#8a1c1c")),
+    "boundary": Legend(
+        "synthetic field boundaries", ("no field", "field", "field boundary"), colors=("#e4e0d6", "#cfe08a", "#6b4f1d")
+    ),
+    "debris": Legend("synthetic floating debris", ("no debris", "floating debris"), colors=("#9cc3dd", "#d6279a")),
+    "builtup": Legend(
+        "synthetic built-up density", ("not built-up", "sparse", "dense"), colors=("#e4e0d6", "#f0a35e", "#9b1d20")
+    ),
+}
 LEGENDS["map_exact"] = LEGENDS["map"]
 
 # Map class of each element, in the order of ELEMENTS.
