@@ -32,7 +32,7 @@ from gfm_objectives.device import resolve
 from gfm_objectives.finetune import score
 from gfm_objectives.metrics import miou
 from gfm_objectives.provenance import commit
-from gfm_objectives.scores import Key, Score, Store
+from gfm_objectives.scores import SEEDLESS, Key, Score, Store
 from gfm_objectives.tasks.baselines import recode_map, spectral_index
 
 BASELINES: dict[str, Callable] = {"map": recode_map, "index": spectral_index}
@@ -117,14 +117,13 @@ class Comparison:
 
     def finals(self, budgets: Mapping[str, float]) -> list[Job]:
         """The reported runs that are not done, with the settings tuning chose."""
-        jobs = []
+        jobs, most = [], max([*self.fractions, *(s.fraction for s in self.store.load() if s.contender not in SEEDLESS)])
         for bench, contender, fraction in self.cells():
             if not (seeds := self.seeds_left(bench, contender, fraction)):
                 continue
             best = self.log.best(self.candidates(bench, contender, fraction, budgets[bench.task.name]))
-            largest = fraction == self.fractions[-1]
             for s in seeds:
-                show = self.pictures.places(bench) if largest and s == 0 else ()
+                show = self.pictures.places(bench) if fraction == most and s == 0 else ()
                 jobs.append(Job(bench, contender, fraction, s, best.hparams, best.flops, show))
         return jobs
 
