@@ -201,3 +201,14 @@ def test_map_head_weighs_by_inverse_root_frequency_up_to_five() -> None:
     head.counts.copy_(torch.tensor([1e9, 1.0]))
     only_rare = head.loss(logits, torch.tensor([[[-1, 1]]]))
     torch.testing.assert_close(only_rare, each[1, 1])
+
+
+def test_a_hidden_date_weighs_nothing(spec: Spec) -> None:
+    """Its pixels are zeroed, but its bias and day would still reach the pooled features."""
+    torch.manual_seed(0)
+    path = Encoder.from_config(NANO, spec).dense_path
+    y = torch.randn(2, 3, path.width, 8, 8)
+    alive = torch.ones(2, 3, 8, 8, dtype=torch.bool)
+    alive[:, 2] = False
+    assert torch.allclose(path.pool(y, alive), path.pool(y[:, :2], alive[:, :2]), atol=1e-6)
+    assert path.pool(y, torch.zeros_like(alive)).abs().max() == 0

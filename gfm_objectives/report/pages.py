@@ -8,6 +8,7 @@ A page says where a table stands, and what is between the two marks is the comma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -54,7 +55,7 @@ def fill(text: str, root: Path, name: str = "page") -> str:
     def summary(folder: str) -> tables.Summary:
         if not (root / folder / "scores.csv").exists():
             raise InputError(f"{name}: {folder} has no scores.csv; mend the mark or run the comparison")
-        return report.summarise(root / folder)
+        return json.loads((root / folder / "gain.json").read_text())  # written just before, from the scores
 
     def table(mark: re.Match[str]) -> str:
         start, folder, kind, option, end = mark.groups()
