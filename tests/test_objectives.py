@@ -148,17 +148,29 @@ def test_loss_on_hidden_ignores_labels_of_visible_places(spec: Spec, batch: Batc
         build("masked_seg", spec, loss_on="some")
 
 
-def test_cross_sensor_sees_its_source_alone(spec: Spec, batch: Batch) -> None:
-    """The prediction of S1 from S2 does not depend on S1 or DEM pixels."""
-    objective = build("cross_sensor", spec).eval()
-    head_inputs = []
-    objective.head["s1"].register_forward_pre_hook(lambda m, args: head_inputs.append(args[0]))
-    s1 = batch.sensors["s1"]
-    noise = Series(torch.randn_like(s1.x) * s1.valid[:, :, None], s1.valid, s1.day, s1.bands)
-    for b in (batch, batch.replace(sensors=batch.sensors | {"s1": noise})):
+@pytest.mark.parametrize("joint", [True, False])
+def test_cross_sensor_never_sees_its_target(joint: bool, spec: Spec, batch: Batch) -> None:
+    """The prediction of S1 does not depend on S1's pixels; on the DEM's, with joint alone."""
+    objective = build("cross_sensor", spec, joint=joint).eval()
+    way = next(w for w in objective.variants() if w[-1] == "s1")
+    assert way == (("s2", "dem", "s1") if joint else ("s2", "s1"))
+
+    def told(sensor: str | None) -> torch.Tensor:
+        """What the head is told with a sensor's pixels replaced by noise."""
+        heard: list[torch.Tensor] = []
+        hook = objective.head["s1"].register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+        sensors = dict(batch.sensors)
+        if sensor:
+            s = sensors[sensor]
+            sensors[sensor] = Series(torch.randn_like(s.x) * s.valid[:, :, None], s.valid, s.day, s.bands)
         torch.manual_seed(1)
-        objective(b, ("s2", "s1"))
-    torch.testing.assert_close(head_inputs[0], head_inputs[1], rtol=0, atol=0)
+        objective(batch.replace(sensors=sensors), way)
+        hook.remove()
+        return heard[0]
+
+    clean = told(None)
+    torch.testing.assert_close(told("s1"), clean, rtol=0, atol=0)
+    assert torch.equal(told("dem"), clean) != joint
 
 
 def test_dem_is_predicted_as_height_and_slope() -> None:

@@ -1,8 +1,8 @@
-"""Cross-sensor prediction: see half of what one sensor saw, predict all of another.
+"""Cross-sensor prediction: see half of what the other sensors saw, predict all of one.
 
-S2 -> S1 in decibel, S1 -> S2, either -> DEM slope and relative height; the direction is drawn at each step. Compare
-SatMAE++ and Presto, which reconstruct all sensors at once, and GAN-free SAR-optical translation: here nothing of the
-target's own sensor is visible, so it cannot be copied.
+S2 and DEM -> S1 in decibel, S1 and DEM -> S2, both -> DEM slope and relative height; the target is drawn at each step.
+Compare SatMAE++ and Presto, which reconstruct all sensors at once, and GAN-free SAR-optical translation: here nothing
+of the target's own sensor is visible, so it cannot be copied.
 """
 
 from __future__ import annotations
@@ -18,25 +18,31 @@ from gfm_objectives.objectives.objective import Objective, Variant
 
 
 class CrossSensor(Objective):
-    """mask_ratio: share of positions hidden; sources: sensors to predict from (null = all but the DEM).
+    """mask_ratio: share of positions hidden; joint: see all other sensors, or (false) one at a time; sources: sensors
+    to predict from (null = all, but with joint=false not the DEM, which tells little by itself).
 
-    Variants are (source, target) pairs. L1 on valid pixels; each target is weighted by 1 / EMA of its own loss, so that
+    Variants are (source, ..., target). L1 on valid pixels; each target is weighted by 1 / EMA of its own loss, so that
     noisy targets do not drown the rest. With only one sensor there is nothing to predict: ValueError.
     """
 
     def __init__(
-        self, encoder: Encoder, spec: Spec, *, mask_ratio: float, sources: list[str] | None, ema: float
+        self, encoder: Encoder, spec: Spec, *, mask_ratio: float, joint: bool, sources: list[str] | None, ema: float
     ) -> None:
         super().__init__(encoder, spec)
         if len(spec.bands) < 2:
             raise ValueError(f"cross_sensor needs two sensors; this data has {', '.join(spec.bands)} only")
-        sources = list(sources) if sources else [s for s in spec.bands if s != "dem"]
+        sources = list(sources) if sources else [s for s in spec.bands if joint or s != "dem"]
         unknown = [s for s in sources if s not in spec.bands]
         if unknown:
             raise ValueError(f"objective.sources: {unknown[0]} is not in this data, which has {', '.join(spec.bands)}")
         self.mask_ratio, self.decay = mask_ratio, ema
-        self.pairs = tuple((a, b) for a in sources for b in spec.bands if a != b)
-        targets = sorted({b for _, b in self.pairs})
+        others = {b: tuple(a for a in sources if a != b) for b in spec.bands}
+        self.ways: tuple[Variant, ...] = (
+            tuple((*seen, b) for b, seen in others.items() if seen)
+            if joint
+            else tuple((a, b) for a in sources for b in spec.bands if a != b)
+        )
+        targets = sorted({way[-1] for way in self.ways})
         width = encoder.width
         self.when = nn.Linear(5, 2 * width)
         self.hidden = nn.Linear(width, 2 * width)
@@ -45,11 +51,11 @@ class CrossSensor(Objective):
             self.register_buffer(f"ema_{s}", torch.ones(()))
 
     def variants(self) -> tuple[Variant, ...]:
-        return self.pairs
+        return self.ways
 
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        source, target = variant or self.pairs[0]
-        seen = batch.replace(sensors={source: batch.sensors[source]})
+        *sources, target = variant or self.ways[0]
+        seen = batch.replace(sensors={s: batch.sensors[s] for s in sources})
         every = self.encoder.tokenize(seen)
         kept, _ = masking.split_cells(every, self.keep(every.cells))
         tokens = every.take(kept)
@@ -64,15 +70,15 @@ class CrossSensor(Objective):
         if self.training:
             with torch.no_grad():
                 ema.mul_(self.decay).add_(error.detach(), alpha=1 - self.decay)
-        return {"loss": error / ema.clamp(min=1e-3), f"l1_{source}_to_{target}": error.detach()}
+        return {"loss": error / ema.clamp(min=1e-3), f"l1_{'_'.join(sources)}_to_{target}": error.detach()}
 
     def keep(self, cells: int) -> int:
         return max(1, round((1 - self.mask_ratio) * cells))
 
     def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        source, _ = variant or self.pairs[0]
+        *sources, _ = variant or self.ways[0]
         cells = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
-        return self.keep(cells) * batch.sensors[source].x.shape[1]
+        return self.keep(cells) * sum(batch.sensors[s].x.shape[1] for s in sources)
 
 
 def channels(sensor: str, spec: Spec) -> int:
