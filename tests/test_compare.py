@@ -80,6 +80,17 @@ def bench(tmp_path_factory):
     return open_bench("landcover", LANDCOVER, tmp_path_factory.mktemp("cache"))
 
 
+def test_encoders_of_another_shape_have_a_scratch_row_of_their_own(tmp_path):
+    """Two rows of one name would be merged without a word."""
+    wide = Encoder(BANDS, **(OPTIONS | {"dense_width": 16}))
+    runs = [make_run(tmp_path / "narrow"), make_run(tmp_path / "wide", model=wide, mask_ratio=0.5)]
+    assert [c.name for c in contenders(["scratch"], runs[:1], 1, None)] == ["scratch"]
+    assert [c.name for c in contenders(["scratch"], runs, 1, None)] == [
+        "scratch dense_width=8",
+        "scratch dense_width=16",
+    ]
+
+
 def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
     runs = [make_run(tmp_path / "runs" / f"mae-s{s}", seed=s) for s in (0, 1)]
     kinds = ["pretrained", "scratch", "unet", "unet_plus", "map", "index"]

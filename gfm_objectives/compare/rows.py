@@ -121,8 +121,7 @@ def _shape(options: Mapping[str, Any]) -> str:
 
 
 def _scratch_names(shapes: Sequence[str]) -> dict[str, str]:
-    """Shape -> name of the row; one alone needs no figures in its name."""
-    different = list(dict.fromkeys(shapes))
-    if len(different) == 1:
-        return {different[0]: "scratch"}
-    return {s: "scratch {dim}x{depth} patch {patch}".format(**json.loads(s)) for s in different}
+    """Shape -> name of the row, which tells what sets it apart; one alone needs no figures in its name."""
+    options = {shape: json.loads(shape) for shape in dict.fromkeys(shapes)}
+    keys = [k for k in next(iter(options.values())) if len({str(o.get(k)) for o in options.values()}) > 1]
+    return {shape: " ".join(["scratch", *(f"{k}={o.get(k)}" for k in keys)]) for shape, o in options.items()}
