@@ -34,6 +34,7 @@ SMALL = [
     "budget.flops=3e10",
     "budget.warmup=16",
     "threads=1",
+    "yardstick=false",
 ]
 
 
