@@ -274,18 +274,20 @@ class Ledger:
     flops_spent: float = 0.0
     flops_per_sample: float = 0.0
     flops_per_sample_by_part: dict[str, float] = field(default_factory=dict)
-    flops_evaluation: float = 0.0  # not part of the budget
+    flops_evaluation: float = 0.0  # of the yardstick; not part of the budget
     flops_target_preparation: float = 0.0  # charged to the budget where a learned model prepares the targets
     samples: int = 0
     tokens: int = 0  # masked ones included
     visible_tokens: int = 0
     seconds: float = 0.0
+    yardstick_seconds: float = 0.0  # of measuring, not in `seconds`
     data_wait_share: float | None = None  # of the seconds
     device: str = ""
     devices: int = 1
     peak_name: str = ""
     peak_flops: float | None = None  # FLOP/s of one device
     energy_joules: float | None = None  # None where the device does not tell
+    yardstick: dict[str, Any] = field(default_factory=dict)  # last figures, and those of what was never trained
 
     @property
     def tokens_per_parameter(self) -> float | None:

@@ -1,4 +1,4 @@
-"""The command line: gfm train | eval | inspect | reproduce, and the functions behind train.py and eval.py."""
+"""The command line, gfm train | eval | inspect | yardstick | reproduce; and what train.py and eval.py call."""
 
 from __future__ import annotations
 
@@ -46,10 +46,27 @@ def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce")
     return _say("\n".join(map(str, changed)) or "nothing changed")
 
 
+def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick") -> int:
+    """Print what the yardstick measured of finished pretraining runs, as a table. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or {"--help", "-h"} & {*words}:
+        return (_say if words else _fail)(
+            f"{program} runs/a runs/b ...: what frozen encoders know of held-out places (docs/yardstick.md); "
+            "runs that differ in the seed alone are one row"
+        )
+    from gfm_objectives.report.yardstick import table
+
+    try:
+        return _say(table(words))
+    except InputError as e:
+        return _fail(str(e))
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
+    "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 # Keys that may change between a run and its resumption without changing its result.
-FREE_KEYS = ("name", "runs", "resume", "overwrite", "log_every", "checkpoint_every", "loader", "threads", "choices")
+FREE_KEYS = tuple("name runs resume overwrite log_every checkpoint_every yardstick loader threads choices".split())
 
 
 def mix(*parts: int | str) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import warnings
+from math import nan
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import parameter_parts, parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.provenance import FREE_KEYS, commit, config_hash
 
@@ -65,6 +67,7 @@ def run(cfg: DictConfig) -> Path:
     for chatty in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     several = torch.cuda.device_count() > 1
+    measuring = Measuring(dtype)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices="auto" if device.type == "cuda" else 1,
@@ -72,6 +75,7 @@ def run(cfg: DictConfig) -> Path:
         strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
         precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        callbacks=[measuring],
         max_epochs=-1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -88,14 +92,14 @@ def run(cfg: DictConfig) -> Path:
         module.close()
     if trainer.is_global_zero:
         save_encoder(encoder, out)
-        ledger = account(module, device, dtype)
+        ledger = account(module, device, dtype, measuring)
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
         mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""
         print(
             f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({ledger.flops_spent / budget.flops - 1:+.2%} of budget), "
             f"{ledger.samples} samples, {ledger.seconds:.0f} s{mfu}, data wait {ledger.data_wait_share or 0:.1%}\n"
-            f"  -> {out}"
+            f"{_measured(ledger)}  -> {out}"
         )
     return out
 
@@ -106,7 +110,7 @@ def step_cost(objective: Objective, source: Source, variant: Variant) -> Cost:
     return measure(objective, source.spec.dummy(2), step=lambda m, b: m(b, variant)["loss"], parts=parts)
 
 
-def account(module: Pretraining, device: torch.device, dtype: torch.dtype) -> Ledger:
+def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
     """The account of the finished run."""
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
@@ -128,12 +132,30 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype) -> Le
         tokens=c["tokens"],
         visible_tokens=c["visible"],
         seconds=seconds,
+        flops_evaluation=measuring.flops,
+        yardstick_seconds=measuring.seconds,
+        yardstick=measuring.summary(module.folder),
         data_wait_share=(c["wait"] + module.loader.wait) / seconds if seconds else None,
         device=device_name(device),
         devices=module.trainer.world_size,
         peak_name=module.peak[0],
         peak_flops=module.peak[1],
     )
+
+
+def _measured(ledger: Ledger) -> str:
+    """What the yardstick says at the end, and what it cost beside the run; '' where it was not asked."""
+    if not ledger.yardstick:
+        return ""
+    names = {"map_nll": "map", "sensor_nll": "other sensor", "date_nll": "next date"}
+    random, bands = ledger.yardstick["random"], ledger.yardstick["bands"]
+    told = [
+        f"{name} {ledger.yardstick[k]:.3f} (untrained {random.get(k, nan):.3f}, bands {bands.get(k, nan):.3f})"
+        for k, name in names.items()
+        if k in ledger.yardstick
+    ]
+    cost = f"{ledger.flops_evaluation:.2g} FLOPs and {ledger.yardstick_seconds:.0f} s beside the budget"
+    return f"  yardstick, nats: {', '.join(told) or 'not finite'}; {cost}\n"
 
 
 def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:

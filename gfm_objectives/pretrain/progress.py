@@ -17,25 +17,31 @@ class Meter:
     def __init__(self, peak_flops: float | None, devices: int) -> None:
         self.peak = peak_flops * devices if peak_flops else None
         self.begun: float | None = None
-        self.flops = self.samples = self.wait = 0.0
+        self.flops = self.samples = self.wait = self.aside = 0.0
 
     def start(self) -> None:
         self.begun = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Leave out the last `seconds`, in which nothing was trained."""
+        self.aside += seconds
 
     def add(self, flops: float, samples: int) -> None:
         self.flops, self.samples = self.flops + flops, self.samples + samples
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.begun if self.begun is not None else 0.0
+        return time.perf_counter() - self.begun - self.aside if self.begun is not None else 0.0
 
     def rates(self, remaining: float) -> dict[str, float]:
-        """samples/s, FLOP/s, MFU (absent where the peak is unknown), data-wait share and seconds to go."""
+        """samples/s, FLOP/s, MFU (absent where the peak is unknown), data-wait share, seconds left out and to go."""
         s = max(self.seconds, 1e-9)
         speed = self.flops / s
         out = {"samples_per_s": self.samples / s, "flops_per_s": speed, "data_wait": self.wait / s}
         if self.peak:
             out["mfu"] = speed / self.peak
+        if self.aside:
+            out["yardstick_s"] = self.aside
         return out | {"eta_s": remaining / speed if speed else float("nan")}
 
 
@@ -52,9 +58,10 @@ class Bar:
 
     def update(self, spent: float, loss: float, rates: dict[str, float]) -> None:
         mfu = f"  MFU {rates['mfu']:.0%}" if "mfu" in rates else ""
+        aside = f"  yardstick {rates['yardstick_s']:.0f} s" if "yardstick_s" in rates else ""
         text = (
             f"{spent:.2e} of {self.budget:.2e} FLOPs  loss {loss:.3f}  {rates['samples_per_s']:.1f} samples/s"
-            f"{mfu}  wait {rates['data_wait']:.1%}  {_clock(rates['eta_s'])} left"
+            f"{mfu}  wait {rates['data_wait']:.1%}{aside}  {_clock(rates['eta_s'])} left"
         )
         if self.rich:
             self.rich.update(self.task, completed=spent, text=text)
