@@ -81,6 +81,7 @@ def gains(summary: Summary) -> Figure:
     rows = [*summary["tasks"], "mean of tasks"]
     names = list(summary["pretrained"])
     looks, fractions = look(summary), summary["fractions"]
+    apart = min(0.22, 0.75 / max(1, len(names)))  # of a task's dots, so that those of two tasks never meet
     height = 1.3 + len(fractions) * (0.6 + len(rows) * (0.25 + 0.16 * len(names)))
     figure = _figure(4.6 * len(rivals) + 1, height)
     axes = figure.subplots(len(fractions), len(rivals), squeeze=False, sharex=True, sharey=True)
@@ -93,7 +94,7 @@ def gains(summary: Summary) -> Figure:
                 at = {"contender": c, "fraction": fraction, "against": against, "n": n}
                 found = [find(summary["gains"], task=t, **at) for t in rows[:-1]] + [find(summary["means"], **at)]
                 for y, row in enumerate(found):
-                    _dot(ax, row, y + 0.22 * (k - (len(names) - 1) / 2), looks[c])
+                    _dot(ax, row, y + apart * (k - (len(names) - 1) / 2), looks[c])
             ax.set_title(
                 f"{words.percent(fraction)} of the labels, {RIVALS[against].format(n=n)}", fontsize=9, loc="left"
             )
