@@ -15,6 +15,7 @@ from gfm_objectives import config
 from gfm_objectives.budget import Budget, Cost, Ledger, device_name, measure
 from gfm_objectives.checkpoint import save_encoder
 from gfm_objectives.data import build_source
+from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
@@ -52,7 +53,7 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     device, dtype = resolve(cfg.device, cfg.precision)
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
-    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    source = open_source(cfg)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, source.spec)
     objective = build_objective(cfg.objective, encoder, source.spec)
@@ -100,6 +101,16 @@ def run(cfg: DictConfig) -> Path:
     return out
 
 
+def open_source(cfg: DictConfig) -> Source:
+    """The places to pretrain on, with the layer that is made of them where the objective's target is one."""
+    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    if cfg.objective.get("target") not in LAYERS:
+        return source
+    made = Segmented(source, cfg.objective.target, **cfg.objective.segments)
+    print(f"{cfg.name}: {made.about()}", flush=True)
+    return made
+
+
 def step_cost(objective: Objective, source: Source, variant: Variant) -> Cost:
     """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective."""
     parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
@@ -110,6 +121,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype) -> Le
     """The account of the finished run."""
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
+    preparation = module.source.preparation(c["samples"])
     owned = parameters(module.objective) - parameters(module.objective.encoder)
     return Ledger(
         objective=cfg.objective.name,
@@ -124,6 +136,8 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype) -> Le
         flops_spent=module.budget.spent,
         flops_per_sample=module.budget.spent / max(1, c["samples"]),
         flops_per_sample_by_part=mean_parts(module.costs),
+        flops_target_preparation=preparation[0],
+        seconds_target_preparation=preparation[1],
         samples=c["samples"],
         tokens=c["tokens"],
         visible_tokens=c["visible"],
