@@ -263,6 +263,19 @@ def test_it_trains_without_a_map_and_resumes_bit_for_bit(
     assert "changed since this run began; choose another name=, or overwrite=true" in refusal(lambda: pretrain.run(cfg))
 
 
+def test_the_encoder_reads_what_was_withheld_from_it(tmp_path: Path) -> None:
+    """Its weights for a withheld sensor are untrained, but they are there: tasks and probes show it."""
+    words = ("objective.target=segments", "objective.segments.withhold=s1")
+    small_book = ("objective.segments.classes=8", "objective.segments.places=12")
+    cfg = small(tmp_path, "objective=masked_seg", *words, *small_book)
+    source, spec = pretrain.open_source(cfg)
+    assert set(source.spec.bands) == {"s2", "dem"} and set(spec.bands) == {"s2", "s1", "dem"}
+    encoder = Encoder.from_config(NANO, spec)
+    whole = Synthetic("val", size=SIZE, dates=2).read([0])
+    for batch in (whole, source.read([0])):
+        assert torch.isfinite(encoder.features(batch)).all()
+
+
 def refusal(action: Callable[[], object]) -> str:
     with pytest.raises(InputError) as error:
         action()

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
+from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget, Cost, Ledger, device_name, measure
 from gfm_objectives.checkpoint import save_encoder
 from gfm_objectives.data import build_source
@@ -53,9 +54,9 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     device, dtype = resolve(cfg.device, cfg.precision)
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
-    source = open_source(cfg)
+    source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.encoder, source.spec)
+    encoder = build_encoder(cfg.encoder, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
     costs = {v: step_cost(objective, source, v) for v in objective.variants()}
     budget = Budget(cfg.budget.flops)
@@ -101,14 +102,18 @@ def run(cfg: DictConfig) -> Path:
     return out
 
 
-def open_source(cfg: DictConfig) -> Source:
-    """The places to pretrain on, with the layer that is made of them where the objective's target is one."""
+def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
+    """The places to pretrain on, and all that the data shows of them.
+
+    Where the objective's target is a layer made of them, they lack what it is made of; the encoder is built to read all
+    the same, since probes and tasks show it.
+    """
     source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
     if cfg.objective.get("target") not in LAYERS:
-        return source
+        return source, source.spec
     made = Segmented(source, cfg.objective.target, **cfg.objective.segments)
     print(f"{cfg.name}: {made.about()}", flush=True)
-    return made
+    return made, source.spec
 
 
 def step_cost(objective: Objective, source: Source, variant: Variant) -> Cost:
