@@ -276,6 +276,7 @@ class Ledger:
     flops_per_sample_by_part: dict[str, float] = field(default_factory=dict)
     flops_evaluation: float = 0.0  # of the yardstick; not part of the budget
     flops_target_preparation: float = 0.0  # charged to the budget where a learned model prepares the targets
+    seconds_target_preparation: float = 0.0  # of one core, mostly the loader's; fitting included, even if kept
     samples: int = 0
     tokens: int = 0  # masked ones included
     visible_tokens: int = 0

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from gfm_objectives.errors import InputError
 
@@ -33,6 +34,13 @@ def fingerprint(root: Path, files: Iterable[Path], *described: object) -> str:
     """Hash of what is described and of the files' names and sizes: cheap, and the same wherever `root` lies."""
     sizes = sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in files)
     return hashlib.sha256(json.dumps([sizes, *described]).encode()).hexdigest()[:16]
+
+
+def cache_file(kind: str, suffix: str, *what: Any) -> Path:
+    """Where what was found out about `what` (anything JSON can hold) is kept: in $GFM_CACHE, or the user's cache."""
+    folder = os.environ.get("GFM_CACHE") or Path.home() / ".cache" / "gfm-objectives"
+    key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return Path(folder) / f"{kind}-{key}{suffix}"
 
 
 def days(text: str) -> int:

@@ -37,3 +37,7 @@ class Source(ABC):
     def notes(self) -> list[str]:
         """Lines for a person who checks how the data was understood; `gfm inspect` prints them."""
         return []
+
+    def preparation(self, places: int) -> tuple[float, float]:
+        """FLOPs and seconds spent on making targets, where `places` were read; (0, 0) where they are only read."""
+        return 0.0, 0.0

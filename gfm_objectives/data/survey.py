@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.data.decoding import Decoded
+from gfm_objectives.data.folder import cache_file
 from gfm_objectives.data.layers import FileFault
 from gfm_objectives.errors import InputError
 
@@ -80,10 +80,8 @@ def _load(note: Any) -> Found:
 
 
 def memo_file(*what: Any) -> Path:
-    """Where the notes of a survey of `what` (anything JSON can hold) are kept: $GFM_CACHE, or the user's cache."""
-    folder = os.environ.get("GFM_CACHE") or Path.home() / ".cache" / "gfm-objectives"
-    key = hashlib.sha256(json.dumps([FORMAT, *what], sort_keys=True, default=str).encode()).hexdigest()[:24]
-    return Path(folder) / f"survey-{key}.json"
+    """Where the notes of a survey of `what` (anything JSON can hold) are kept."""
+    return cache_file("survey", ".json", FORMAT, *what)
 
 
 def sift(faults: Mapping[str, FileFault], skip: Sequence[str], total: int, split: str) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class MapHead(nn.Module):
     """Class of every pixel from (B, width, H, W), trained on a noisy map.
 
-    Cross-entropy with label smoothing and class weights 1 / sqrt(frequency), clipped at 5 (recipe: DESIGN, section 4).
+    Cross-entropy with label smoothing and class weights 1 / sqrt(frequency), clipped at 5.
     Frequencies are running counts of the labels seen, so no pass over the data is needed.
     """
 
@@ -26,14 +26,27 @@ class MapHead(nn.Module):
         return self.logits(features).float()
 
     def loss(self, logits: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Mean over labelled pixels, of `where` (B, H, W) bool if given; target (B, H, W) long, -1 = no label."""
+        """Mean over labelled pixels, weighted by `where` (B, H, W), bool or float, if given; target (B, H, W) long,
+        -1 = no label."""
         with torch.no_grad():
-            one_hot = F.one_hot(target.clamp(min=0), len(self.counts)) * (target >= 0)[..., None]
             if self.training:
-                self.counts += one_hot.sum((0, 1, 2))
+                labelled = (target >= 0).flatten().to(self.counts.dtype)
+                self.counts += torch.zeros_like(self.counts).index_add(0, target.clamp(min=0).flatten(), labelled)
             share = self.counts / self.counts.sum()
             weight = (share.mean() / share).sqrt().clamp(max=5)
             pixel = weight[target.clamp(min=0)] * (target >= 0)
             pixel = pixel if where is None else pixel * where
         each = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=self.label_smoothing)
         return (each * pixel).sum() / pixel.sum().clamp(min=1)
+
+
+def borders(target: Tensor) -> Tensor:
+    """Pixels that touch one of another class, by an edge and both labelled: target (B, H, W) long -> bool."""
+    out = torch.zeros_like(target, dtype=torch.bool)
+    for dim in (1, 2):
+        n = target.shape[dim] - 1
+        here, next_one = target.narrow(dim, 0, n), target.narrow(dim, 1, n)
+        differ = (here != next_one) & (here >= 0) & (next_one >= 0)
+        out.narrow(dim, 0, n).logical_or_(differ)
+        out.narrow(dim, 1, n).logical_or_(differ)
+    return out

@@ -26,7 +26,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: Spec) -> Objective:
-    """The objective `options["name"]`; the other options go to its constructor as keywords.
+    """The objective `options["name"]`; the other options go to its constructor as keywords, but for `segments`: that
+    section says how the data's layer is made (data/segments.py).
 
     InputError for a name that is not in the table, and for a U-Net where the objective needs tokens.
     """
@@ -36,7 +37,8 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
     if OBJECTIVES[name].needs_tokens and not isinstance(encoder, Encoder):
         fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_tokens)
         raise InputError(f"objective={name}: needs a ViT's tokens, a U-Net has none; with encoder=unet take {fit}")
+    keywords = {k: v for k, v in options.items() if k not in ("name", "segments")}
     try:
-        return OBJECTIVES[name](encoder, spec, **{k: v for k, v in options.items() if k != "name"})  # type: ignore[arg-type]
+        return OBJECTIVES[name](encoder, spec, **keywords)  # type: ignore[arg-type]
     except ValueError as e:
         raise InputError(f"objective {name}: {e}") from None

@@ -1,37 +1,46 @@
-"""Masked segmentation: see a part of the places, name the class of every pixel, by a noisy map.
+"""Masked segmentation: see a part of the places, name the class of every pixel, by a noisy map or by segments.
 
 The map is never an input. A position is hidden at every date of every sensor: with one sensor left to look at, the
 task would be plain segmentation. Hidden cells are filled in by the dense path's reader, which fine-tuning keeps, so
 there is no decoder to throw away. Compare BEiT (arXiv 2106.08254), whose targets are learned codes, and OlmoEarth
-(arXiv 2511.13655), whose largest late gain came from map targets that are decoded only.
+(arXiv 2511.13655), whose largest late gain came from map targets that are decoded only. Without a map, the classes are
+those of segments of images that the encoder never sees (data/segments.py); compare DeepCluster (arXiv 1807.05520).
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.heads import MapHead
+from gfm_objectives.models.heads import MapHead, borders
 from gfm_objectives.objectives.objective import Objective, Variant
 
 
 class MaskedSeg(Objective):
-    """mask_ratio: share of positions hidden; loss_on: all or hidden pixels; label_smoothing of the map."""
+    """mask_ratio: share of positions hidden; loss_on: all or hidden pixels; label_smoothing of the classes.
 
-    targets: ClassVar[tuple[str, ...]] = ("map",)
+    target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others'.
+    """
 
     def __init__(
-        self, encoder: Encoder, spec: Spec, *, mask_ratio: float, loss_on: str, label_smoothing: float
+        self,
+        encoder: Encoder,
+        spec: Spec,
+        *,
+        mask_ratio: float,
+        loss_on: str,
+        label_smoothing: float,
+        target: str = "map",
+        boundary: float = 0.0,
     ) -> None:
+        self.targets = (target,)  # before it is checked
         super().__init__(encoder, spec)
         if loss_on not in ("all", "hidden"):
             raise ValueError(f"objective.loss_on={loss_on}: choose all or hidden")
-        self.mask_ratio, self.loss_on = mask_ratio, loss_on
-        self.head = MapHead(encoder.width, len(spec.legends["map"]), label_smoothing)
+        self.mask_ratio, self.loss_on, self.boundary = mask_ratio, loss_on, boundary
+        self.head = MapHead(encoder.width, len(spec.legends[target]), label_smoothing)
 
     def keep(self, cells: int) -> int:
         return max(1, round((1 - self.mask_ratio) * cells))
@@ -43,8 +52,12 @@ class MaskedSeg(Objective):
         logits = self.head(self.encoder.dense(batch, tokens, self.encoder(tokens)))
         patch = self.encoder.patch
         pixels = hidden.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # (B, H, W)
-        target = batch.targets["map"]
-        loss = self.head.loss(logits, target, pixels if self.loss_on == "hidden" else None)
+        target = batch.targets[self.targets[0]]
+        where = pixels if self.loss_on == "hidden" else None
+        if self.boundary:
+            weight = 1 + self.boundary * borders(target)
+            where = weight if where is None else weight * where
+        loss = self.head.loss(logits, target, where)
         right = (logits.argmax(1) == target) & (target >= 0)
         accuracy = (right & pixels).sum() / ((target >= 0) & pixels).sum().clamp(min=1)
         return {"loss": loss, "accuracy_hidden": accuracy.detach()}

@@ -21,7 +21,7 @@ class Objective(nn.Module, ABC):
     nor counts FLOPs without data. Train the dense path too: every downstream task uses it.
     """
 
-    targets: ClassVar[tuple[str, ...]] = ()  # layers of Batch.targets it reads
+    targets: tuple[str, ...] = ()  # layers of Batch.targets it reads
     needs_tokens: ClassVar[bool] = True  # False: encoder.features is all it asks for, which a U-Net has too
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
@@ -29,8 +29,9 @@ class Objective(nn.Module, ABC):
         self.encoder = encoder
         missing = [t for t in self.targets if t not in spec.legends]
         if missing:
+            hint = "; objective=masked_seg objective.target=segments needs no map" if missing[0] == "map" else ""
             raise ValueError(
-                f"needs the target layer {missing[0]!r}; this data has {', '.join(spec.legends) or 'none'}"
+                f"needs the target layer {missing[0]!r}; this data has {', '.join(spec.legends) or 'none'}{hint}"
             )
 
     def variants(self) -> tuple[Variant, ...]:

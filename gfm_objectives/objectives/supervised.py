@@ -19,7 +19,7 @@ from gfm_objectives.objectives.objective import Objective, Variant
 class Supervised(Objective):
     """label_smoothing of the map's classes."""
 
-    targets: ClassVar[tuple[str, ...]] = ("map",)
+    targets = ("map",)
     needs_tokens: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, spec: Spec, *, label_smoothing: float) -> None:

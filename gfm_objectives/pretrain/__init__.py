@@ -13,9 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
+from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget, Cost, Ledger, device_name, measure
 from gfm_objectives.checkpoint import save_encoder
 from gfm_objectives.data import build_source
+from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
@@ -54,9 +56,9 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     device, dtype = resolve(cfg.device, cfg.precision)
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
-    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.encoder, source.spec)
+    encoder = build_encoder(cfg.encoder, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
     costs = {v: step_cost(objective, source, v) for v in objective.variants()}
     budget = Budget(cfg.budget.flops)
@@ -104,6 +106,20 @@ def run(cfg: DictConfig) -> Path:
     return out
 
 
+def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
+    """The places to pretrain on, and all that the data shows of them.
+
+    Where the objective's target is a layer made of them, they lack what it is made of; the encoder is built to read all
+    the same, since probes and tasks show it.
+    """
+    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    if cfg.objective.get("target") not in LAYERS:
+        return source, source.spec
+    made = Segmented(source, cfg.objective.target, **cfg.objective.segments)
+    print(f"{cfg.name}: {made.about()}", flush=True)
+    return made, source.spec
+
+
 def step_cost(objective: Objective, source: Source, variant: Variant) -> Cost:
     """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective."""
     parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
@@ -114,6 +130,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
     """The account of the finished run."""
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
+    preparation = module.source.preparation(c["samples"])
     owned = parameters(module.objective) - parameters(module.objective.encoder)
     return Ledger(
         objective=cfg.objective.name,
@@ -128,6 +145,8 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
         flops_spent=module.budget.spent,
         flops_per_sample=module.budget.spent / max(1, c["samples"]),
         flops_per_sample_by_part=mean_parts(module.costs),
+        flops_target_preparation=preparation[0],
+        seconds_target_preparation=preparation[1],
         samples=c["samples"],
         tokens=c["tokens"],
         visible_tokens=c["visible"],

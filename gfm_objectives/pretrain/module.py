@@ -130,8 +130,14 @@ class Pretraining(L.LightningModule):
         seconds = self.count["seconds"] + self.meter.seconds
         wait = self.count["wait"] + self.loader.wait
         checkpoint["run"] = self.count | {"seconds": seconds, "wait": wait, "spent": self.budget.spent}
+        checkpoint["data_fingerprint"] = self.source.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("data_fingerprint", self.source.fingerprint) != self.source.fingerprint:
+            raise InputError(
+                f"{self.folder}: the data, or what its targets are made with, changed since this run began; "
+                "choose another name=, or overwrite=true"
+            )
         self.count = {k: v for k, v in checkpoint["run"].items() if k != "spent"}
         self.budget.spent = checkpoint["run"]["spent"]
         print(f"{self.cfg.name}: goes on from step {self.count['step']} ({self.budget.progress:.0%} of the budget)")
