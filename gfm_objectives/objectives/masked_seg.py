@@ -13,13 +13,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
-from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import MapHead
-from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.objectives.objective import DenseObjective
 
 
-class MaskedSeg(Objective):
+class MaskedSeg(DenseObjective):
     """mask_ratio: share of positions hidden; loss_on: all or hidden pixels; label_smoothing of the map."""
 
     targets: ClassVar[tuple[str, ...]] = ("map",)
@@ -27,28 +26,18 @@ class MaskedSeg(Objective):
     def __init__(
         self, encoder: Encoder, spec: Spec, *, mask_ratio: float, loss_on: str, label_smoothing: float
     ) -> None:
-        super().__init__(encoder, spec)
+        super().__init__(encoder, spec, mask_ratio)
         if loss_on not in ("all", "hidden"):
             raise ValueError(f"objective.loss_on={loss_on}: choose all or hidden")
-        self.mask_ratio, self.loss_on = mask_ratio, loss_on
+        self.loss_on = loss_on
         self.head = MapHead(encoder.width, len(spec.legends["map"]), label_smoothing)
 
-    def keep(self, cells: int) -> int:
-        return max(1, round((1 - self.mask_ratio) * cells))
-
-    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        every = self.encoder.tokenize(batch)
-        kept, hidden = masking.split_cells(every, self.keep(every.cells))
-        tokens = every.take(kept)
-        logits = self.head(self.encoder.dense(batch, tokens, self.encoder(tokens)))
+    def predict(self, dense: Tensor, seen: Batch, rest: None, hidden: Tensor) -> dict[str, Tensor]:
+        logits = self.head(dense)
         patch = self.encoder.patch
         pixels = hidden.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # (B, H, W)
-        target = batch.targets["map"]
+        target = seen.targets["map"]
         loss = self.head.loss(logits, target, pixels if self.loss_on == "hidden" else None)
         right = (logits.argmax(1) == target) & (target >= 0)
         accuracy = (right & pixels).sum() / ((target >= 0) & pixels).sum().clamp(min=1)
         return {"loss": loss, "accuracy_hidden": accuracy.detach()}
-
-    def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        cells = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
-        return super().visible(batch) // cells * self.keep(cells)
