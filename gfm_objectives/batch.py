@@ -28,6 +28,11 @@ class Series:
     def map(self, fn: Callable[[Tensor], Tensor]) -> Series:
         return Series(fn(self.x), fn(self.valid), fn(self.day), self.bands)
 
+    def take_dates(self, index: Tensor) -> Series:
+        """The dates `index` (B, t) long of each place."""
+        place = torch.arange(len(index), device=index.device)[:, None]
+        return self.map(lambda t: t[place, index])
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

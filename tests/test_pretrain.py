@@ -199,6 +199,37 @@ def test_resume_after_kill_9_is_bit_identical(tmp_path: Path) -> None:
     assert steps == [r["step"] for r in rows(tmp_path / "whole" / "demo")]
 
 
+def test_a_teacher_is_resumed_and_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("objective=jepa", "checkpoint_every=0.1")
+    whole = pretrain.run(small(tmp_path / "whole", *words))
+    read = Synthetic.read
+    calls = iter(range(100))
+
+    def cut(self: Synthetic, indices: list[int]) -> Batch:
+        if next(calls) == 8:
+            raise OSError("power cut")
+        return read(self, indices)
+
+    broken = small(tmp_path / "broken", *words)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(Synthetic, "read", cut)
+        pretrain.run(broken)
+    last = tmp_path / "broken" / "demo" / "checkpoints" / "last.ckpt"
+    assert 0 < torch.load(last, weights_only=True)["run"]["step"] <= 8
+    resumed = pretrain.run(broken)
+    one, other = (
+        torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (whole, resumed)
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    teacher = {k: v for k, v in one.items() if k.startswith("objective.teacher.")}
+    assert any(not torch.equal(v, one[k.replace(".teacher.", ".encoder.")]) for k, v in teacher.items())
+    assert load_encoder(resumed).state_dict().keys() == {k.removeprefix("objective.teacher.") for k in teacher}
+    ledger = json.loads((resumed / "ledger.json").read_text())
+    owned = sum(v.numel() for k, v in one.items() if k.startswith(("objective.decoder", "objective.token_head",
+                                                                   "objective.dense_head")))  # fmt: skip
+    assert ledger["parameters"]["objective"] == owned and ledger["flops_per_sample_by_part"]["teacher"] > 0
+
+
 def test_the_unet_is_pretrained_on_the_map_and_on_nothing_else(tmp_path: Path) -> None:
     words = (
         [w for w in SMALL if not w.startswith(("encoder.", "budget.flops"))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives.errors import InputError
+
+EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
 
 
 def config_root() -> Path:
@@ -22,9 +26,24 @@ def config_root() -> Path:
     raise InputError(f"{package}: no configs folder in or beside the package; install it again")
 
 
+def extensions(group: str) -> dict[str, EntryPoint]:
+    """What installed packages add to a group, by name; nothing of theirs is imported."""
+    return {point.name: point for point in entry_points(group=EXTENSIONS[group])} if group in EXTENSIONS else {}
+
+
+def _extension_path(point: EntryPoint) -> Path:
+    """Where an extension's options are: in a yaml of its name beside its module."""
+    try:
+        spec = find_spec(point.module)
+    except ImportError:  # of a parent package
+        spec = None
+    return Path((spec and spec.origin) or point.module).with_name(f"{point.name}.yaml")
+
+
 def choices(group: str) -> list[str]:
-    """Names of the choices of a group. A task is also a suite: the suite of that task alone."""
+    """Names of the choices of a group, those of other packages included. A task is also a suite: of that task alone."""
     names = {p.stem for p in (config_root() / group).glob("*.yaml")}
+    names |= {name for name, point in extensions(group).items() if _extension_path(point).is_file()}
     return sorted(names | set(choices("task"))) if group == "suite" else sorted(names)
 
 
@@ -53,7 +72,7 @@ def load_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     inside a task does the same with the data group. A task given as a suite becomes the suite of that task alone.
     """
     files = [] if files is None else files
-    path = _choice_path(group, choice)
+    path = choice_path(group, choice)
     options = read_yaml(path)
     files.append(path)
     if group == "suite" and "tasks" not in options:
@@ -75,7 +94,8 @@ def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> 
     return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
 
 
-def _choice_path(group: str, choice: str) -> Path:
+def choice_path(group: str, choice: str) -> Path:
+    """The file of a choice: shipped, given as a path, or beside the module of another package."""
     if choice.endswith((".yaml", ".yml")) or "/" in choice:
         path = Path(choice).expanduser()
         if not path.is_file():
@@ -85,6 +105,8 @@ def _choice_path(group: str, choice: str) -> Path:
         path = config_root() / folder / f"{choice}.yaml"
         if path.is_file():
             return path
+    if choice in (others := extensions(group)):
+        return _extension_path(others[choice])
     valid = choices(group)
     near = get_close_matches(choice, valid, 1, 0.6)
     hint = f" did you mean {near[0]}?" if near else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.config import leaves
-from gfm_objectives.config.files import choices, config_root, load_choice, read_yaml
+from gfm_objectives.config.files import choice_path, choices, config_root, load_choice, read_yaml
 from gfm_objectives.config.values import show
 
 
@@ -30,17 +30,20 @@ def usage(entry: str, program: str) -> str:
         for name in choices(group):
             other = {k: v for k, v in _options(group, name).items() if k not in shown}
             if other and group not in ("suite", "data"):
-                lines += [f"  only with {group}={name}:", *_keys(other, _comments(_file(group, name)), group + ".")]
+                lines += [
+                    f"  only with {group}={name}:",
+                    *_keys(other, _comments(choice_path(group, name)), group + "."),
+                ]
     if "suite" in groups:
         tasks = load_choice("suite", groups["suite"])["tasks"]
         lines += ["", "keys of each task (train, val, test: how many places of the split, null = all):"]
         for task in tasks:
-            lines += _keys(_options("task", task), _comments(_file("task", task)), f"tasks.{task}.")
+            lines += _keys(_options("task", task), _comments(choice_path("task", task)), f"tasks.{task}.")
     return "\n".join(lines) + "\n"
 
 
 def _group_keys(group: str, name: str) -> list[str]:
-    return _keys(_options(group, name), _comments(_file(group, name)), group + ".")
+    return _keys(_options(group, name), _comments(choice_path(group, name)), group + ".")
 
 
 def _options(group: str, name: str) -> dict[str, Any]:
@@ -57,11 +60,6 @@ def _row(left: str, right: str) -> str:
     return f"{left:<42} {right}".rstrip()
 
 
-def _file(group: str, name: str) -> Path:
-    path = config_root() / group / f"{name}.yaml"
-    return path if path.is_file() or group != "suite" else config_root() / "task" / f"{name}.yaml"
-
-
 def _header(path: Path) -> list[str]:
     """The comment lines at the top of a file."""
     lines: list[str] = []
@@ -74,7 +72,7 @@ def _header(path: Path) -> list[str]:
 
 def _about(group: str, name: str) -> str:
     """The first comment line of a choice's file."""
-    return next(iter(_header(_file(group, name))), "")
+    return next(iter(_header(choice_path(group, name))), "")
 
 
 def _comments(path: Path) -> dict[str, str]:

@@ -88,6 +88,10 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def trained_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
 def parameter_parts(encoder: nn.Module) -> dict[str, int]:
     """Parameters of an encoder and, apart, of its dense path where it has one (a U-Net has none)."""
     dense = sum(parameters(m) for n, m in encoder.named_children() if n == "dense_path")

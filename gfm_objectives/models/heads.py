@@ -1,9 +1,12 @@
-"""Heads on the dense features: the class of every pixel, and the loss that suits a noisy map."""
+"""Heads on the dense features: the class of every pixel, a sensor's images on given days, pixels of hidden tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -50,3 +53,58 @@ def borders(target: Tensor) -> Tensor:
         out.narrow(dim, 0, n).logical_or_(differ)
         out.narrow(dim, 1, n).logical_or_(differ)
     return out
+
+
+class SeriesHead(nn.Module):
+    """A sensor's images on given days from (B, width, H, W): each pixel is told the day, then read linearly.
+
+    channels: sensor -> values per pixel. The loss is L1 on pixels that count, divided by the running mean of itself
+    (of this decay), so that noisy sensors do not drown the rest.
+    """
+
+    def __init__(self, width: int, channels: Mapping[str, int], decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.when = nn.Linear(5, 2 * width)
+        self.hidden = nn.Linear(width, 2 * width)
+        self.out = nn.ModuleDict({s: nn.Linear(2 * width, c) for s, c in channels.items()})
+        for s in channels:
+            self.register_buffer(f"ema_{s}", torch.ones(()))
+
+    def forward(self, dense: Tensor, sensor: str, when: Tensor) -> Tensor:
+        """when (B, T, 5), as day_features gives it; returns (B, T, C, H, W), float32."""
+        pixels = self.hidden(dense.movedim(1, -1))[:, None]  # (B, 1, H, W, 2 width)
+        told = F.gelu(pixels + self.when(when)[:, :, None, None])
+        return self.out[sensor](told).movedim(-1, 2).float()
+
+    def loss(self, sensor: str, prediction: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the plain L1; target as the prediction, weight (B, T, 1, H, W)."""
+        error = ((prediction - target).abs() * weight).sum() / (weight.sum() * target.shape[2]).clamp(min=1)
+        ema = self.get_buffer(f"ema_{sensor}")
+        if self.training:
+            with torch.no_grad():
+                ema.mul_(self.decay).add_(error.detach(), alpha=1 - self.decay)
+        return error / ema.clamp(min=1e-3), error.detach()
+
+
+class PatchHead(nn.Module):
+    """Pixels of hidden tokens, in two ways that add up: from what the decoder says of the token, and per pixel from
+    the dense features of its cell, gated by the same."""
+
+    def __init__(self, dim: int, width: int, patch: int, bands: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.patch = patch
+        self.token = nn.ModuleDict({s: nn.Linear(dim, patch * patch * len(b)) for s, b in bands.items()})
+        self.gate = nn.Linear(dim, width)
+        self.pixel = nn.ModuleDict({s: nn.Linear(width, len(b)) for s, b in bands.items()})
+
+    def forward(self, sensor: str, told: Tensor, cells: Tensor, cell: Tensor) -> Tensor:
+        """told (B, K, dim), cells as by_cell gives them, cell (B, K) long; returns (B, K, p p, C), float32."""
+        fine = cells.gather(1, cell[..., None].expand(-1, -1, cells.shape[-1])).unflatten(-1, (self.patch**2, -1))
+        pixels = self.token[sensor](told).unflatten(-1, (self.patch**2, -1))
+        return (pixels + self.pixel[sensor](fine * self.gate(told)[:, :, None])).float()
+
+
+def by_cell(dense: Tensor, patch: int) -> Tensor:
+    """(B, width, H, W) -> (B, cells, p p width): the pixels of each cell in one row."""
+    return rearrange(dense, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)

@@ -120,8 +120,8 @@ def metres(grid: tuple[int, int], patch: int, gsd: Tensor, dim: int) -> Tensor:
     return code.flatten(1, 2) * 0.5
 
 
-def day_features(series: Series) -> Tensor:
-    """(B, T, 5): day of year as two harmonics, and years since the series' first date."""
+def day_features(series: Series, shown: Series | None = None) -> Tensor:
+    """(B, T, 5): day of year as two harmonics, and years since the first date of the series, or of the one `shown`."""
     year = 2 * math.pi * series.day / 365.25
-    since = (series.day - series.day.amin(1, keepdim=True)) / 365.25
+    since = (series.day - (shown or series).day.amin(1, keepdim=True)) / 365.25
     return torch.stack([year.sin(), year.cos(), (2 * year).sin(), (2 * year).cos(), since], -1)

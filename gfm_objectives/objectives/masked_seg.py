@@ -12,13 +12,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
-from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import MapHead, borders
-from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.objectives.objective import DenseObjective
 
 
-class MaskedSeg(Objective):
+class MaskedSeg(DenseObjective):
     """mask_ratio: share of positions hidden; loss_on: all or hidden pixels; label_smoothing of the classes.
 
     target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others'.
@@ -36,23 +35,17 @@ class MaskedSeg(Objective):
         boundary: float = 0.0,
     ) -> None:
         self.targets = (target,)  # before it is checked
-        super().__init__(encoder, spec)
+        super().__init__(encoder, spec, mask_ratio)
         if loss_on not in ("all", "hidden"):
             raise ValueError(f"objective.loss_on={loss_on}: choose all or hidden")
-        self.mask_ratio, self.loss_on, self.boundary = mask_ratio, loss_on, boundary
+        self.loss_on, self.boundary = loss_on, boundary
         self.head = MapHead(encoder.width, len(spec.legends[target]), label_smoothing)
 
-    def keep(self, cells: int) -> int:
-        return max(1, round((1 - self.mask_ratio) * cells))
-
-    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        every = self.encoder.tokenize(batch)
-        kept, hidden = masking.split_cells(every, self.keep(every.cells))
-        tokens = every.take(kept)
-        logits = self.head(self.encoder.dense(batch, tokens, self.encoder(tokens)))
+    def predict(self, dense: Tensor, seen: Batch, rest: None, hidden: Tensor) -> dict[str, Tensor]:
+        logits = self.head(dense)
         patch = self.encoder.patch
         pixels = hidden.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # (B, H, W)
-        target = batch.targets[self.targets[0]]
+        target = seen.targets[self.targets[0]]
         where = pixels if self.loss_on == "hidden" else None
         if self.boundary:
             weight = 1 + self.boundary * borders(target)
@@ -61,7 +54,3 @@ class MaskedSeg(Objective):
         right = (logits.argmax(1) == target) & (target >= 0)
         accuracy = (right & pixels).sum() / ((target >= 0) & pixels).sum().clamp(min=1)
         return {"loss": loss, "accuracy_hidden": accuracy.detach()}
-
-    def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        cells = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
-        return super().visible(batch) // cells * self.keep(cells)

@@ -1,13 +1,14 @@
-"""Objective: the interface of everything that can be pretrained with."""
+"""Objective: the interface of everything that can be pretrained with. DenseObjective: what the dense path predicts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
 
 Variant = tuple[str, ...]
@@ -51,3 +52,38 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the budget spent; for teachers."""
+
+
+class DenseObjective(Objective):
+    """Hides a part of the batch, and a share of positions of the rest; predicts from the dense features alone.
+
+    mask_ratio: share of positions hidden, at every date of every sensor that is seen. What is hidden and what is
+    predicted are two methods, so that mix can predict several things from one encoding.
+    """
+
+    def __init__(self, encoder: Encoder, spec: Spec, mask_ratio: float) -> None:
+        super().__init__(encoder, spec)
+        self.mask_ratio = mask_ratio
+
+    def hide(self, batch: Batch, variant: Variant) -> tuple[Batch, Any]:
+        """What may be seen of the batch, and whatever `predict` needs of the rest. Shapes must not depend on values."""
+        return batch, None
+
+    @abstractmethod
+    def predict(self, dense: Tensor, seen: Batch, rest: Any, hidden: Tensor) -> dict[str, Tensor]:
+        """As forward, from dense (B, width, H, W); seen, rest: what `hide` gave; hidden (B, h, w) bool: the cells."""
+
+    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
+        seen, rest = self.hide(batch, variant)
+        every = self.encoder.tokenize(seen)
+        kept, hidden = masking.split_cells(every, self.keep(every.cells))
+        tokens = every.take(kept)
+        return self.predict(self.encoder.dense(seen, tokens, self.encoder(tokens)), seen, rest, hidden)
+
+    def keep(self, cells: int) -> int:
+        return max(1, round((1 - self.mask_ratio) * cells))
+
+    def visible(self, batch: Batch, variant: Variant = ()) -> int:
+        seen, _ = self.hide(batch.to("meta"), variant)
+        cells = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
+        return super().visible(seen) // cells * self.keep(cells)

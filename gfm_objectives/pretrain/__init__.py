@@ -22,7 +22,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
-from gfm_objectives.models.encoder import parameter_parts, parameters
+from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.measuring import Measuring
@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> Path:
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
-    costs = {v: step_cost(objective, source, v) for v in objective.variants()}
+    costs = {v: step_cost(objective, source, v, cfg.optim.batch_size) for v in objective.variants()}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     out = _open_folder(cfg)
@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> Path:
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices="auto" if device.type == "cuda" else 1,
-        # cross_sensor steps leave the heads of other directions without a gradient
+        # steps of cross_sensor and mix leave the heads of other directions without a gradient
         strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
         precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
@@ -89,6 +89,7 @@ def run(cfg: DictConfig) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's own
+            warnings.filterwarnings("ignore", "Found .* in eval mode")  # jepa's teacher is, and stays so
             trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     finally:
         module.close()
@@ -120,10 +121,13 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     return made, source.spec
 
 
-def step_cost(objective: Objective, source: Source, variant: Variant) -> Cost:
-    """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective."""
+def step_cost(objective: Objective, source: Source, variant: Variant, batch_size: int) -> Cost:
+    """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective.
+
+    The batch size matters to contrastive alone, whose samples are compared with each other.
+    """
     parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
-    return measure(objective, source.spec.dummy(2), step=lambda m, b: m(b, variant)["loss"], parts=parts)
+    return measure(objective, source.spec.dummy(batch_size), step=lambda m, b: m(b, variant)["loss"], parts=parts)
 
 
 def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
@@ -131,7 +135,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
     preparation = module.source.preparation(c["samples"])
-    owned = parameters(module.objective) - parameters(module.objective.encoder)
+    owned = trained_parameters(module.objective) - parameters(module.objective.encoder)
     return Ledger(
         objective=cfg.objective.name,
         seed=cfg.seed,

@@ -49,8 +49,9 @@ class Pretraining(L.LightningModule):
     # -- what Lightning asks for
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decay = [p for p in self.objective.parameters() if p.ndim > 1]
-        rest = [p for p in self.objective.parameters() if p.ndim <= 1]
+        trained = [p for p in self.objective.parameters() if p.requires_grad]  # a teacher is not
+        decay = [p for p in trained if p.ndim > 1]
+        rest = [p for p in trained if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
         o = self.cfg.optim
         return torch.optim.AdamW(groups, lr=o.lr, weight_decay=o.weight_decay, betas=tuple(o.betas), fused=True)
