@@ -16,7 +16,7 @@ from gfm_objectives.models.encoder import Encoder
 if TYPE_CHECKING:
     from gfm_objectives.models.unet import UNet
 
-FORMAT = 1
+FORMAT = 2  # 2: the dense path pools dates before its first 3 x 3 convolution
 
 
 def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
@@ -33,7 +33,7 @@ def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
 def load_encoder(path: str | Path) -> Encoder:
     """The ViT of a run folder, or of the folder that holds a given `encoder.safetensors`, in eval mode on the CPU.
 
-    InputError where files are missing, from a newer format, do not belong together, or hold a U-Net.
+    InputError where files are missing, of another format, do not belong together, or hold a U-Net.
     """
     model = load_model(path)
     if not isinstance(model, Encoder):
@@ -52,6 +52,10 @@ def load_model(path: str | Path) -> Encoder | UNet:
         about = json.loads((folder / "encoder.json").read_text())
         if about["format"] > FORMAT:
             raise InputError(f"{folder}: written by a newer gfm-objectives (format {about['format']}); upgrade")
+        if about["format"] < FORMAT and about.get("model") != "unet":
+            raise InputError(
+                f"{folder}: of an encoder with an older dense path (format {about['format']}); train it again"
+            )
         encoder = _build(about)
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as e:

@@ -207,7 +207,7 @@ def test_a_hidden_date_weighs_nothing(spec: Spec) -> None:
     """Its pixels are zeroed, but its bias and day would still reach the pooled features."""
     torch.manual_seed(0)
     path = Encoder.from_config(NANO, spec).dense_path
-    y = torch.randn(2, 3, path.width, 8, 8)
+    y = torch.randn(2, 3, 2 * path.width, 8, 8)
     alive = torch.ones(2, 3, 8, 8, dtype=torch.bool)
     alive[:, 2] = False
     assert torch.allclose(path.pool(y, alive), path.pool(y[:, :2], alive[:, :2]), atol=1e-6)

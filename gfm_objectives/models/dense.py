@@ -23,10 +23,11 @@ class DensePath(nn.Module):
     """Tokens and pixels -> (B, width, H, W).
 
     Reader: every cell reads its own tokens, then all of them, so hidden cells are filled in from their neighbours.
-    Stem: a 3 x 3 convolution per sensor and date; its dates are pooled per pixel by attention with several heads,
-    each of which may pick another date, as L-TAE does (arXiv 2007.00586), and the sensors are summed. Pyramid: down to
-    half a patch, up again with skips. Tokens join with small weights, so that an untrained ViT does not
-    disturb the pixels' path.
+    Stem: a linear map of every pixel on every date, told the day; its dates are pooled per pixel by attention with
+    several heads, each of which may pick another date, as L-TAE does (arXiv 2007.00586), and the sensors are summed.
+    What follows sees one image: pyramid down to half a patch and up again, where skips are added after a 1 x 1
+    convolution of what is coarser, as in FPN (arXiv 1612.03144); joined to it, they cost 2.5 times as much. Tokens join
+    with small weights, so that an untrained ViT does not disturb the pixels' path.
     """
 
     def __init__(
@@ -37,24 +38,26 @@ class DensePath(nn.Module):
         patch: int,
         width: int,
         band_dropout: float,
-        date_heads: int = 4,
+        date_heads: int = 8,
     ) -> None:
         super().__init__()
         levels = patch.bit_length() - 1
-        assert patch == 2**levels and width % (2 * date_heads) == 0, (patch, width)
+        assert patch == 2**levels and 2 * width % date_heads == 0, (patch, width)
         self.width, self.date_heads = width, date_heads
         self.query = nn.Parameter(torch.randn(dim) * 0.02)
         self.local, self.globally = CrossBlock(dim, heads), CrossBlock(dim, heads)
-        self.stem = BandTable(bands, 9, width, band_dropout)
-        self.when = nn.Linear(5, width)
-        self.score = nn.Linear(width, date_heads)
+        self.stem = BandTable(bands, 1, 2 * width, band_dropout)
+        self.when = nn.Linear(5, 2 * width)
+        self.score = nn.Linear(2 * width, date_heads)
+        self.mix = nn.Linear(2 * width, width)
         channels = [width * min(2**i, 4) for i in range(levels)]
         self.first = ConvBlock(width, width)
         self.down = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in pairwise(channels))
         self.join = nn.Linear(dim, channels[-1])
         nn.init.normal_(self.join.weight, std=1e-3)
         wide = [*channels, channels[-1]]
-        self.up = nn.ModuleList(ConvBlock(wide[i + 1] + channels[i], channels[i]) for i in range(levels))
+        self.lateral = nn.ModuleList(nn.Conv2d(wide[i + 1], channels[i], 1) for i in range(levels))
+        self.up = nn.ModuleList(ConvBlock(c, c) for c in channels)
 
     def forward(self, batch: Batch, tokens: Tokens, z: Tensor, position: Tensor) -> Tensor:
         """z (B, N, D): the encoder's output for `tokens`; position (B, cells, D): the code of every cell."""
@@ -63,8 +66,8 @@ class DensePath(nn.Module):
         for down in self.down:
             skips.append(down(skips[-1]))
         y = self.join(cells).transpose(1, 2).unflatten(2, tokens.grid)
-        for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
-            y = up(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), skip], 1))
+        for lateral, up, skip in zip(reversed(self.lateral), reversed(self.up), reversed(skips), strict=True):
+            y = up(F.interpolate(lateral(y), scale_factor=2.0, mode="nearest") + skip)
         return y
 
     def read(self, tokens: Tokens, z: Tensor, position: Tensor) -> Tensor:
@@ -82,22 +85,30 @@ class DensePath(nn.Module):
         for name, series in batch.sensors.items():
             t = series.x.shape[1]
             mask = seen[:, slot : slot + t].repeat_interleave(patch, 2).repeat_interleave(patch, 3) & series.valid
-            weight = self.stem[name](series.bands).transpose(0, 2).transpose(1, 2).unflatten(2, (3, 3))
+            weight = self.stem[name](series.bands)[:, 0].T  # (2 width, bands)
             x = series.x.masked_fill(~mask[:, :, None], 0).flatten(0, 1)
-            y = F.conv2d(x, weight, padding=1).unflatten(0, (-1, t))  # (B, T, width, H, W)
-            pooled.append(self.pool(F.gelu(y + self.when(day_features(series))[..., None, None]), mask))
+            y = F.gelu(pointwise(x, weight, self.when(day_features(series)).flatten(0, 1)))
+            pooled.append(self.pool(y.unflatten(0, (-1, t)), mask))
             slot += t
-        return torch.stack(pooled).sum(0)
+        return pointwise(torch.stack(pooled).sum(0), self.mix.weight, self.mix.bias)
 
     def pool(self, y: Tensor, alive: Tensor) -> Tensor:
-        """Attention over dates at each pixel: y (B, T, width, H, W), alive (B, T, H, W) -> (B, width, H, W)."""
-        flat = y.flatten(0, 1).flatten(2)  # a matrix product: as a 1 x 1 convolution it took a third of a CPU step
-        score = torch.baddbmm(self.score.bias[:, None], self.score.weight.expand(len(flat), -1, -1), flat)
-        score = score.unflatten(0, y.shape[:2]).unflatten(3, y.shape[3:]).masked_fill(~alive[:, :, None], -1e4)
+        """Attention over dates at each pixel: y (B, T, C, H, W), alive (B, T, H, W) -> (B, C, H, W)."""
+        score = pointwise(y.flatten(0, 1), self.score.weight, self.score.bias).unflatten(0, y.shape[:2])
+        score = score.masked_fill(~alive[:, :, None], -1e4)
         empty = torch.zeros_like(score[:, :1])  # a date that shows nothing, so that all may be hidden
         weight = torch.cat([empty, score], 1).softmax(1)[:, 1:].to(y.dtype)
-        grouped = y.unflatten(2, (self.date_heads, -1))  # (B, T, heads, width / heads, H, W)
+        grouped = y.unflatten(2, (self.date_heads, -1))  # (B, T, heads, C / heads, H, W)
         return (grouped * weight[:, :, :, None]).sum(1).flatten(1, 2)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1 x 1 convolution as a matrix product: x (N, C, H, W), weight (D, C), bias (D,) or (N, D) -> (N, D, H, W).
+
+    Convolutions of that size at full resolution took a third of a step on a CPU.
+    """
+    y = torch.baddbmm(bias[..., None], weight.expand(len(x), -1, -1), x.flatten(2))
+    return y.unflatten(2, x.shape[2:])
 
 
 class ConvBlock(nn.Sequential):
