@@ -288,6 +288,7 @@ class Ledger:
     peak_name: str = ""
     peak_flops: float | None = None  # FLOP/s of one device
     energy_joules: float | None = None  # None where the device does not tell
+    loss: float | None = None  # the objective's own, mean over the last tenth of the budget
     yardstick: dict[str, Any] = field(default_factory=dict)  # last figures, and those of what was never trained
 
     @property

@@ -1,15 +1,18 @@
 """Gains by hand, the choice of the headline U-Net, and the coverage of the intervals."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from gfm_objectives.budget import Ledger
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain import summarise, write
 from gfm_objectives.gain.intervals import estimate, sample
+from gfm_objectives.gain.prediction import Correlation, correlations
 from gfm_objectives.metrics import iou
 from gfm_objectives.scores import Score
 
@@ -237,3 +240,29 @@ def test_coverage_with_five_seeds(spread, tasks, bootstrap):
     print(f"coverage {held / trials:.3f}, percentile bootstrap {plain / trials:.3f}")
     assert 0.93 <= held / trials <= 0.985
     assert plain / trials < bootstrap
+
+
+def test_rank_correlations_by_hand() -> None:
+    """Between contenders the figure predicts, within them it misleads; losses are compared within alone."""
+
+    def run(nll: float, loss: float) -> Ledger:
+        return Ledger("mae", 0, "", "", "", yardstick={"map_nll": nll}, loss=loss)
+
+    runs = {
+        str(c): [(run(2 - c + 0.1 * k * (c + 1), k * (c + 1)), 0.3 + 0.1 * c + 0.01 * k * (c + 1)) for k in (-1, 0, 1)]
+        for c in range(5)
+    }
+    found = correlations(runs)
+    assert list(found) == ["map_nll", "loss"]  # the others were not measured
+    between, within = found["map_nll"]
+    assert between is not None and between.rho == pytest.approx(1) and between.n == 5
+    assert within is not None and within.rho == pytest.approx(-1) and within.n == 15 - 5 + 1
+    assert found["loss"][0] is None
+
+
+def test_the_interval_of_a_rank_correlation() -> None:
+    """Bonett and Wright: z +- 1.96 sqrt((1 + rho^2 / 2) / (n - 3))."""
+    half = 1.96 * math.sqrt((1 + 0.18) / 7)
+    expected = math.tanh(math.atanh(0.6) - half), math.tanh(math.atanh(0.6) + half)
+    assert Correlation(0.6, 10).interval == pytest.approx(expected, abs=1e-4)
+    assert Correlation(0.6, 4).interval is None

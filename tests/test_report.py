@@ -8,6 +8,7 @@ import pytest
 import rich.console
 
 from gfm_objectives import report
+from gfm_objectives.budget import Ledger
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import pages, tables, words
 from gfm_objectives.scores import Score, Store
@@ -121,6 +122,38 @@ def test_terminal_table(folder):
     text = console.export_text()
     assert "Test mIoU, points (5 seeds per cell, synthetic data)" in text
     assert "not run" in text and "headline U-Net, n = 1" in text and "[" in text.split("Gain")[1]
+
+
+def test_the_yardstick_stands_beside_the_scores(tmp_path):
+    """A table of what was measured, and whether it predicts: here the lower NLL has the higher mIoU."""
+    for i, contender in enumerate(("mae", "latent", "temporal", "mix", "supervised")):
+        for seed in range(2):
+            good = 10 + i
+            Store(tmp_path).add(
+                Score.measured(
+                    np.array([[[good, 5], [5, good]]]),
+                    None,
+                    task="t",
+                    fraction=1.0,
+                    contender=contender,
+                    seed=seed,
+                    pretrain_run=f"{contender}-s{seed}@abc",
+                    pretrain_flops=1e12,
+                )
+            )
+            health = {p + k: v for p in ("", "token_") for k, v in (("std", 0.5), ("cosine", 0.2), ("rankme", 8.0))}
+            never = {"bands": {"map_nll": 1.75}, "random": {"map_nll": 3.0}}
+            figures = {"places": "x", "map_nll": 2 - 0.1 * i, **health, **never}
+            (tmp_path / "ledgers").mkdir(exist_ok=True)
+            size = {"encoder": 2, "dense": 1, "objective": 1}
+            Ledger(contender, seed, "", "", "", "nano", parameters=size, flops_spent=1e12, yardstick=figures).write(
+                tmp_path / "ledgers" / f"{contender}-s{seed}.json"
+            )
+    text = report.write(tmp_path).read_text()
+    assert "## What the yardstick said in pretraining" in text and "| mae | 1e12 | 2 | 2.000 ± 0.000 |" in text
+    broken = [line.split(" ")[1] for line in text.splitlines() if line.endswith("broken |")]
+    assert sorted(broken) == ["latent", "mae", "temporal"]
+    assert "| map NLL | +1.00 [" in text
 
 
 def test_words():

@@ -27,6 +27,7 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
+from gfm_objectives.pretrain.progress import last_loss
 from gfm_objectives.provenance import FREE_KEYS, commit, config_hash
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -163,6 +164,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
         devices=module.trainer.world_size,
         peak_name=module.peak[0],
         peak_flops=module.peak[1],
+        loss=last_loss(module.folder / "metrics.csv"),
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -111,3 +112,10 @@ class Table:
             writer = csv.DictWriter(f, self.columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
+
+
+def last_loss(path: Path) -> float | None:
+    """Mean loss over the last tenth of the budget, from metrics.csv; None where no line of it falls there."""
+    with path.open(newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file) if float(row["progress"]) >= 0.9]
+    return fmean(losses) if losses else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives import gain
-from gfm_objectives.report import figures, tables, words
+from gfm_objectives.report import figures, tables, words, yardstick
 from gfm_objectives.report.terminal import terminal_table
 from gfm_objectives.scores import Store
 
@@ -29,7 +29,7 @@ def write(folder: str | Path) -> Path:
     pictures = figures.draw(summary, curve, folder, about)
     parts = [_opening(summary, len(store.stale()), about), _verdict(summary), _gains(summary, pictures)]
     parts += [_scores(summary, pictures, about.get("change", ())), _means(summary, curve, pictures)]
-    parts += [_pictures(pictures), _method(summary)]
+    parts += [_measured(folder, summary["fractions"]), _pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
     return path
@@ -142,6 +142,16 @@ def _means(summary: tables.Summary, curve: list[dict[str, Any]], pictures: Mappi
     if curve:
         parts.append("### Where the tuned U-Net plateaus: validation mIoU, points, by fine-tuning FLOPs\n")
         parts += [tables.plateau(curve), _image(pictures, "plateau", "Validation mIoU against fine-tuning FLOPs")]
+    return "\n".join(parts)
+
+
+def _measured(folder: Path, fractions: Sequence[float]) -> str:
+    if not (table := yardstick.measured(folder)):
+        return ""
+    parts = ["## What the yardstick said in pretraining\n", table]
+    for f in fractions:
+        if predicts := yardstick.predicts(folder, f):
+            parts += [f"### Does it predict mIoU with {words.percent(f)} of the labels?\n", yardstick.HOW, predicts]
     return "\n".join(parts)
 
 

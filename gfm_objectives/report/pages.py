@@ -16,16 +16,21 @@ from pathlib import Path
 
 from gfm_objectives import report
 from gfm_objectives.errors import InputError
-from gfm_objectives.report import tables
+from gfm_objectives.report import tables, yardstick
 
 PAGES = ("README.md", "docs/results.md")
 MARK = re.compile(r"(<!-- (results/[^\s:]+): (\w+)((?: [\d.]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
-BY_FRACTION: Mapping[str, Callable[[tables.Summary, float], str]] = {"headline": tables.headline, "gains": tables.gains}
-WHOLE: Mapping[str, Callable[[tables.Summary], str]] = {
-    "scores": tables.scores,
-    "break_even": tables.break_even,
-    "labels_saved": tables.labels_saved,
-    "resources": tables.resources,
+BY_FRACTION: Mapping[str, Callable[[Path, tables.Summary, float], str]] = {
+    "headline": lambda folder, summary, fraction: tables.headline(summary, fraction),
+    "gains": lambda folder, summary, fraction: tables.gains(summary, fraction),
+    "predicts": lambda folder, summary, fraction: yardstick.predicts(folder, fraction),
+}
+WHOLE: Mapping[str, Callable[[Path, tables.Summary], str]] = {
+    "scores": lambda folder, summary: tables.scores(summary),
+    "break_even": lambda folder, summary: tables.break_even(summary),
+    "labels_saved": lambda folder, summary: tables.labels_saved(summary),
+    "resources": lambda folder, summary: tables.resources(summary),
+    "yardstick": lambda folder, summary: yardstick.measured(folder),
 }
 
 
@@ -61,9 +66,9 @@ def fill(text: str, root: Path, name: str = "page") -> str:
         start, folder, kind, option, end = mark.groups()
         known = summary(folder)
         if kind in WHOLE and not option:
-            return f"{start}{WHOLE[kind](known)}{end}"
+            return f"{start}{WHOLE[kind](root / folder, known)}{end}"
         if kind in BY_FRACTION and option and float(option) in known["fractions"]:
-            return f"{start}{BY_FRACTION[kind](known, float(option))}{end}"
+            return f"{start}{BY_FRACTION[kind](root / folder, known, float(option))}{end}"
         fractions = " or ".join(map(str, known["fractions"]))
         raise InputError(
             f"{name}: no table `{kind}{option}` of {folder}; give {', '.join(WHOLE)}, or {' or '.join(BY_FRACTION)} "

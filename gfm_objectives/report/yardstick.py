@@ -1,4 +1,4 @@
-"""`gfm yardstick`: the figures of finished runs as a table, beside those of what was never trained."""
+"""The yardstick's figures of finished runs as a table, and whether they predict what fine-tuning brings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from gfm_objectives.budget import Ledger
 from gfm_objectives.compare.runs import group_runs
+from gfm_objectives.gain.prediction import Correlation, correlations
 from gfm_objectives.report import words
 from gfm_objectives.report.tables import markdown
+from gfm_objectives.scores import Score, Store
 from gfm_objectives.yardstick.probes import alarm
 
 # figure -> title, factor, digits
@@ -28,16 +30,75 @@ COLUMNS = {
     "token_rankme": ("RankMe of tokens", 1, 1),
 }
 
+HOW = (
+    "Spearman's rank correlation with the mean mIoU over tasks, 95 % intervals. NLLs and losses count with their sign "
+    "turned, so + means that the figure predicts. Between contenders: their means. Within: what a run is above or "
+    "below its contender's mean.\n"
+)
+
 
 def table(folders: Sequence[str]) -> str:
-    """Markdown: a row for each contender, mean ± deviation over its seeds, then the same encoders untrained and the
-    bands' statistics; a table for each set of places that runs were measured on. InputError for what is no run.
+    """`gfm yardstick`, Markdown: a row for each contender, mean ± deviation over its seeds, then the same encoders
+    untrained and the bands' statistics; a table for each set of places that runs were measured on. InputError for what
+    is no run.
     """
-    runs = [
-        (words.contender(name), Ledger.read(Path(r.folder) / "ledger.json"))
-        for name, members in group_runs(folders).items()
-        for r in members
-    ]
+    return _tables(
+        [
+            (words.contender(name), Ledger.read(Path(r.folder) / "ledger.json"))
+            for name, members in group_runs(folders).items()
+            for r in members
+        ]
+    )
+
+
+def measured(folder: Path) -> str:
+    """The same of the runs behind a results folder, from the ledgers it keeps; '' where none was measured."""
+    runs = {s.pretrain_run: (s.contender, ledger) for s, ledger in reversed(_fine_tuned(folder)) if ledger.yardstick}
+    return _tables([(words.contender(c), ledger) for c, ledger in sorted(runs.values(), key=lambda r: r[0])])
+
+
+def predicts(folder: Path, fraction: float) -> str:
+    """Rank correlation of each figure with the mean mIoU over tasks, between contenders and within them.
+
+    Of ViTs that were fine-tuned whole on every task. '' where there are fewer than three contenders.
+    """
+    scored: dict[tuple[str, str], dict[str, float]] = {}
+    ledgers = {}
+    for score, ledger in _fine_tuned(folder):
+        if score.fraction == fraction and score.contender != "unet map" and ledger.yardstick:
+            scored.setdefault((score.contender, score.pretrain_run), {})[f"{score.task} {score.seed}"] = score.miou
+            ledgers[score.pretrain_run] = ledger
+    runs: dict[str, list[tuple[Ledger, float]]] = {}
+    most = max((len(v) for v in scored.values()), default=0)
+    for (contender, run), mious in scored.items():
+        if len(mious) == most:
+            runs.setdefault(contender, []).append((ledgers[run], fmean(mious.values())))
+    if len(runs) < 3:
+        return ""
+    titles = {k: title for k, (title, *_) in COLUMNS.items()} | {"loss": "pretraining loss"}
+    rows = [[titles[k], *(_correlation(c) for c in pair)] for k, pair in correlations(runs).items()]
+    count = sum(map(len, runs.values()))
+    return markdown(["figure", f"between {len(runs)} contenders", f"within them, {count} runs"], rows)
+
+
+def _correlation(c: Correlation | None) -> str:
+    if c is None:
+        return "-"
+    return f"{c.rho:+.2f}" + (" [{:+.2f}, {:+.2f}]".format(*c.interval) if c.interval else "")
+
+
+def _fine_tuned(folder: Path) -> list[tuple[Score, Ledger]]:
+    """Scores of what was pretrained, each with the ledger of its run; rows that keep or train a part alone left out."""
+    out = []
+    for s in Store(folder).load():
+        path = folder / "ledgers" / f"{s.pretrain_run.split('@')[0]}.json"
+        part = any(s.contender.endswith(kind) for kind in (" frozen", " fresh dense", " fresh tokens"))
+        if s.pretrain_run and path.exists() and not part:
+            out.append((s, Ledger.read(path)))
+    return out
+
+
+def _tables(runs: Sequence[tuple[str, Ledger]]) -> str:
     places = dict.fromkeys(ledger.yardstick.get("places", "") for _, ledger in runs)
     return "\n".join(_of([r for r in runs if r[1].yardstick.get("places", "") == p]) for p in places)
 
