@@ -21,10 +21,13 @@ from gfm_objectives.data.loader import order
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import confusion
 from gfm_objectives.provenance import mix
+from gfm_objectives.yardstick import probes
 
 WARMUP = 0.1  # share of the budget
 WEIGHT_DECAY = 0.01
 CLIP = 1.0  # gradient norm
+HEAD_SHARE = 0.05  # of the budget: what computing the features that the head is first fitted on may cost at most
+HEAD_PIXELS = 2**14  # labelled pixels the head is first fitted on
 
 
 class Diverged(InputError):
@@ -36,18 +39,20 @@ class HParams:
     """What tuning may choose.
 
     lr: peak; encoder_factor: on the learning rate of parameters named `encoder.*` (0 = frozen); length: share of the
-    budget that is spent; batch_size: places per step; width and mode: of the U-Net.
+    budget that is spent; batch_size: places per step; head_first: the head is fitted on frozen features before all is
+    trained; width and mode: of the U-Net.
     """
 
     lr: float
     encoder_factor: float = 1.0
     length: float = 1.0
     batch_size: int = 8
+    head_first: bool = False
     width: int | None = None
     mode: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: v for k, v in asdict(self).items() if v is not None and v is not False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +102,15 @@ def finetune(
             p.requires_grad_(False)
     cost = step_cost(model, train, layer)
     per_sample = cost.total
-    budget = Budget(flops * hparams.length)
+    model.to(device)
+    spent = fit_head(model, train, layer, flops * hparams.length, seed, device, dtype) if hparams.head_first else 0.0
+    budget = Budget(flops * hparams.length - spent)
     if budget.samples_left(per_sample) < min(hparams.batch_size, 2):
         raise InputError(
             f"fine-tuning with {budget.flops:.2g} FLOPs pays for {budget.flops / per_sample:.1f} samples of "
             f"{per_sample:.2g}; raise finetune.flops (or finetune.start)"
         )
-    model.to(device).train()
+    model.train()
     optimiser = _optimiser(model, hparams)
     peaks = [g["lr"] for g in optimiser.param_groups]
     _reset_peak_memory(device)
@@ -127,7 +134,50 @@ def finetune(
             samples, step = samples + take, step + 1
     _refuse_nonfinite(value, step - 1, hparams)
     seconds = time.perf_counter() - begun
-    return Result(cost, budget.spent, samples, step, seconds, _peak_memory(device), float(value.detach()))
+    return Result(cost, spent + budget.spent, samples, step, seconds, _peak_memory(device), float(value.detach()))
+
+
+@torch.no_grad()
+def fit_head(
+    model: nn.Module,
+    train: Batch,
+    layer: str,
+    flops: float,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Fit the convolution in `model.head` to the labels by logistic regression on what it reads; FLOPs spent.
+
+    Fine-tuning that starts from a random head distorts good features before the head can use them; fitted first, it
+    does not (LP-FT, Kumar et al. 2022, arXiv:2202.10054). As many places as HEAD_SHARE of `flops` pays for, but one at
+    least, and HEAD_PIXELS of their labelled pixels, drawn by `seed`.
+    """
+    head = next(m for m in model.head.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
+    assert not isinstance(head.padding, str), head
+    forward = measure(model, train.first(2), lambda m, b: loss(m, b, layer)).forward
+    n = min(len(train), max(1, int(HEAD_SHARE * flops / forward)))
+    chosen = torch.from_numpy(np.sort(order(mix(seed, "head"), len(train), np.arange(n))))
+    generator = torch.Generator().manual_seed(mix(seed, "head"))
+    read: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float()))
+    x, y = [], []
+    for part in chosen.split(8):
+        batch = train.take(part)
+        predict(model, batch, device, dtype)
+        near = F.unfold(read.pop(), head.kernel_size, padding=head.padding).cpu()  # (B, C k k, H W)
+        label = batch.targets[layer].flatten()
+        pixel = (label >= 0).nonzero()[:, 0]
+        pixel = pixel[torch.randperm(len(pixel), generator=generator)[: -(-HEAD_PIXELS * len(part) // n)]]
+        x.append(near.movedim(1, 2).flatten(0, 1)[pixel].double())
+        y.append(label[pixel])
+    hook.remove()
+    if not sum(map(len, y)):
+        return n * forward  # nothing is labelled, so the head stays as it was drawn
+    weight, bias = probes.logistic(torch.cat(x), torch.cat(y), head.out_channels)
+    head.weight.copy_(weight.T.reshape(head.weight.shape))
+    head.bias.copy_(bias)  # type: ignore[union-attr]
+    return n * forward + probes.class_flops(sum(map(len, y)), len(weight), head.out_channels)
 
 
 def schedule(progress: float) -> float:

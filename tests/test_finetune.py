@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Series
 from gfm_objectives.errors import InputError
-from gfm_objectives.finetune import Diverged, HParams, finetune, loss, predict, schedule, score, step_cost
+from gfm_objectives.finetune import Diverged, HParams, finetune, fit_head, loss, predict, schedule, score, step_cost
 from gfm_objectives.metrics import miou
 
 
@@ -94,6 +94,34 @@ def test_encoder_factor():
         assert (model.head.weight - start.head.weight).abs().max() > 5 * moved
         if factor == 0:
             assert full.samples > 64  # frozen layers cost no gradient, so the budget pays for more
+
+
+def test_the_head_is_fitted_before_features_are_distorted():
+    model, train, val = build(), places(24), places(8, seed=1)
+    frozen = model.encoder.weight.clone()
+
+    def quality() -> float:
+        return miou(score(predict(model, val), val, "label", 3))
+
+    before = quality()
+    spent = fit_head(model, train, "label", flops(4000), seed=0)
+    assert quality() > max(0.6, before + 0.2)  # what a linear head can tell from 16 random features
+    assert torch.equal(frozen, model.encoder.weight)
+    assert 0 < spent < 0.6 * flops(4000)
+
+    hparams = HParams(0.01, head_first=True)
+    result = finetune(build(), train, "label", flops(4001), hparams, seed=0)
+    assert abs(result.flops / flops(4001) - 1) < 0.005  # the head is paid from the same budget
+    assert result.samples < 4001
+    assert hparams.as_dict()["head_first"] and "head_first" not in HParams(0.01).as_dict()
+
+
+def test_a_head_cannot_be_fitted_without_labels():
+    model, train = build(), places(4)
+    none = train.replace(targets={"label": torch.full_like(train.targets["label"], -1)})
+    before = model.head.weight.clone()
+    fit_head(model, none, "label", flops(100), seed=0)
+    assert torch.equal(before, model.head.weight)
 
 
 def test_mistakes():

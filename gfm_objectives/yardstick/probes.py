@@ -21,17 +21,29 @@ RANK, STD, COSINE = 2.0, 0.05, 0.999  # collapsed: below, below, above; docs/yar
 def standardise(fit: Tensor, *others: Tensor) -> list[Tensor]:
     """Zero mean and unit deviation over the rows of `fit` (N, D); the same shift and scale for `others`. A column that
     is constant there tells nothing and becomes 0."""
-    mean, std = fit.mean(0), fit.std(0, correction=0)
-    scale = torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), 0)
+    mean, scale = _moments(fit)
     return [(x - mean) * scale for x in (fit, *others)]
 
 
-def class_nll(fit: Tensor, labels: Tensor, x: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Nats per example (M,) of a multinomial logistic regression fitted on `fit` (N, D), `labels` (N,) long.
+def _moments(fit: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = fit.mean(0), fit.std(0, correction=0)
+    return mean, torch.where(std > 1e-6, 1 / std.clamp(min=1e-6), 0)
 
-    The penalty RIDGE / 2 x |W|^2 holds the intercept too: a class the fit never saw keeps a finite price.
+
+def class_nll(fit: Tensor, labels: Tensor, x: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Nats per example (M,) of `logistic`, fitted on `fit` (N, D) and `labels` (N,) long."""
+    weight, bias = logistic(fit, labels, classes)
+    return F.cross_entropy(x @ weight + bias, truth, reduction="none")
+
+
+def logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight (D, K) and bias (K,) of a multinomial logistic regression of `labels` (N,) long on x (N, D).
+
+    The penalty RIDGE / 2 x |W|^2, on standardised x, holds the intercept too: a class the fit never saw keeps a finite
+    price.
     """
-    fit, x = (_with_one(t) for t in standardise(fit, x))
+    mean, scale = _moments(x)
+    fit = _with_one((x - mean) * scale)
     weight = torch.zeros(fit.shape[1], classes, dtype=fit.dtype, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [weight], max_iter=STEPS, max_eval=STEPS, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"
@@ -45,11 +57,12 @@ def class_nll(fit: Tensor, labels: Tensor, x: Tensor, truth: Tensor, classes: in
 
     with torch.enable_grad():
         optimiser.step(closure)  # type: ignore[arg-type]
-    return F.cross_entropy(x @ weight.detach(), truth, reduction="none")
+    slope = scale[:, None] * weight.detach()[:-1]
+    return slope, weight.detach()[-1] - mean @ slope
 
 
 def class_flops(n: int, width: int, classes: int) -> float:
-    """Of fitting `class_nll` to n examples: two products forward and back, as if every step were taken."""
+    """Of fitting `logistic` to n examples: two products forward and back, as if every step were taken."""
     return STEPS * 4.0 * n * (width + 1) * classes
 
 
