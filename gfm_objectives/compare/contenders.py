@@ -120,28 +120,48 @@ def _foreign(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Settings: a few by experience, then the rest of the grid
+# Settings: a few by experience, then the rest of the grid. Every list says early whether to fit the head first.
+
+HEAD = (True, False)
 
 
 def _vit_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)  # a ViT pays so much per sample that it needs many small steps
     axes = {
-        "lr": (4e-3, 2e-3, 8e-3, 1e-3),
-        "encoder_factor": (0.3, 1.0, 0.1),
+        "lr": (8e-3, 4e-3, 2e-3, 1e-3),
+        "encoder_factor": (1.0, 0.3, 0.1),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
     }
-    return _grid([(4e-3, 1.0, few, 1.0), (2e-3, 1.0, few, 1.0), (2e-3, 0.3, few, 1.0), (2e-3, 0.1, few, 0.25)], axes)
+    first = [
+        (8e-3, 1.0, few, 1.0, True),
+        (4e-3, 1.0, few, 1.0, True),
+        (4e-3, 1.0, few, 1.0, False),
+        (2e-3, 0.3, few, 0.5, True),
+    ]
+    return _grid(first, axes)
 
 
 def _scratch_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
     few = max(1, batch // 4)
-    axes = {"lr": (4e-3, 2e-3, 8e-3, 1e-3), "batch_size": (few, batch), "length": (1.0, 0.25, 0.5)}
-    return _grid([(4e-3, few, 1.0), (2e-3, few, 1.0), (8e-3, few, 1.0), (2e-3, few, 0.25)], axes)
+    axes = {
+        "lr": (4e-3, 8e-3, 2e-3, 1e-3),
+        "batch_size": (few, batch),
+        "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
+    }
+    first = [(4e-3, few, 1.0, False), (8e-3, few, 1.0, True), (4e-3, few, 1.0, True), (8e-3, few, 1.0, False)]
+    return _grid(first, axes)
 
 
 def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    axes = {"lr": (1e-2, 3e-3, 3e-2, 1e-3), "batch_size": (max(1, batch // 4), batch), "length": (1.0, 0.25, 0.5)}
+    axes = {
+        "lr": (1e-2, 3e-3, 3e-2, 1e-3),
+        "head_first": HEAD,
+        "batch_size": (max(1, batch // 4), batch),
+        "length": (1.0, 0.25, 0.5),
+    }
     return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
 
 
@@ -153,15 +173,17 @@ def _unet_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
         "mode": ("stack", "shared"),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
     }
     first = [
-        (1e-2, 8, "stack", few, 1.0),
-        (3e-3, 16, "stack", few, 1.0),
-        (1e-2, 8, "shared", few, 1.0),
-        (1e-2, 8, "stack", few, 0.25),
-        (1e-2, 8, "stack", batch, 1.0),
-        (3e-3, 32, "stack", batch, 1.0),
-        (3e-3, 16, "shared", batch, 1.0),
+        (1e-2, 8, "stack", few, 1.0, False),
+        (1e-2, 8, "stack", few, 1.0, True),
+        (3e-3, 16, "stack", few, 1.0, False),
+        (1e-2, 8, "shared", few, 1.0, False),
+        (1e-2, 8, "stack", few, 0.25, True),
+        (1e-2, 8, "stack", batch, 1.0, False),
+        (3e-3, 32, "stack", batch, 1.0, False),
+        (3e-3, 16, "shared", batch, 1.0, True),
     ]
     # With one date the two modes are one model.
     return [s for s in _grid(first, axes) if s["mode"] == "stack" or max(spec.dates.values()) > 1]
@@ -174,8 +196,15 @@ def _unet_map_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
         "encoder_factor": (1.0, 0.3, 0.1),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
     }
-    return _grid([(1e-2, 1.0, few, 1.0), (3e-3, 1.0, few, 1.0), (1e-2, 0.3, few, 1.0), (1e-2, 0.3, few, 0.25)], axes)
+    first = [
+        (1e-2, 1.0, few, 1.0, True),
+        (1e-2, 1.0, few, 1.0, False),
+        (3e-3, 1.0, few, 1.0, True),
+        (1e-2, 0.3, few, 0.5, True),
+    ]
+    return _grid(first, axes)
 
 
 def _pixel_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
@@ -185,8 +214,15 @@ def _pixel_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
         "width": (64, 128, 256),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
     }
-    return _grid([(1e-2, 64, few, 1.0), (3e-3, 128, few, 1.0), (1e-2, 64, few, 0.25), (3e-3, 256, batch, 1.0)], axes)
+    first = [
+        (1e-2, 64, few, 1.0, False),
+        (1e-2, 64, few, 1.0, True),
+        (3e-3, 128, few, 1.0, False),
+        (1e-2, 64, few, 0.25, True),
+    ]
+    return _grid(first, axes)
 
 
 def _foreign_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
@@ -196,12 +232,24 @@ def _foreign_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
         "encoder_factor": (0.1, 0.03, 1.0),
         "batch_size": (few, batch),
         "length": (1.0, 0.25, 0.5),
+        "head_first": HEAD,
     }
-    return _grid([(1e-3, 0.1, few, 1.0), (3e-3, 0.03, few, 1.0), (1e-3, 0.03, few, 1.0), (1e-3, 0.1, few, 0.25)], axes)
+    first = [
+        (1e-3, 0.1, few, 1.0, False),
+        (3e-3, 0.03, few, 1.0, True),
+        (3e-3, 0.03, few, 1.0, False),
+        (1e-3, 0.1, few, 0.25, True),
+    ]
+    return _grid(first, axes)
 
 
 def _foreign_frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    axes = {"lr": (3e-3, 1e-3, 1e-2), "batch_size": (max(1, batch // 4), batch), "length": (1.0, 0.25, 0.5)}
+    axes = {
+        "lr": (3e-3, 1e-3, 1e-2),
+        "head_first": (False, True),
+        "batch_size": (max(1, batch // 4), batch),
+        "length": (1.0, 0.25, 0.5),
+    }
     return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
 
 
