@@ -82,9 +82,9 @@ def test_the_ledger_has_every_field(finished: Path) -> None:
 def test_metrics_follow_the_schedule(finished: Path) -> None:
     table = rows(finished)
     lr = [float(r["lr"]) for r in table]
-    assert lr[0] == pytest.approx(3e-3 * 4 / 16, rel=1e-3)  # 4 of 16 samples of warm-up
-    assert max(lr) == pytest.approx(3e-3, rel=1e-3)
-    assert lr[-1] < 1e-3  # cool-down
+    assert lr[0] == pytest.approx(1.2e-2 * 4 / 16, rel=1e-3)  # 4 of 16 samples of warm-up
+    assert max(lr) == pytest.approx(1.2e-2, rel=1e-3)
+    assert lr[-1] < 4e-3  # cool-down
     assert all(math.isfinite(float(r["loss"])) for r in table)
     assert {k for r in table for k in r if k.startswith("l1_")} >= {"l1_s2_dem_to_s1", "l1_s2_s1_to_dem"}
 
