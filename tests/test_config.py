@@ -228,7 +228,7 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("lr: 0.003", "lr: fast", "optim.lr=fast: expected a number"),
+        ("lr: 0.012", "lr: fast", "optim.lr=fast: expected a number"),
         ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
         ("dim: 64", "dim: -64", "encoder.dim=-64: must be at least 1"),
         ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
@@ -268,7 +268,7 @@ def test_help_shows_every_choice_and_key(entry):
             assert f"    {name}" in text
     if entry == "train":
         assert "objective.mask_ratio=0.25" in text and "only with objective=mae" in text
-        assert "optim.lr=0.003" in text and "peak learning rate" in text
+        assert "optim.lr=0.012" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:
         assert "finetune.trials=4" in text and "tuning trials" in text
