@@ -36,11 +36,13 @@ def write(folder: str | Path) -> Path:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run."""
+    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run, and
+    `broken`, the contenders of which the yardstick says so."""
     about = context(folder)
     summary = gain.summarise(Store(folder).load(), about.get("suite_size"))
     absent = {c: why for c, why in about.get("not_run", {}).items() if c not in summary["contenders"]}
-    return summary | ({"not_run": absent} if absent else {})
+    said = {"not_run": absent, "broken": yardstick.broken(folder)}
+    return summary | {k: v for k, v in said.items() if v}
 
 
 def context(folder: Path) -> dict[str, Any]:
@@ -93,13 +95,13 @@ def _verdict(summary: tables.Summary) -> str:
             equal = tables.find(summary["means"], contender=c, fraction=fraction, against="unet")
             assert equal is not None, c
             told = f"{words.gain(equal)} over the U-Net at equal fine-tuning FLOPs" if equal["status"] == "ok" else "-"
-            lines.append(f"- **{c}**: {told}; over the headline U-Net {mean['status']}")
+            lines.append(f"- **{tables.name(summary, c)}**: {told}; over the headline U-Net {mean['status']}")
             continue
         some = f" over {len(mean['tasks'])} of {len(summary['tasks'])} tasks" if mean["missing"] else ""
         interval = "" if isinstance(mean["interval"], list) else f", interval {mean['interval']}"
         lines.append(
-            f"- **{c}**: {words.gain(mean)} mIoU points over the headline U-Net, n = 1{some}{interval}; "
-            f"won {mean['wins']}, lost {mean['losses']}, tied {mean['ties']}"
+            f"- **{tables.name(summary, c)}**: {words.gain(mean)} mIoU points over the headline U-Net, "
+            f"n = 1{some}{interval}; won {mean['wins']}, lost {mean['losses']}, tied {mean['ties']}"
             f"{', undecided ' + str(mean['undecided']) if mean['undecided'] else ''}; break-even n: {even['n']}"
         )
     title = f"## In short ({words.percent(fraction)} of the labels)\n\n"
@@ -148,7 +150,7 @@ def _means(summary: tables.Summary, curve: list[dict[str, Any]], pictures: Mappi
 def _measured(folder: Path, fractions: Sequence[float]) -> str:
     if not (table := yardstick.measured(folder)):
         return ""
-    parts = ["## What the yardstick said in pretraining\n", table]
+    parts = ["## What the yardstick said in pretraining\n", yardstick.BROKEN, table]
     for f in fractions:
         if predicts := yardstick.predicts(folder, f):
             parts += [f"### Does it predict mIoU with {words.percent(f)} of the labels?\n", yardstick.HOW, predicts]

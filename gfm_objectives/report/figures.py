@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gfm_objectives.report import words
+from gfm_objectives.report import tables, words
 from gfm_objectives.report.tables import Summary, find
 from gfm_objectives.scores import SEEDLESS
 
@@ -65,7 +65,8 @@ def look(summary: Summary) -> dict[str, dict[str, Any]]:
     """Colour and marker of every contender, the same in all figures."""
     looks: dict[str, dict[str, Any]] = {}
     for i, c in enumerate(summary["pretrained"]):
-        looks[c] = {"color": _PRETRAINED[i % len(_PRETRAINED)], "marker": _MARKERS[i % len(_MARKERS)]}
+        turn = i + i // len(_MARKERS)  # the colours come again with other markers
+        looks[c] = {"color": _PRETRAINED[i % len(_PRETRAINED)], "marker": _MARKERS[turn % len(_MARKERS)]}
     for c in summary["contenders"]:
         if c not in looks:
             looks[c] = {
@@ -101,7 +102,7 @@ def gains(summary: Summary) -> Figure:
             ax.set_yticks(range(len(rows)), rows)
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.grid(axis="x", color="0.9")
-    _legend(figure, [(words.contender(c), looks[c]) for c in names])
+    _legend(figure, [(tables.name(summary, c), looks[c]) for c in names])
     for ax in axes[-1]:
         ax.set_xlabel("gain, mIoU points")
     note = "bars: 95 % intervals; hollow: none given"
@@ -171,7 +172,7 @@ def labels(summary: Summary) -> Figure:
         ax.set_axis_off()
     entries = []
     for c in summary["contenders"]:
-        entries.append((words.contender(c), {**_line(summary, c, looks), "line": True, "name": c}))
+        entries.append((tables.name(summary, c), {**_line(summary, c, looks), "line": True, "name": c}))
     _legend(figure, entries)
     figure.suptitle(f"mIoU by number of labels (bars: 95 % intervals){_synthetic(summary)}", fontsize=12)
     return figure

@@ -22,26 +22,34 @@ def find(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any] 
     return next((r for r in rows if all(r[k] == v for k, v in wanted.items())), None)
 
 
+def name(summary: Summary, contender: str) -> str:
+    """The name a reader sees, with the yardstick's verdict where it says 'broken'."""
+    return words.contender(contender) + (" (broken)" if contender in summary.get("broken", ()) else "")
+
+
 def scores(summary: Summary) -> str:
     """Table 1: mIoU of every contender per task and label fraction, of those asked for and not run too."""
     columns = [(t, f) for t in summary["tasks"] for f in summary["fractions"]]
     rows = []
     for c in (*summary["contenders"], *summary.get("not_run", ())):
         cells = [find(summary["miou"], task=t, fraction=f, contender=c) for t, f in columns]
-        rows.append([words.contender(c), *(words.plus_minus(r) if r else words.NOT_RUN for r in cells)])
+        rows.append([name(summary, c), *(words.plus_minus(r) if r else words.NOT_RUN for r in cells)])
     return markdown(["contender", *(f"{t}, {words.percent(f)}" for t, f in columns)], rows)
 
 
 def headline(summary: Summary, fraction: float) -> str:
-    """The table a page shows: mIoU per task, and mean gains over the headline U-Net, the U-Net at F, and scratch."""
+    """The table a page shows: mIoU per task, and mean gains over the headline U-Net (n = 1 and the suite's size), the
+    U-Net at F, and scratch."""
+    shares = dict.fromkeys([1, summary["suite_size"]])
+    rivals = [("headline", n) for n in shares] + [(a, 1) for a in AGAINST if a != "headline"]
     rows = []
     for c in summary["contenders"]:
         at = {"contender": c, "fraction": fraction}
         cells = [find(summary["miou"], task=t, **at) for t in summary["tasks"]]
-        means = [find(summary["means"], against=a, n=1, **at) for a in AGAINST] if c in summary["pretrained"] else []
-        gains = [_mean(m, len(summary["tasks"]))[0] for m in means if m] or [""] * len(AGAINST)
-        rows.append([words.contender(c), *(words.points(r["miou"] if r else None) for r in cells), *gains])
-    tail = ["over the headline U-Net, n = 1", "over the U-Net, equal fine-tuning FLOPs", "over the ViT from scratch"]
+        means = [find(summary["means"], against=a, n=n, **at) for a, n in rivals] if c in summary["pretrained"] else []
+        gains = [_mean(m, len(summary["tasks"]))[0] for m in means if m] or [""] * len(rivals)
+        rows.append([name(summary, c), *(words.points(r["miou"] if r else None) for r in cells), *gains])
+    tail = [f"over the {words.opponent(a, n)}" for a, n in rivals]
     return markdown([f"{words.percent(fraction)} of the labels", *summary["tasks"], *tail], rows)
 
 
@@ -51,7 +59,7 @@ def change(summary: Summary, tasks: Sequence[str]) -> str:
     rows = []
     for c in summary["contenders"]:
         cells = [find(summary["miou"], task=t, fraction=f, contender=c) for t, f in columns]
-        rows.append([words.contender(c), *(words.points(r["f1"][-1] if r and r["f1"] else None) for r in cells)])
+        rows.append([name(summary, c), *(words.points(r["f1"][-1] if r and r["f1"] else None) for r in cells)])
     return markdown(["contender", *(f"{t}, {words.percent(f)}" for t, f in columns)], rows)
 
 
@@ -79,7 +87,7 @@ def gains(summary: Summary, fraction: float) -> str:
             cells.append(f"**{text}**" if row["verdict"] in ("win", "loss") else text)
         mean = find(summary["means"], **at)
         assert mean is not None, at
-        body.append([words.contender(c), words.opponent(against, n), *cells, *_mean(mean, len(summary["tasks"]))])
+        body.append([name(summary, c), words.opponent(against, n), *cells, *_mean(mean, len(summary["tasks"]))])
     tail = ["mean of tasks", "W / L / T", "median", "mean without best and worst", "points per EFLOP"]
     return markdown(["contender", "against", *summary["tasks"], *tail], body)
 
@@ -107,7 +115,7 @@ def break_even(summary: Summary) -> str:
                 row = find(summary["break_even"], contender=c, fraction=f, task=t)
                 assert row is not None, (c, f, t)
                 cells.append(f"{row['n']}{' (' + row['verdict'] + ')' if row['verdict'] else ''}")
-            rows.append([words.contender(c), words.percent(f), *cells])
+            rows.append([name(summary, c), words.percent(f), *cells])
     return markdown(["contender", "labels", *columns], rows)
 
 
@@ -121,7 +129,7 @@ def labels_saved(summary: Summary) -> str:
             "fewer than measured": f"fewer than {r['needed']}",
         }[r["status"]]
         saved = "-" if r["saved"] is None else f"{r['saved']:+.0f}"
-        rows.append([words.contender(r["contender"]), r["task"], str(r["labels"]), needed, saved])
+        rows.append([name(summary, r["contender"]), r["task"], str(r["labels"]), needed, saved])
     return markdown(["contender", "task", "labels used", "labels the U-Net needs", "saved"], rows)
 
 
@@ -137,7 +145,7 @@ def resources(summary: Summary) -> str:
         "inference_flops": ("inference FLOPs per tile", words.flops),
     }
     rows = [
-        [words.contender(r["contender"]), str(r["runs"]), *(show(r[k]) for k, (_, show) in columns.items())]
+        [name(summary, r["contender"]), str(r["runs"]), *(show(r[k]) for k, (_, show) in columns.items())]
         for r in summary["resources"]
     ]
     return markdown(["contender", "runs", *(title for title, _ in columns.values())], rows)

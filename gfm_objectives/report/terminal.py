@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gfm_objectives.report import words
-from gfm_objectives.report.tables import find, gain_rows
+from gfm_objectives.report.tables import find, gain_rows, name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +37,7 @@ def _scores(summary: Mapping[str, Any], label: str) -> RenderableType:
         table.add_column(f"{t}\n{words.percent(f)}", justify="right")
     for c in summary["contenders"]:
         cells = [find(summary["miou"], task=t, fraction=f, contender=c) for t, f in columns]
-        table.add_row(words.contender(c), *(words.plus_minus(r) if r else words.NOT_RUN for r in cells))
+        table.add_row(name(summary, c), *(words.plus_minus(r) if r else words.NOT_RUN for r in cells))
     return table
 
 
@@ -45,10 +45,10 @@ def _gains(summary: Mapping[str, Any]) -> RenderableType:
     from rich.table import Table
 
     table = Table(title="Gain, mIoU points", title_justify="left")
-    for name in ("contender", "labels", "against"):
-        table.add_column(name)
-    for name in (*summary["tasks"], "mean", "W/L/T"):
-        table.add_column(name, justify="right")
+    for title in ("contender", "labels", "against"):
+        table.add_column(title)
+    for title in (*summary["tasks"], "mean", "W/L/T"):
+        table.add_column(title, justify="right")
     for fraction in summary["fractions"]:
         for c, against, n in gain_rows(summary, fraction):
             at = {"contender": c, "fraction": fraction, "against": against, "n": n}
@@ -57,7 +57,7 @@ def _gains(summary: Mapping[str, Any]) -> RenderableType:
             mean = rows[-1]
             assert mean is not None, at
             record = words.record(mean, "/")
-            table.add_row(words.contender(c), words.percent(fraction), words.opponent(against, n), *cells, record)
+            table.add_row(name(summary, c), words.percent(fraction), words.opponent(against, n), *cells, record)
         table.add_section()
     return table
 

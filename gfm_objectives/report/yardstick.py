@@ -35,6 +35,10 @@ HOW = (
     "turned, so + means that the figure predicts. Between contenders: their means. Within: what a run is above or "
     "below its contender's mean.\n"
 )
+BROKEN = (
+    "'broken': in the mean over its runs, a linear probe reads the map from what was pretrained no better than from "
+    "the same encoder untrained, or from the statistics of its bands. Every table says so beside the name.\n"
+)
 
 
 def table(folders: Sequence[str]) -> str:
@@ -53,8 +57,12 @@ def table(folders: Sequence[str]) -> str:
 
 def measured(folder: Path) -> str:
     """The same of the runs behind a results folder, from the ledgers it keeps; '' where none was measured."""
-    runs = {s.pretrain_run: (s.contender, ledger) for s, ledger in reversed(_fine_tuned(folder)) if ledger.yardstick}
-    return _tables([(words.contender(c), ledger) for c, ledger in sorted(runs.values(), key=lambda r: r[0])])
+    return _tables([(words.contender(c), ledger) for c, members in _measured(folder).items() for ledger in members])
+
+
+def broken(folder: Path) -> list[str]:
+    """The contenders of a results folder that the yardstick calls broken: see BROKEN."""
+    return [c for c, members in _measured(folder).items() if _is_broken(members)]
 
 
 def predicts(folder: Path, fraction: float) -> str:
@@ -79,6 +87,15 @@ def predicts(folder: Path, fraction: float) -> str:
     rows = [[titles[k], *(_correlation(c) for c in pair)] for k, pair in correlations(runs).items()]
     count = sum(map(len, runs.values()))
     return markdown(["figure", f"between {len(runs)} contenders", f"within them, {count} runs"], rows)
+
+
+def _measured(folder: Path) -> dict[str, list[Ledger]]:
+    """Contender -> the ledgers of its runs, of those that were measured."""
+    runs = {s.pretrain_run: (s.contender, ledger) for s, ledger in reversed(_fine_tuned(folder)) if ledger.yardstick}
+    out: dict[str, list[Ledger]] = {}
+    for contender, ledger in sorted(runs.values(), key=lambda r: r[0]):
+        out.setdefault(contender, []).append(ledger)
+    return out
 
 
 def _correlation(c: Correlation | None) -> str:
@@ -133,8 +150,12 @@ def _cells(figures: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _remark(runs: Sequence[Ledger]) -> str:
-    """'broken' where, in the mean, a linear probe reads the map no better than from the same encoder untrained, or from
-    the bands' statistics; 'collapsed' where a run raised the alarm."""
+    """'broken', see BROKEN; 'collapsed' where a run raised the alarm."""
+    figures = ({k: v for k, v in m.yardstick.items() if k in COLUMNS} for m in runs if m.yardstick)
+    return ", ".join(["broken"] * _is_broken(runs) + ["collapsed"] * any(alarm(f) for f in figures))
+
+
+def _is_broken(runs: Sequence[Ledger]) -> bool:
     measured = [m.yardstick for m in runs if m.yardstick]
     mean = {
         who: fmean(f["map_nll"] for f in figures) if figures and all("map_nll" in f for f in figures) else math.nan
@@ -144,6 +165,4 @@ def _remark(runs: Sequence[Ledger]) -> str:
             ("bands", [y.get("bands", {}) for y in measured]),
         )
     }
-    worse = mean["encoder"] >= mean["random"] or mean["encoder"] >= mean["bands"]
-    figures = ({k: v for k, v in y.items() if k in COLUMNS} for y in measured)
-    return ", ".join(["broken"] * worse + ["collapsed"] * any(alarm(f) for f in figures))
+    return mean["encoder"] >= mean["random"] or mean["encoder"] >= mean["bands"]
