@@ -94,7 +94,8 @@ def finetune(
 
     AdamW, warm-up over the first tenth of the budget, then cosine to 0; flips and quarter turns; bf16 by autocast where
     `dtype` says so. Order, augmentation and dropout are functions of (seed, step), so the result is one of its
-    arguments alone. Raises Diverged, and InputError where the budget pays for less than one batch.
+    arguments alone. With encoder_factor 0 the encoder stays as it is, running statistics included. Raises Diverged, and
+    InputError where the budget pays for less than a batch of two.
     """
     device = torch.device(device)
     if hparams.encoder_factor == 0:
@@ -103,6 +104,8 @@ def finetune(
     cost = step_cost(model, train, layer)
     per_sample = cost.total
     model.to(device)
+    _reset_peak_memory(device)
+    begun = time.perf_counter()
     spent = fit_head(model, train, layer, flops * hparams.length, seed, device, dtype) if hparams.head_first else 0.0
     budget = Budget(flops * hparams.length - spent)
     if budget.samples_left(per_sample) < min(hparams.batch_size, 2):
@@ -111,10 +114,11 @@ def finetune(
             f"{per_sample:.2g}; raise finetune.flops (or finetune.start)"
         )
     model.train()
+    if hparams.encoder_factor == 0:
+        model.get_submodule("encoder").eval()
     optimiser = _optimiser(model, hparams)
     peaks = [g["lr"] for g in optimiser.param_groups]
-    _reset_peak_memory(device)
-    begun, samples, step, value = time.perf_counter(), 0, 0, torch.zeros(())
+    samples, step, value = 0, 0, torch.zeros(())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while take := min(hparams.batch_size, budget.samples_left(per_sample)):
             torch.manual_seed(mix(seed, step, "dropout"))

@@ -96,6 +96,14 @@ def test_encoder_factor():
             assert full.samples > 64  # frozen layers cost no gradient, so the budget pays for more
 
 
+def test_a_frozen_encoder_keeps_its_running_statistics():
+    model = build()
+    model.encoder = nn.Sequential(model.encoder, nn.BatchNorm2d(16))
+    before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+    finetune(model, places(8), "label", flops(64), HParams(0.01, encoder_factor=0.0), 0)
+    assert all(torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items())
+
+
 def test_the_head_is_fitted_before_features_are_distorted():
     model, train, val = build(), places(24), places(8, seed=1)
     frozen = model.encoder.weight.clone()

@@ -149,11 +149,24 @@ def test_the_yardstick_stands_beside_the_scores(tmp_path):
             Ledger(contender, seed, "", "", "", "nano", parameters=size, flops_spent=1e12, yardstick=figures).write(
                 tmp_path / "ledgers" / f"{contender}-s{seed}.json"
             )
+    Store(tmp_path).add(  # one more fine-tuning seed of a single run must not leave the others out
+        Score.measured(
+            np.array([[[10, 5], [5, 10]]]),
+            None,
+            task="t",
+            fraction=1.0,
+            contender="mae",
+            seed=2,
+            pretrain_run="mae-s0@abc",
+            pretrain_flops=1e12,
+        )
+    )
     text = report.write(tmp_path).read_text()
     assert "## What the yardstick said in pretraining" in text and "| mae | 1e12 | 2 | 2.000 ± 0.000 |" in text
     broken = [line.split(" ")[1] for line in text.splitlines() if line.endswith("broken |")]
     assert sorted(broken) == ["latent", "mae", "temporal"]
     assert text.count("| mae (broken) |") >= 4 and "mix (broken)" not in text  # every other table says so too
+    assert report.summarise(tmp_path)["broken"] == ["latent", "mae", "temporal"] and "between 5 contenders" in text
     assert "| map NLL | +1.00 [" in text
 
 

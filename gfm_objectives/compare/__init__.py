@@ -60,12 +60,12 @@ def run(cfg: DictConfig) -> Path:
             return out
         config.save(cfg, out / "config.yaml")
         count_final(out, benches)
+        comparison.baselines()  # quick, and what is wrong with them is better known before hours of work than after
         budgets = comparison.plateau(pool, plan)
         if cfg.finetune.flops is None:
             print(plan.text(budgets), flush=True)
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
-    comparison.baselines()
     comparison.report(context)
     shutil.rmtree(out / "cache", ignore_errors=True)
     return out
@@ -207,10 +207,10 @@ class Comparison:
         """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""
         from rich import print as rich_print
 
-        from gfm_objectives import gain, report
+        from gfm_objectives import report
 
         for r in (r for c in self.rows for r in c.runs if r.model != "published"):
-            target = self.out / "ledgers" / f"{Path(r.folder).name}.json"
+            target = self.out / "ledgers" / f"{r.identity}.json"
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(Path(r.folder) / "ledger.json", target)
         legends = {b.task.name: b.legend for b in self.benches}
@@ -225,7 +225,7 @@ class Comparison:
         }
         (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")
         path = report.write(self.out)
-        rich_print(report.terminal_table(gain.summarise(self.store.load(), len(self.benches))))
+        rich_print(report.terminal_table(report.summarise(self.out)))
         print(f"  -> {path}")
 
     # -- records

@@ -86,6 +86,9 @@ def open_bench(name: str, options: Mapping[str, Any], cache: Path, world: str | 
         raise InputError(f"task {name}: no layer {task.layer!r} in its data; there are {', '.join(spec.legends)}")
     if task.kind == "change" and max(spec.dates.values()) < 2:
         raise InputError(f"task {name}: kind=change needs a sensor with two dates; its data has one date of each")
+    classes = len(spec.legends[task.layer].classes)
+    if beyond := [k for k in task.recode.values() if k >= classes]:
+        raise InputError(f"task {name}: recode names label {beyond[0]}, but {task.layer} has 0 to {classes - 1}")
     sizes = {s: min(getattr(task, s) or len(sources[s]), len(sources[s])) for s in SPLITS}
     if empty := [s for s in SPLITS if not sizes[s]]:
         raise InputError(f"task {name}: its data has no place for {' and '.join(empty)}")

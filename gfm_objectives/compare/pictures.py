@@ -39,5 +39,5 @@ class Pictures:
             arrays |= {f"{task}/image": image(batch), f"{task}/label": label}
         arrays[f"{task}/pred/{contender}"] = pred.astype(np.int16)
         temporary = self.path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, self.path)

@@ -23,7 +23,8 @@ SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished pretraining run. identity names the folder and the weights in it; flops: NaN where unknown; model:
+    """A finished pretraining run. identity names the folder and the weights in it; flops: its budget, which it met
+    within half a percent, so that runs of one budget are one U-Net's match; NaN where unknown; model:
     vit, unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus."""
 
     folder: str
@@ -82,5 +83,6 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
     kind = "vit" if isinstance(model, Encoder) else "unet"
-    run = Run(folder, f"{path.name}@{digest}", ledger.seed, ledger.flops_spent, kind, ledger.data_fingerprint)
+    flops = ledger.flops_budget or ledger.flops_spent
+    run = Run(folder, f"{path.name}@{digest}", ledger.seed, flops, kind, ledger.data_fingerprint)
     return run, config

@@ -58,7 +58,7 @@ def context(folder: Path) -> dict[str, Any]:
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:
     runs = summary["pretrain_runs"]
     pretrained = ", ".join(
-        f"{c} ({words.flops(p)} FLOPs, {runs[c]} {'run' if runs[c] == 1 else 'runs'})"
+        f"{tables.name(summary, c)} ({words.flops(p)} FLOPs, {runs[c]} {'run' if runs[c] == 1 else 'runs'})"
         for c, p in summary["pretrained"].items()
     )
     others = ", ".join(words.contender(c) for c in summary["contenders"] if c not in summary["pretrained"])

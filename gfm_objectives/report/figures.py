@@ -65,8 +65,7 @@ def look(summary: Summary) -> dict[str, dict[str, Any]]:
     """Colour and marker of every contender, the same in all figures."""
     looks: dict[str, dict[str, Any]] = {}
     for i, c in enumerate(summary["pretrained"]):
-        turn = i + i // len(_MARKERS)  # the colours come again with other markers
-        looks[c] = {"color": _PRETRAINED[i % len(_PRETRAINED)], "marker": _MARKERS[turn % len(_MARKERS)]}
+        looks[c] = _distinct(i)
     for c in summary["contenders"]:
         if c not in looks:
             looks[c] = {
@@ -74,6 +73,12 @@ def look(summary: Summary) -> dict[str, dict[str, Any]]:
                 "scratch": {"color": "0.55", "marker": "h"},
             }.get(c, {"color": "0.35", "marker": "x"})
     return looks
+
+
+def _distinct(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th of many: the colours come again with other markers."""
+    turn = i + i // len(_MARKERS)
+    return {"color": _PRETRAINED[i % len(_PRETRAINED)], "marker": _MARKERS[turn % len(_MARKERS)]}
 
 
 def gains(summary: Summary) -> Figure:
@@ -200,16 +205,9 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> Figure:
         rows = sorted(
             (r["flops"], 100 * r["val_miou"]) for r in curve if (r["task"], r["fraction"]) == (task, fraction)
         )
-        i, style = tasks.index(task), ("-", "--", ":", "-.")[fractions.index(fraction) % 4]
-        color, marker = _PRETRAINED[i % len(_PRETRAINED)], _MARKERS[i % len(_MARKERS)]
-        ax.plot(
-            *zip(*rows, strict=True),
-            style,
-            color=color,
-            marker=marker,
-            ms=4,
-            label=f"{task}, {words.percent(fraction)}",
-        )
+        style = ("-", "--", ":", "-.")[fractions.index(fraction) % 4]
+        text = f"{task}, {words.percent(fraction)}"
+        ax.plot(*zip(*rows, strict=True), style, ms=4, label=text, **_distinct(tasks.index(task)))
     budgets = sorted({r["flops"] for r in curve})
     ax.set_xscale("log")
     ax.set_xticks(budgets, [words.flops(b) for b in budgets])

@@ -19,7 +19,11 @@ _NAMES = {
 
 def contender(name: str) -> str:
     """The name a reader sees; pretrained encoders keep their objective's name."""
-    return f"U-Net +{name[5:]} FLOPs" if name.startswith("unet+") else _NAMES.get(name, name)
+    if name.startswith("unet+"):
+        return f"U-Net +{name[5:]} FLOPs"
+    if name.startswith("unet map "):  # several of them, told apart by what follows
+        return f"{_NAMES['unet map']}{name.removeprefix('unet map')}"
+    return _NAMES.get(name, name)
 
 
 def points(value: float | None, signed: bool = False) -> str:

@@ -70,16 +70,16 @@ def predicts(folder: Path, fraction: float) -> str:
 
     Of ViTs that were fine-tuned whole on every task. '' where there are fewer than three contenders.
     """
-    scored: dict[tuple[str, str], dict[str, float]] = {}
+    scored: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
     ledgers = {}
     for score, ledger in _fine_tuned(folder):
-        if score.fraction == fraction and score.contender != "unet map" and ledger.yardstick:
-            scored.setdefault((score.contender, score.pretrain_run), {})[f"{score.task} {score.seed}"] = score.miou
+        if score.fraction == fraction and not score.contender.startswith("unet map") and ledger.yardstick:
+            scored.setdefault((score.contender, score.pretrain_run), {})[score.task, score.seed] = score.miou
             ledgers[score.pretrain_run] = ledger
     runs: dict[str, list[tuple[Ledger, float]]] = {}
-    most = max((len(v) for v in scored.values()), default=0)
+    tasks = {task for mious in scored.values() for task, _ in mious}
     for (contender, run), mious in scored.items():
-        if len(mious) == most:
+        if {task for task, _ in mious} == tasks:
             runs.setdefault(contender, []).append((ledgers[run], fmean(mious.values())))
     if len(runs) < 3:
         return ""
@@ -108,9 +108,10 @@ def _fine_tuned(folder: Path) -> list[tuple[Score, Ledger]]:
     """Scores of what was pretrained, each with the ledger of its run; rows that keep or train a part alone left out."""
     out = []
     for s in Store(folder).load():
-        path = folder / "ledgers" / f"{s.pretrain_run.split('@')[0]}.json"
+        names = (s.pretrain_run, s.pretrain_run.split("@")[0])  # the latter in folders of before
+        path = next((p for n in names if (p := folder / "ledgers" / f"{n}.json").exists()), None)
         part = any(s.contender.endswith(kind) for kind in (" frozen", " fresh dense", " fresh tokens"))
-        if s.pretrain_run and path.exists() and not part:
+        if s.pretrain_run and path and not part:
             out.append((s, Ledger.read(path)))
     return out
 
