@@ -22,7 +22,8 @@ def write(folder: str | Path) -> Path:
     predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>` (n, H, W);
     and context.json, see `context`. InputError where no run is finished.
     """
-    folder, about = Path(folder), context(folder)
+    folder = Path(folder)
+    about = context(folder)
     store, summary = Store(folder), summarise(folder)
     gain.write(summary, folder / "gain.json")
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
