@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,9 @@ def draw(
         with np.load(path, allow_pickle=False) as saved:
             arrays = {k: saved[k] for k in saved.files}
         for task in dict.fromkeys(k.split("/")[0] for k in arrays):
-            own = {k.removeprefix(f"{task}/"): v for k, v in arrays.items() if k.startswith(f"{task}/")}
+            kept = {k.removeprefix(f"{task}/"): v for k, v in arrays.items() if k.startswith(f"{task}/")}
+            rank = {f"pred/{c}": i for i, c in enumerate(summary["contenders"])}
+            own = {k: kept[k] for k in sorted(kept, key=lambda k: rank.get(k, len(rank)))}  # in the tables' order
             names, colors = (context.get(k, {}).get(task) for k in ("classes", "colors"))
             pictures[f"predictions-{task}"] = lambda t=task, o=own, n=names, c=colors: predictions(t, o, n, c)  # type: ignore[misc]
     files = {}
@@ -243,7 +246,7 @@ def predictions(
             ax.set_xticks([])
             ax.set_yticks([])
     for ax, title in zip(axes[0], ["image", "label", *map(words.contender, contenders)], strict=True):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(fill(title, 18), fontsize=9)
     texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
     patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
