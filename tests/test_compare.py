@@ -311,9 +311,19 @@ def test_mistakes(tmp_path, bench):
         contenders(["pretrained"], [], 1, None)
     with pytest.raises(InputError, match="no layer 'crop'"):
         open_bench("x", {**LANDCOVER, "layer": "crop"}, tmp_path)
+    with pytest.raises(InputError, match="recode names label 10, but landcover has 0 to 9"):
+        open_bench("x", {**LANDCOVER, "recode": {0: 10}}, tmp_path)
     (unet,) = contenders(["unet"], [], 1, None)
     with pytest.raises(InputError, match=r"finetune\.trials=500"):
         unet.candidates(bench.spec, 500, 8)
+
+
+def test_faults_of_rows_without_training_are_told_before_any_training(tmp_path):
+    index = {"sensor": "s1", "plus": "VV", "minus": "VH", "threshold": 0.0, "above": 1, "below": 0}
+    cfg = config(tmp_path, contenders=["unet", "index"], tasks={"landcover": {**LANDCOVER, "index": index}})
+    with pytest.raises(InputError, match="needs the bands VV and VH of s1"):
+        compare.run(cfg)
+    assert not (tmp_path / "results" / "demo" / "trials.jsonl").exists()
 
 
 def test_trial_log_survives_a_torn_line_and_diverged_trials(tmp_path, bench):

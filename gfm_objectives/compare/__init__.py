@@ -225,7 +225,7 @@ class Comparison:
         }
         (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")
         path = report.write(self.out)
-        rich_print(report.terminal_table(report.summarise(self.out)))
+        rich_print(report.terminal_table(json.loads((self.out / "gain.json").read_text())))
         print(f"  -> {path}")
 
     # -- records
