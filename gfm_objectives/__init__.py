@@ -7,6 +7,6 @@ __version__ = "0.1.0"
 
 def load_encoder(path: str):
     """The pretrained encoder of a run folder or of an exported `encoder.safetensors`; see `checkpoint.load_encoder`."""
-    from gfm_objectives.checkpoint import load_encoder as load
+    from gfm_objectives.runs.checkpoint import load_encoder as load
 
     return load(path)

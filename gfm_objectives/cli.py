@@ -115,7 +115,8 @@ def _train(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("train", words)
-    from gfm_objectives.pretrain import is_finished, run
+    from gfm_objectives.pretrain import run
+    from gfm_objectives.runs.folder import is_finished
 
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")

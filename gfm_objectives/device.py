@@ -1,6 +1,11 @@
-"""Where to compute and in which precision: `auto` resolved in one place for pretraining and fine-tuning alike."""
+"""Where to compute, in which precision, what the device is called and how fast it is at best."""
 
 from __future__ import annotations
+
+import platform
+import time
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -28,3 +33,69 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("amx_tile"))
+
+
+# Dense bf16 peaks in FLOP/s from the makers' data sheets (no sparsity); the first name found in the device's wins.
+_PEAKS = {
+    "GB200": 2.5e15,
+    "B200": 2.25e15,
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.4e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "A40": 149.7e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+    "MI300X": 1307e12,
+    "MI250X": 383e12,
+}
+
+
+def device_name(device: torch.device | str) -> str:
+    """What the machine calls the device; for a CPU with the number of threads in use."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_model()} x {torch.get_num_threads()} threads"
+
+
+def peak(device: torch.device | str) -> tuple[str, float | None]:
+    """The dense peak that MFU refers to, by name, in FLOP/s; None for a GPU not in the table.
+
+    CPUs have no data sheet figure worth dividing by: the best of a bf16 and an fp32 matrix product is measured, and
+    the name says so.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return _measured_gemm(torch.get_num_threads())
+    name = device_name(device)
+    known = next((k for k in _PEAKS if k in name), None)
+    return (f"{known} dense bf16", _PEAKS[known]) if known else (f"{name}: peak unknown", None)
+
+
+@lru_cache
+def _measured_gemm(threads: int, n: int = 1024, repeats: int = 8) -> tuple[str, float]:
+    best = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        a = torch.randn(n, n).to(dtype)
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - start)
+        best[name] = 2 * n**3 / min(seconds)
+    name = max(best, key=best.__getitem__)
+    return f"measured GEMM {name}, {threads} threads", best[name]
+
+
+@lru_cache
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (v.split(":", 1)[1].strip() for v in lines if v.startswith("model name")), platform.processor() or "CPU"
+    )

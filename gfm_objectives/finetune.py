@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch
-from gfm_objectives.budget import Budget, Cost, measure
+from gfm_objectives.budget import Budget
+from gfm_objectives.chance import mix, order
 from gfm_objectives.data.augment import augment
-from gfm_objectives.data.loader import order
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import Cost, measure
 from gfm_objectives.metrics import confusion
-from gfm_objectives.provenance import mix
 from gfm_objectives.yardstick import probes
 
 WARMUP = 0.1  # share of the budget

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Series
-from gfm_objectives.budget import Budget, Ledger, measure, peak, wsd
+from gfm_objectives.budget import Budget, wsd
+from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import measure
+from gfm_objectives.runs.ledger import Ledger
 
 
 def batch(n: int, channels: int = 3, size: int = 32) -> Batch:

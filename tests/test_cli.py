@@ -24,6 +24,7 @@ def pretrain(monkeypatch):
     module.run = lambda cfg: module.ran.append(cfg.name)
     module.is_finished = lambda cfg: cfg.name in module.finished
     monkeypatch.setitem(sys.modules, "gfm_objectives.pretrain", module)
+    monkeypatch.setitem(sys.modules, "gfm_objectives.runs.folder", module)
     return module
 
 

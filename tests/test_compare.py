@@ -15,18 +15,19 @@ from omegaconf import OmegaConf
 
 from gfm_objectives import compare
 from gfm_objectives.batch import Spec
-from gfm_objectives.budget import Ledger
-from gfm_objectives.checkpoint import load_model, save_encoder
 from gfm_objectives.compare.bench import open_bench
+from gfm_objectives.compare.comparison import flat_steps
 from gfm_objectives.compare.contenders import KINDS
 from gfm_objectives.compare.published import published
 from gfm_objectives.compare.rows import contenders, not_run, notes
-from gfm_objectives.compare.runs import group_runs
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.unet import FIRST, UNet
+from gfm_objectives.runs.checkpoint import load_model, save_encoder
+from gfm_objectives.runs.finished import group_runs
+from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Store
 
 LANDCOVER = {
@@ -138,9 +139,7 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
 
 
 def test_one_flat_step_is_no_plateau():
-    steps = [
-        compare.flat_steps(v, 0.01) for v in ([0.3], [0.3, 0.31], [0.3, 0.305], [0.3, 0.2, 0.4], [0.3, 0.2, 0.309])
-    ]
+    steps = [flat_steps(v, 0.01) for v in ([0.3], [0.3, 0.31], [0.3, 0.305], [0.3, 0.2, 0.4], [0.3, 0.2, 0.309])]
     assert steps == [0, 0, 1, 0, 2]
 
 

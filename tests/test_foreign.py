@@ -10,11 +10,11 @@ import torch
 from conftest import random_batch
 
 from gfm_objectives.batch import Batch, Spec
-from gfm_objectives.budget import measure
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.published import COSTS, published
 from gfm_objectives.compare.rows import EXTRA_LIMIT, contenders, not_run, notes
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import measure
 from gfm_objectives.models import backbones
 from gfm_objectives.models.backbones import Backbone
 from gfm_objectives.models.foreign import TORCHGEO, ForeignSegmenter, load_weights, open_backbone, split_name

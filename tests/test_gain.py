@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy import stats
 
-from gfm_objectives.budget import Ledger
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain import summarise, write
 from gfm_objectives.gain.intervals import estimate, sample
 from gfm_objectives.gain.prediction import Correlation, correlations
 from gfm_objectives.metrics import iou
+from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score
 
 P = 2e13

@@ -10,7 +10,7 @@ from conftest import random_batch
 from test_objectives import build
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
-from gfm_objectives.budget import measure
+from gfm_objectives.flops import measure
 from gfm_objectives.models.tokens import Tokens
 from gfm_objectives.objectives.contrastive import cell_statistics, rms_distance, turn, turn_index
 from gfm_objectives.objectives.info_nce import info_nce

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.data.loader import StepLoader, order
+from gfm_objectives.chance import order
+from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from test_models import spoiled
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.budget import measure
-from gfm_objectives.config import config_root
+from gfm_objectives.config.files import config_root
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import measure
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.objectives import OBJECTIVES, build_objective
 from gfm_objectives.objectives.cross_sensor import quantities

@@ -18,7 +18,6 @@ from PIL import Image
 
 from gfm_objectives import config, pretrain
 from gfm_objectives.batch import Batch, Series
-from gfm_objectives.checkpoint import load_encoder
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
@@ -29,6 +28,7 @@ from gfm_objectives.metrics import f1, iou
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
+from gfm_objectives.runs.checkpoint import load_encoder
 from gfm_objectives.sensors import S2_L1C
 
 H, W, N = 40, 56, 16  # of a city, of a window

@@ -40,7 +40,7 @@ def test_configs_travel_in_the_wheel(site, tmp_path):
     shipped = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
     inside = site / "gfm_objectives" / "configs"
     assert {str(p.relative_to(inside)) for p in inside.rglob("*.yaml")} == shipped
-    where = "from gfm_objectives.config import config_root; print(config_root())"
+    where = "from gfm_objectives.config.files import config_root; print(config_root())"
     run = in_empty_folder(site, tmp_path, sys.executable, "-c", where)
     assert run.stdout.strip() == str(inside), run.stderr
 

@@ -20,10 +20,11 @@ from omegaconf import DictConfig
 import gfm_objectives
 from gfm_objectives import config, pretrain
 from gfm_objectives.batch import Batch
-from gfm_objectives.checkpoint import load_encoder, load_model
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.segmenter import Segmenter
+from gfm_objectives.runs.checkpoint import load_encoder, load_model
+from gfm_objectives.runs.folder import is_finished
 
 SMALL = [
     *(f"encoder.{k}={v}" for k, v in NANO.items() if k != "name"),
@@ -143,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     state = torch.load(tmp_path / "demo" / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < state["run"]["step"] <= 8
     assert all(torch.isfinite(v).all() for v in state["state_dict"].values())
-    assert not pretrain.is_finished(cfg)
+    assert not is_finished(cfg)
 
 
 def test_an_unfinished_run_of_another_config_is_not_touched(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import rich.console
 
 from gfm_objectives import report
-from gfm_objectives.budget import Ledger
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import pages, tables, words
+from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score, Store
 
 TASKS = {"landcover": 3, "flood": 2}

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.budget import measure
-from gfm_objectives.checkpoint import load_encoder, load_model, save_encoder
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import measure
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.unet import FIRST, UNet, by_date, planes, stack
+from gfm_objectives.runs.checkpoint import load_encoder, load_model, save_encoder
 
 SPEC = Spec(
     {"s2": ("B02", "B03", "B04"), "s1": ("VV",), "dem": ("elevation",)}, {"s2": 3, "s1": 2, "dem": 1}, 32, 10, {}

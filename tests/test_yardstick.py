@@ -25,8 +25,10 @@ from gfm_objectives.pretrain import measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.progress import Meter
 from gfm_objectives.report.yardstick import table
-from gfm_objectives.yardstick import Yardstick, held_out, majority, probes, withheld
+from gfm_objectives.runs.folder import folder
+from gfm_objectives.yardstick import Yardstick, probes
 from gfm_objectives.yardstick.features import ALL, PAST, Features, band_statistics, of_encoder, see, views
+from gfm_objectives.yardstick.yardstick import held_out, majority, withheld
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -248,8 +250,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             inner.setattr(Pretraining, "training_step", stopping)
             with pytest.raises(Stop):
                 pretrain.run(configs["broken"])
-        last = rows(pretrain.folder(configs["broken"]))[-1]
-        saved = torch.load(pretrain.folder(configs["broken"]) / "checkpoints" / "last.ckpt", weights_only=True)
+        last = rows(folder(configs["broken"]))[-1]
+        saved = torch.load(folder(configs["broken"]) / "checkpoints" / "last.ckpt", weights_only=True)
         assert 0 < saved["run"]["step"] < int(last["step"]), "no row is to be dropped: nothing was tested"
         out = {name: pretrain.run(configs[name]) for name in ("on", "off", "broken")}
         patch.setattr(measuring, "build_source", refusing)

@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
+from gfm_objectives.chance import mix, order
 from gfm_objectives.data import build_source
-from gfm_objectives.data.loader import order
 from gfm_objectives.errors import InputError
-from gfm_objectives.provenance import mix
 from gfm_objectives.sensors import Legend
 from gfm_objectives.tasks import build_task
 from gfm_objectives.tasks.task import Task

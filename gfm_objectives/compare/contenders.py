@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from gfm_objectives.batch import Spec
-from gfm_objectives.checkpoint import load_encoder, load_model
-from gfm_objectives.compare.runs import Run
+from gfm_objectives.chance import mix
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
@@ -21,7 +20,8 @@ from gfm_objectives.models.foreign import ForeignSegmenter, open_backbone
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
-from gfm_objectives.provenance import mix
+from gfm_objectives.runs.checkpoint import load_encoder, load_model
+from gfm_objectives.runs.finished import Run
 
 
 @dataclass(frozen=True, slots=True)

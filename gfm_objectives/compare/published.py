@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gfm_objectives.compare.runs import Run
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.foreign import split_name
+from gfm_objectives.runs.finished import Run
 
 VIT_B, VIT_L = 86e6, 304e6  # parameters of the blocks
 

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfm_objectives.checkpoint import load_encoder, load_model
 from gfm_objectives.compare.contenders import KINDS, Contender
 from gfm_objectives.compare.published import Published
-from gfm_objectives.compare.runs import Run, group_runs
 from gfm_objectives.config import load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain.pairing import SAME_FLOPS
+from gfm_objectives.runs.checkpoint import load_encoder, load_model
+from gfm_objectives.runs.finished import Run, group_runs
 
 EXTRA_LIMIT = 1e16  # FLOPs beyond F that a U-Net is given for a published encoder; some minutes of an A100 a run
 

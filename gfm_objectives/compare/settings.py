@@ -11,7 +11,7 @@ from typing import Any
 from gfm_objectives import config
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.errors import InputError
-from gfm_objectives.provenance import commit
+from gfm_objectives.runs.provenance import commit
 
 FIXED_KEYS = ("finetune", "world", "precision", "unet")  # may not change within a folder
 

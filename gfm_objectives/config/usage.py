@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives.config import leaves
+from gfm_objectives.config.composing import leaves
 from gfm_objectives.config.files import choice_path, choices, config_root, load_choice, read_yaml
 from gfm_objectives.config.values import show
 

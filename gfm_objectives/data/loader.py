@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 from multiprocessing import forkserver
 from typing import Any
 
@@ -16,28 +15,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.chance import order
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
-
-
-def order(seed: int, n: int, positions: np.ndarray) -> np.ndarray:
-    """Which of `n` places stands at each of `positions` (0, 1, ...) of an endless run through reshuffled epochs.
-
-    Epoch e covers positions e*n .. e*n + n - 1, each place once, in an order that depends on (seed, e) alone.
-    """
-    out = np.empty(len(positions), dtype=np.int64)
-    epochs = positions // n
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        out[here] = _shuffled(seed, n, int(epoch))[positions[here] % n]
-    return out
-
-
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _shuffled(seed: int, n: int, epoch: int) -> np.ndarray:
-    # Sorting raw random words: numpy promises the words to stay the same between versions, its shuffles not.
-    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(n)
-    return np.argsort(words, kind="stable").astype(np.int32)  # 1e7 places: about a second and 40 MB, once an epoch
 
 
 class _Steps(Dataset):

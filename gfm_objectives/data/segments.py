@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.chance import order
 from gfm_objectives.data import codebook
 from gfm_objectives.data.codebook import Codebook, Recipe, Views
 from gfm_objectives.data.folder import cache_file
-from gfm_objectives.data.loader import order
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import Legend

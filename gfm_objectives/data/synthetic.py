@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
+from gfm_objectives.chance import seed_of
 from gfm_objectives.data import earth
 from gfm_objectives.data.earth import labels, sensing, tables
 from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.events import NATURAL, Event
 from gfm_objectives.data.earth.fire import fire_draws, make_fire
 from gfm_objectives.data.earth.layout import layout_draws, make_layout
-from gfm_objectives.data.earth.regions import WORLDS, ZONE_OF, Regions, make_regions, seed_of
+from gfm_objectives.data.earth.regions import WORLDS, ZONE_OF, Regions, make_regions
 from gfm_objectives.data.earth.sea import make_sea, sea_draws
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from gfm_objectives.budget import Ledger
+from gfm_objectives.runs.ledger import Ledger
 
 # figure -> the number that should rise with mIoU
 FIGURES: Mapping[str, Callable[[Ledger], float | None]] = {

@@ -1,58 +1,7 @@
-"""Inspection of data before it is trained on: counts, ranges, histograms, pictures. `run` is what gfm inspect does."""
+"""`gfm inspect`: how a folder of data is understood."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from gfm_objectives.inspection.looking import look, run
 
-from omegaconf import DictConfig, OmegaConf
-
-from gfm_objectives.data import build_source
-from gfm_objectives.data.source import Source
-from gfm_objectives.errors import InputError
-from gfm_objectives.inspection.page import draw_page
-from gfm_objectives.inspection.table import render
-from gfm_objectives.inspection.tally import SAMPLES, Look, look
-
-__all__ = ["Look", "look", "run"]
-
-
-def run(cfg: DictConfig) -> Path:
-    """Read some places of every split; print tables, and write them with a page of pictures. Returns the folder.
-
-    A split that cannot be read does not hide the others: its InputError is raised when they have been shown.
-    """
-    from rich.console import Console
-
-    options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
-    sources: dict[str, Source] = {}
-    faults: list[InputError] = []
-    unsplit = options.get("name") == "chips" and not options.get("splits")
-    for split in ("pretrain",) if unsplit else ("train", "val", "test"):
-        try:
-            sources[split] = build_source(options, split)
-        except InputError as fault:
-            faults.append(fault)
-    if not sources:
-        raise faults[0]
-    looks = {split: look(source, spread(len(source), cfg.places)) for split, source in sources.items()}
-    folder = Path(cfg.out) / cfg.name
-    folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(sources.values()))
-    samples = first.read(spread(len(first), SAMPLES))
-    draw_page(cfg.name, first.spec, samples, looks).savefig(folder / "inspect.png", dpi=110)
-    with (folder / "inspect.txt").open("w") as file:
-        for console in (Console(), Console(file=file, width=110)):
-            console.print(render(cfg.name, sources, looks, options))
-    print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
-    if faults:
-        raise faults[0]
-    return folder
-
-
-def spread(n: int, most: int | None) -> Sequence[int]:
-    """At most `most` of the numbers 0 to n - 1, evenly spread."""
-    if most is None or n <= most:
-        return range(n)
-    return [int((i + 0.5) * n / most) for i in range(most)]
+__all__ = ["look", "run"]

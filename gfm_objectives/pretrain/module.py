@@ -12,14 +12,16 @@ import torch
 from omegaconf import DictConfig
 
 from gfm_objectives.batch import Batch
-from gfm_objectives.budget import Budget, Cost, peak, wsd
+from gfm_objectives.budget import Budget, wsd
+from gfm_objectives.chance import mix
 from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.source import Source
+from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import Cost
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
-from gfm_objectives.provenance import mix
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")

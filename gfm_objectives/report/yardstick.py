@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from gfm_objectives.budget import Ledger
-from gfm_objectives.compare.runs import group_runs
 from gfm_objectives.gain.prediction import Correlation, correlations
 from gfm_objectives.report import words
 from gfm_objectives.report.tables import markdown
+from gfm_objectives.runs.finished import group_runs
+from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score, Store
 from gfm_objectives.yardstick.probes import alarm
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gfm_objectives.chance import seed_of
 from gfm_objectives.data.earth import tables
 from gfm_objectives.data.earth.tables import CROPS, ELEMENTS, SPECTRA, USES
 
@@ -20,12 +20,6 @@ SHAPES = torch.stack([torch.ones(10), _WAVE, _WAVE.square() - 0.4, torch.sin(4 *
 BEND = torch.tensor([0.20, 0.15, 0.10, 0.06])
 CELL = 3.0  # degrees; a region lies in one cell of this grid
 ROWS, COLS = 34, 120  # from 42 south to 60 north
-
-
-def seed_of(*key: object) -> int:
-    """A 63-bit seed from a key, the same in every process."""
-    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def load_encoder(path: str | Path) -> Encoder:
     """
     model = load_model(path)
     if not isinstance(model, Encoder):
-        raise InputError(f"{path}: holds a pretrained U-Net, not a ViT; gfm_objectives.checkpoint.load_model reads it")
+        raise InputError(f"{path}: holds a pretrained U-Net, not a ViT; runs.checkpoint.load_model reads it")
     return model
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit of the code, and seeds that are functions of what they are for."""
+"""Where a result comes from: the commit of the code and the config that decides it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 # Keys that may change between a run and its resumption without changing its result.
 FREE_KEYS = tuple("name runs resume overwrite log_every checkpoint_every yardstick loader threads choices".split())
-
-
-def mix(*parts: int | str) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else, on every platform."""
-    text = "/".join(str(p) for p in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def commit() -> str:

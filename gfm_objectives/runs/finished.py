@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives.budget import Ledger
-from gfm_objectives.checkpoint import load_model
 from gfm_objectives.config import leaves, read_yaml
 from gfm_objectives.config.values import show
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.provenance import FREE_KEYS
+from gfm_objectives.runs.checkpoint import load_model
+from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.runs.provenance import FREE_KEYS
 
 # Keys of a training config that do not make it another recipe.
 SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")

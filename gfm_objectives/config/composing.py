@@ -1,0 +1,230 @@
+"""Configs: yaml files in groups plus key=value, checked and resolved, one config for each run of a sweep."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gfm_objectives.config.files import choices, config_root, first_line, load_choice, read_yaml
+from gfm_objectives.config.values import check_all, number, parse, split_commas
+from gfm_objectives.errors import InputError
+
+
+def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
+    """The resolved configs of `entry` ("train", "eval" or "inspect") for the words of a command line, one for each run.
+
+    A comma list sweeps, unless the key's default is a list. `config=file` starts from a resolved config instead of the
+    defaults. `choices` in the result keeps which choice of each group was taken. Raises InputError, in one line.
+    """
+    defaults = read_yaml(config_root() / f"{entry}.yaml")
+    default_choices: dict[str, str] = defaults.pop("defaults")
+    given = _pairs(argv, default_choices)
+    saved = (
+        _saved(Path(given.pop("config")).expanduser(), entry, defaults, default_choices) if "config" in given else {}
+    )
+    start = saved.get("choices", default_choices)
+    picks = {g: split_commas(g, given.pop(g)) for g in start if g in given}
+    runs = []
+    for picked in itertools.product(*picks.values()):
+        chosen = dict(zip(picks, picked, strict=True))
+        files: list[Path] = []
+        kept = {k: v for k, v in saved.items() if k not in picks}
+        base = _base(defaults, start | chosen, kept, given.get("suite.tasks"), files)
+        values = {k: _values(base, k, text) for k, text in given.items()}
+        swept = [k for k in (*picks, *values) if len(picks.get(k) or values[k]) > 1]
+        for combo in itertools.product(*values.values()):
+            cfg = copy.deepcopy(base)
+            for key, value in zip(values, combo, strict=True):
+                _set(cfg, key, value)
+            runs.append(_finish(cfg, swept, files))
+    names = [cfg.name for cfg in runs]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"two runs of this sweep are the same, or would share the name {twice}")
+    return runs
+
+
+def save(cfg: DictConfig, path: Path) -> None:
+    """Write a resolved config so that `config=<path>` gives it back."""
+    Path(path).write_text(f"# Resolved config; use it again with config={path}\n{OmegaConf.to_yaml(cfg)}")
+
+
+def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
+    """The words as key -> text."""
+    given: dict[str, str] = {}
+    for i, word in enumerate(argv):
+        key, equals, text = word.partition("=")
+        if key.startswith("-"):
+            value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")
+            raise InputError(f"{word}: options are key=value without dashes; write {key.lstrip('-')}={value}")
+        if not equals:
+            group = next((g for g in groups if word in choices(g)), None)
+            hint = f"; did you mean {group}={word}?" if group else ", with no spaces around ="
+            raise InputError(f"{word}: expected key=value{hint}")
+        if not key or not text:
+            missing = "key before" if not key else "value after"
+            raise InputError(f"{word}: the {missing} = is missing; --help lists every key with its default")
+        if key in given:
+            both = f"{key}={given[key]} and {word}"
+            raise InputError(f"{key} is given twice ({both}); keep one, or sweep: {key}={given[key]},{text}")
+        given[key] = text
+    return given
+
+
+def _saved(path: Path, entry: str, defaults: Mapping[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
+    """A resolved config (or its run folder) read back. A derived name is forgotten: it must follow the overrides."""
+    path = path / "config.yaml" if path.is_dir() else path
+    saved = read_yaml(path)
+    sections = [saved.get("choices"), *(saved.get(g) for g in groups)]
+    if not all(isinstance(s, dict) for s in sections) or saved["choices"].keys() != groups.keys():
+        raise InputError(f"config={path}: not a resolved {entry} config (expected one such as runs/demo/config.yaml)")
+    saved = _base(defaults, saved["choices"], saved, None, [])
+    check_all(saved)
+    if saved["name"] == derived_name(saved):
+        saved["name"] = None
+    return saved
+
+
+def _base(
+    defaults: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    saved: Mapping[str, Any],
+    tasks: str | None,
+    files: list[Path],
+) -> dict[str, Any]:
+    """Everything but the overrides: the entry's keys, one section for each group, and `choices`."""
+    base = copy.deepcopy(dict(defaults))
+    loose = {k: v for k, v in saved.items() if k not in chosen and k not in ("choices", "tasks")}
+    base = _restore(base, loose, "", deep=True) | {"choices": dict(chosen)}
+    for group, choice in chosen.items():
+        if group not in saved:
+            base[group] = load_choice(group, choice, files)
+        else:
+            known = load_choice(group, choice, files) if choice in choices(group) else saved[group]
+            base[group] = _restore(known, saved[group], f"{group}.", deep=False)
+    if "suite" in base:
+        names = parse("suite.tasks", [""], tasks) if tasks else base["suite"]["tasks"]
+        kept = saved.get("tasks", {}) if "suite" in saved else {}
+        base["tasks"] = {Path(n).stem: kept.get(Path(n).stem) or load_choice("task", n, files) for n in names}
+    return base
+
+
+def _restore(known: Mapping[str, Any], saved: Mapping[str, Any], where: str, deep: bool) -> dict[str, Any]:
+    """`saved` over `known`, refusing keys and types that `known` does not have."""
+    out = dict(known)
+    for key, value in saved.items():
+        if key not in known:
+            raise _unknown(f"{where}{key}", known, where)
+        if isinstance(value, dict) and isinstance(known[key], dict):
+            out[key] = _restore(known[key], value, f"{where}{key}.", deep) if deep else value
+        else:
+            scalar = not isinstance(value, dict | list) and not isinstance(known[key], dict | list)
+            out[key] = parse(f"{where}{key}", known[key], value) if scalar else value
+    return out
+
+
+def _values(base: dict[str, Any], key: str, text: str) -> list[Any]:
+    """The values that `key=text` asks for: several where it sweeps."""
+    group, _, rest = key.partition(".")
+    if group in base["choices"] and rest == "name":
+        raise InputError(f"{key}: is set by the choice; write {group}={text}")
+    node: Any = base
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node or key.startswith("choices"):
+            raise _unknown(key, base)
+        node = node[part]
+    if isinstance(node, dict):
+        raise InputError(f"{key} is a section; set one of its keys: {', '.join(f'{key}.{k}' for k in node)}")
+    texts = [text] if isinstance(node, list) else split_commas(key, text)
+    if key == "name" and len(texts) > 1:
+        raise InputError(f"name={text}: one name only; the values of a sweep are appended to it")
+    return [parse(key, node, t) for t in texts]
+
+
+def _set(cfg: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for part in sections:
+        cfg = cfg[part]
+    cfg[last] = value
+
+
+def _finish(cfg: dict[str, Any], swept: Sequence[str], files: Sequence[Path]) -> DictConfig:
+    """Check, name and resolve one config."""
+    check_all(cfg)
+    explicit = cfg["name"] is not None
+    name = cfg["name"] if explicit else derived_name(cfg)
+    in_name = () if explicit else ("objective", "encoder", "data", "budget.flops", "seed", "suite")
+    cfg["name"] = "-".join([name, *(_label(cfg, k) for k in swept if k not in in_name)])
+    out = OmegaConf.create(cfg)
+    try:
+        OmegaConf.resolve(out)
+    except OmegaConfBaseException as e:
+        raise _unresolved(e, files) from None
+    return out
+
+
+def derived_name(cfg: Mapping[str, Any]) -> str:
+    """<objective>-<encoder>-<data>-<flops>-s<seed>, such as mae-nano-synthetic-1e13-s0; of an evaluation, its suite;
+    of an inspection, its data."""
+    if "objective" not in cfg["choices"]:
+        return Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
+    parts = [Path(cfg["choices"][g]).stem for g in ("objective", "encoder", "data")]
+    return "-".join([*parts, number(cfg["budget"]["flops"]), f"s{cfg['seed']}"])
+
+
+def _label(cfg: Mapping[str, Any], key: str) -> str:
+    """What a swept key adds to the name: mae, s1, 1e13, lr0.001."""
+    if key in cfg["choices"]:
+        return Path(cfg["choices"][key]).stem
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    if key == "budget.flops":
+        return number(value)
+    return re.sub(r"[^\w.+-]", "_", f"s{value}" if key == "seed" else f"{key.split('.')[-1]}{value}")
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf, in order."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _unknown(key: str, base: Mapping[str, Any], where: str = "") -> InputError:
+    """The error for a key that is not there, with the nearest that is: in the same section where there is one."""
+    valid = [where + k for k, _ in leaves(base) if not k.startswith("choices.")] + [*base.get("choices", ()), "config"]
+    head, _, leaf = key.rpartition(".")
+    siblings = {k.removeprefix(f"{head}."): k for k in valid if head and k.startswith(f"{head}.")}
+    by_leaf = {k.rpartition(".")[-1]: k for k in reversed(valid)}
+    if siblings:
+        near = [siblings[k] for k in get_close_matches(leaf, siblings, 1, 0.6)] or [by_leaf.get(leaf)]
+    else:
+        near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.6)
+    choice = base.get("choices", {}).get(head)
+    of = f" with {head}={choice}" if choice else ""
+    if near and near[0]:
+        return InputError(f"{key}: no such key{of}; did you mean {near[0]}?")
+    others = f"{head} has {', '.join(siblings)}" if siblings else "--help lists every key"
+    return InputError(f"{key}: no such key{of}; {others}")
+
+
+def _unresolved(error: OmegaConfBaseException, files: Sequence[Path]) -> InputError:
+    """The error for an interpolation that leads nowhere, most often an environment variable that is not set."""
+    missing = re.search(r"Environment variable '(\w+)' not found", str(error))
+    key = getattr(error, "full_key", None) or "config"
+    if not missing:
+        return InputError(f"{key}: {first_line(error)}")
+    var = missing[1]
+    file = next((f for f in reversed(files) if f"oc.env:{var}" in f.read_text()), "a config file")
+    return InputError(f"{file}: {key} needs the environment variable {var}; set it: export {var}=/folder")

@@ -1,0 +1,196 @@
+"""Pretraining: config -> data -> encoder -> objective -> FLOPs per step -> Lightning Trainer -> ledger -> export."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from math import nan
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives.batch import Spec
+from gfm_objectives.budget import Budget
+from gfm_objectives.data import build_source
+from gfm_objectives.data.segments import LAYERS, Segmented
+from gfm_objectives.data.source import Source
+from gfm_objectives.device import device_name, resolve
+from gfm_objectives.flops import Cost, measure
+from gfm_objectives.models import build_encoder
+from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
+from gfm_objectives.objectives import build_objective
+from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.pretrain.measuring import Measuring
+from gfm_objectives.pretrain.module import Pretraining
+from gfm_objectives.pretrain.progress import last_loss
+from gfm_objectives.runs.checkpoint import save_encoder
+from gfm_objectives.runs.folder import open_folder
+from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.runs.provenance import commit, config_hash
+
+with warnings.catch_warnings():  # third parties' deprecations, at import
+    warnings.simplefilter("ignore")
+    import lightning as L
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+
+def run(cfg: DictConfig) -> Path:
+    """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
+    device, dtype = resolve(cfg.device, cfg.precision)
+    torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
+    source, whole = open_source(cfg)
+    torch.manual_seed(cfg.seed)
+    encoder = build_encoder(cfg.encoder, whole)
+    objective = build_objective(cfg.objective, encoder, source.spec)
+    costs = {v: step_cost(objective, source, v, cfg.optim.batch_size) for v in objective.variants()}
+    budget = Budget(cfg.budget.flops)
+    budget.check(max(c.total for c in costs.values()))
+    out = open_folder(cfg)
+    module = Pretraining(objective, costs, budget, cfg, source, out)
+    print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
+    for chatty in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    several = torch.cuda.device_count() > 1
+    measuring = Measuring(dtype)
+    trainer = L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices="auto" if device.type == "cuda" else 1,
+        # steps of cross_sensor and mix leave the heads of other directions without a gradient
+        strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
+        precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
+        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        callbacks=[measuring],
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+    last = out / "checkpoints" / "last.ckpt"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's own
+            warnings.filterwarnings("ignore", "Found .* in eval mode")  # jepa's teacher is, and stays so
+            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    finally:
+        module.close()
+    if trainer.is_global_zero:
+        save_encoder(encoder, out)
+        ledger = account(module, device, dtype, measuring)
+        ledger.write(out / "ledger.json.tmp")
+        os.replace(out / "ledger.json.tmp", out / "ledger.json")
+        mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""
+        print(
+            f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({ledger.flops_spent / budget.flops - 1:+.2%} of budget), "
+            f"{ledger.samples} samples, {ledger.seconds:.0f} s{mfu}, data wait {ledger.data_wait_share or 0:.1%}\n"
+            f"{_measured(ledger)}  -> {out}"
+        )
+    return out
+
+
+def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
+    """The places to pretrain on, and all that the data shows of them.
+
+    Where the objective's target is a layer made of them, they lack what it is made of; the encoder is built to read all
+    the same, since probes and tasks show it.
+    """
+    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    if cfg.objective.get("target") not in LAYERS:
+        return source, source.spec
+    made = Segmented(source, cfg.objective.target, **cfg.objective.segments)
+    print(f"{cfg.name}: {made.about()}", flush=True)
+    return made, source.spec
+
+
+def step_cost(objective: Objective, source: Source, variant: Variant, batch_size: int) -> Cost:
+    """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective.
+
+    The batch size matters to contrastive alone, whose samples are compared with each other.
+    """
+    parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
+    return measure(objective, source.spec.dummy(batch_size), step=lambda m, b: m(b, variant)["loss"], parts=parts)
+
+
+def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
+    """The account of the finished run."""
+    cfg, c = module.cfg, module.count
+    seconds = c["seconds"] + module.meter.seconds
+    preparation = module.source.preparation(c["samples"])
+    owned = trained_parameters(module.objective) - parameters(module.objective.encoder)
+    return Ledger(
+        objective=cfg.objective.name,
+        seed=cfg.seed,
+        config_hash=config_hash(cfg),
+        data_fingerprint=module.source.fingerprint,
+        commit=commit(),
+        encoder=cfg.encoder.name,
+        precision=str(dtype).removeprefix("torch."),
+        parameters=parameter_parts(module.objective.encoder) | {"objective": owned},
+        flops_budget=module.budget.flops,
+        flops_spent=module.budget.spent,
+        flops_per_sample=module.budget.spent / max(1, c["samples"]),
+        flops_per_sample_by_part=mean_parts(module.costs),
+        flops_target_preparation=preparation[0],
+        seconds_target_preparation=preparation[1],
+        samples=c["samples"],
+        tokens=c["tokens"],
+        visible_tokens=c["visible"],
+        seconds=seconds,
+        flops_evaluation=measuring.flops,
+        yardstick_seconds=measuring.seconds,
+        yardstick=measuring.summary(module.folder),
+        data_wait_share=(c["wait"] + module.loader.wait) / seconds if seconds else None,
+        device=device_name(device),
+        devices=module.trainer.world_size,
+        peak_name=module.peak[0],
+        peak_flops=module.peak[1],
+        loss=last_loss(module.folder / "metrics.csv"),
+    )
+
+
+def _measured(ledger: Ledger) -> str:
+    """What the yardstick says at the end, and what it cost beside the run; '' where it was not asked."""
+    if not ledger.yardstick:
+        return ""
+    names = {"map_nll": "map", "sensor_nll": "other sensor", "date_nll": "next date"}
+    random, bands = ledger.yardstick["random"], ledger.yardstick["bands"]
+    told = [
+        f"{name} {ledger.yardstick[k]:.3f} (untrained {random.get(k, nan):.3f}, bands {bands.get(k, nan):.3f})"
+        for k, name in names.items()
+        if k in ledger.yardstick
+    ]
+    cost = f"{ledger.flops_evaluation:.2g} FLOPs and {ledger.yardstick_seconds:.0f} s beside the budget"
+    return f"  yardstick, nats: {', '.join(told) or 'not finite'}; {cost}\n"
+
+
+def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:
+    """FLOPs per sample of each part, over the kinds of step, which are drawn equally often."""
+    names = dict.fromkeys(k for c in costs.values() for k in c.parts)
+    return {k: sum(c.parts.get(k, 0.0) for c in costs.values()) / len(costs) for k in names}
+
+
+def _plan(
+    cfg: DictConfig,
+    objective: Objective,
+    costs: dict[Variant, Cost],
+    budget: Budget,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str:
+    """What will be trained and where the FLOPs go, printed before they are spent; warns of a dominant decoder."""
+    parts = mean_parts(costs)
+    total = sum(parts.values())
+    encoder, dense = parts["encoder"] / total, parts.get("encoder.dense_path", 0.0) / total
+    decoder = 1 - encoder - dense
+    lines = [
+        f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "
+        f"({parameters(objective.encoder) / 1e6:.2f} M parameters), {device_name(device)}, {str(dtype)[6:]}",
+        f"  {total:.3g} FLOPs per sample: encoder {encoder:.0%}, dense path {dense:.0%}, objective {decoder:.0%}",
+        f"  {budget.flops:.3g} FLOPs = about {budget.flops / total:,.0f} samples",
+    ]
+    if decoder > 0.5:
+        lines.append("  warning: most FLOPs go to the decoder, which is thrown away; make it narrower or shallower")
+    return "\n".join(lines)

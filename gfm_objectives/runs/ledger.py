@@ -1,0 +1,73 @@
+"""The ledger: what a run cost and what it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gfm_objectives.errors import InputError
+
+
+@dataclass
+class Ledger:
+    """What a run cost and what it was, written as `ledger.json` beside it. FLOPs are model FLOPs; times in seconds."""
+
+    objective: str
+    seed: int
+    config_hash: str
+    data_fingerprint: str
+    commit: str
+    encoder: str = ""
+    precision: str = ""
+    parameters: dict[str, int] = field(default_factory=dict)  # encoder, dense path, decoder, heads
+    flops_budget: float = 0.0
+    flops_spent: float = 0.0
+    flops_per_sample: float = 0.0
+    flops_per_sample_by_part: dict[str, float] = field(default_factory=dict)
+    flops_evaluation: float = 0.0  # of the yardstick; not part of the budget
+    flops_target_preparation: float = 0.0  # charged to the budget where a learned model prepares the targets
+    seconds_target_preparation: float = 0.0  # of one core, mostly the loader's; fitting included, even if kept
+    samples: int = 0
+    tokens: int = 0  # masked ones included
+    visible_tokens: int = 0
+    seconds: float = 0.0
+    yardstick_seconds: float = 0.0  # of measuring, not in `seconds`
+    data_wait_share: float | None = None  # of the seconds
+    device: str = ""
+    devices: int = 1
+    peak_name: str = ""
+    peak_flops: float | None = None  # FLOP/s of one device
+    energy_joules: float | None = None  # None where the device does not tell
+    loss: float | None = None  # the objective's own, mean over the last tenth of the budget
+    yardstick: dict[str, Any] = field(default_factory=dict)  # last figures, and those of what was never trained
+
+    @property
+    def tokens_per_parameter(self) -> float | None:
+        n = sum(self.parameters.values())
+        return self.tokens / n if n else None
+
+    @property
+    def six_nd(self) -> float:
+        """6 x parameters x tokens: the usual estimate, logged beside the measured figure, never instead of it."""
+        return 6.0 * sum(self.parameters.values()) * self.tokens
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs per second over the dense peak of the devices."""
+        if not self.seconds or not self.peak_flops:
+            return None
+        return self.flops_spent / self.seconds / (self.peak_flops * self.devices)
+
+    def write(self, path: str | Path) -> None:
+        derived = {"tokens_per_parameter": self.tokens_per_parameter, "six_nd": self.six_nd, "mfu": self.mfu}
+        Path(path).write_text(json.dumps(asdict(self) | derived, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Ledger:
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"{path}: not found; a finished run has a ledger.json")
+        known = cls.__dataclass_fields__
+        return cls(**{k: v for k, v in json.loads(path.read_text()).items() if k in known})
