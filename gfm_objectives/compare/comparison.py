@@ -29,9 +29,10 @@ from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
-from gfm_objectives.compare.untrained import RULES, predict_untrained
+from gfm_objectives.compare.untrained import RULES, evaluate_untrained
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.errors import InputWarning
+from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.runs.provenance import commit
 from gfm_objectives.scores import Key, Score, Store
 
@@ -193,12 +194,13 @@ class Comparison:
                     if not RULES[c.kind].declared(bench.task) or self.store.done(key):
                         continue
                     show = self.pictures.tiles(here) if seed == 0 else ()
-                    val, _ = predict_untrained(c.kind, here, "val")
-                    stats, shown = predict_untrained(c.kind, here, "test", show)
+                    val, _ = evaluate_untrained(c.kind, here, "val")
+                    stats, shown = evaluate_untrained(c.kind, here, "test", show)
                     if show:
                         self.pictures.add(here, c.name, shown)
                     about = self._about(here, c, seed)
-                    self.store.add(Score.measured(stats, here.groups, **about, val=here.metric.total(val)))
+                    metric = METRICS[bench.task.metric]
+                    self.store.add(Score.measured(stats, here.groups, **about, val=total(metric, val)))
 
     def report(self, context: Mapping[str, Any], budgets: Budgets) -> None:
         """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""
@@ -210,7 +212,7 @@ class Comparison:
             target = self.out / "ledgers" / f"{r.identity}.json"
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(Path(r.folder) / "ledger.json", target)
-        legends = {b.task.name: b.legend for b in self.benches if b.legend}
+        legends = {b.task.name: b.legend for b in self.benches}
         context = {
             **context,
             "command": f"python eval.py config={self.out}/config.yaml",
@@ -218,7 +220,6 @@ class Comparison:
             "budgets": budgets.records(),
             "licenses": sorted({b.license for b in self.benches if b.license}),
             "classes": {n: v.classes for n, v in legends.items()},
-            "change": [b.task.name for b in self.benches if b.task.kind == "change"],
             "colors": {n: v.colors for n, v in legends.items() if v.colors},
         }
         (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")
@@ -290,10 +291,10 @@ def can_run(bench: Bench, contender: Contender) -> bool:
 
 def other_earths(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
     """Notes on pretraining runs of another Earth than the one their seed is compared on."""
-    earths = {e for b in benches for e in b.earths}
+    earths = range(max((len(b.earths) for b in benches), default=0))
     out = []
     for c in (c for c in rows if c.role == "pretrained" and earths):
-        known = {s: r.earth for s in sorted(earths) if (r := c.run(s)) and r.earth is not None}
+        known = {s: r.earth for s in earths if (r := c.run(s)) and r.earth is not None}
         if wrong := [s for s, e in known.items() if e != s]:
             out.append(f"{c.name}: seeds {', '.join(map(str, wrong))} use encoders pretrained on other Earths.")
     return out

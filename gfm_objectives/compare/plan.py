@@ -35,8 +35,8 @@ class Plan:
         if shape not in self.speeds:
             self.speeds[shape] = speed(job, self.pool.device, self.pool.dtype)
         s = self.speeds[shape]
-        windows = job.bench.windows("val") + (0 if job.trial else job.bench.windows("test"))
-        return (job.flops * h.length + s["forward"] * windows) / s["rate"]
+        tiles = job.bench.sizes["val"] + (0 if job.trial else job.bench.sizes["test"])
+        return (job.flops * h.length + s["forward"] * tiles) / s["rate"]
 
     def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
         """So that no worker is left alone with a long run at the end."""

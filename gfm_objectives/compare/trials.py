@@ -25,7 +25,7 @@ from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.search import best
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune, step_cost
-from gfm_objectives.metrics import METRICS
+from gfm_objectives.metrics import METRICS, total
 
 TUNING = -1  # the seed of tuning: no reported run shares its labels, order or initial weights
 PLATEAU = (-2, -3, -4)  # those of the search for F
@@ -82,7 +82,7 @@ class Outcome:
 def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
     """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError."""
     bench, task = job.bench, job.bench.task
-    model = job.contender.build(bench.spec, bench.channels, job.hparams, job.seed)
+    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
     try:
         result = finetune(model, train, bench.kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
@@ -91,10 +91,11 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
             return Outcome(job, math.nan, job.flops * job.hparams.length, 0.0)
         where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
-    val = METRICS[task.metric].total(evaluate(model, bench.source("val"), bench, device, dtype)[0])
+    about = (bench.kind, task.layer, bench.classes, bench.spec.size)
+    val = total(METRICS[task.metric], evaluate(model, bench.source("val"), *about, device=device, dtype=dtype)[0])
     if job.trial:
         return Outcome(job, val, result.flops, result.seconds, result)
-    stats, shown = evaluate(model, bench.source("test"), bench, device, dtype, job.show)
+    stats, shown = evaluate(model, bench.source("test"), *about, device=device, dtype=dtype, show=job.show)
     return Outcome(
         job,
         val,
@@ -104,7 +105,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         inference_flops=result.cost.forward,
-        stats=stats,
+        stats=stats.numpy(),
         predictions=shown if job.show else None,
     )
 
@@ -229,7 +230,7 @@ class TrialLog:
 def speed(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:
     """Measured on one step of the job's model: train and forward FLOPs per place, and FLOP/s of one process."""
     bench, layer = job.bench, job.bench.task.layer
-    model = job.contender.build(bench.spec, bench.channels, job.hparams, job.seed).to(device).train()
+    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed).to(device).train()
     source = bench.source("train")
     batch = source.read(range(min(len(source), job.hparams.batch_size)))
     cost = step_cost(model, batch, bench.kind, layer)
