@@ -184,7 +184,7 @@ def _plan(
     """What will be trained and where the FLOPs go, printed before they are spent; warns of a dominant decoder."""
     parts = mean_parts(costs)
     total = sum(parts.values())
-    encoder, dense = parts["encoder"] / total, parts.get("encoder.dense_path", 0.0) / total
+    encoder, dense = parts.get("encoder", 0.0) / total, parts.get("encoder.dense_path", 0.0) / total
     decoder = 1 - encoder - dense
     lines = [
         f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "
