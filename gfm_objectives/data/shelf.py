@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,9 @@ class Shelf:
     """
 
     def __init__(self) -> None:
+        self._file: BinaryIO | None
         self._file, self._path = _nameless_file()
+        weakref.finalize(self, self._file.close)
         self._templates: dict[str, Batch] = {}  # what batches look like, in words -> such a batch on the meta device
         self._records: list[tuple[str, int]] = []  # of each batch: its template and where it begins
         self._map: mmap.mmap | None = None

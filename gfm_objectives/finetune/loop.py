@@ -88,7 +88,7 @@ def finetune(
     total, spent = flops * hparams.length, 0.0
     if hparams.head_first:
         spent = fit_head(model, train, kind, layer, total, hparams, seed, device, dtype)
-    budget = _budget(total - spent, cost.total, hparams)
+    budget = _budget(total, spent, cost.total, hparams)
     train_mode(model, hparams.freeze)
     optimiser = _optimiser(model, hparams)
     peaks = [g["lr"] for g in optimiser.param_groups]
@@ -117,14 +117,16 @@ def finetune(
     )
 
 
-def _budget(flops: float, per_sample: float, hparams: HParams) -> Budget:
-    """What is left to train with. InputError where it pays for less than a batch of two."""
-    if round(flops / per_sample) < min(hparams.batch_size, 2):
+def _budget(total: float, spent: float, per_sample: float, hparams: HParams) -> Budget:
+    """What the fit of the head leaves of the total. InputError where it pays for less than a batch of two."""
+    left = total - spent
+    if round(left / per_sample) < min(hparams.batch_size, 2):
+        head = f" of which the head took {spent:.2g}," if spent else ""
         raise InputError(
-            f"fine-tuning with {flops:.2g} FLOPs pays for {flops / per_sample:.1f} samples of {per_sample:.2g}; raise "
-            f"finetune.flops (or finetune.start)"
+            f"fine-tuning with {total:.2g} FLOPs,{head} pays for {max(0.0, left / per_sample):.1f} samples of "
+            f"{per_sample:.2g}; raise finetune.flops (or finetune.start)"
         )
-    return Budget(flops)
+    return Budget(left)
 
 
 def schedule(progress: float) -> float:
