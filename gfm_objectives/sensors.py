@@ -26,7 +26,7 @@ class Sensor:
 
     `unit` is what a source must convert raw values to before scaling: surface reflectance in 0..1, decibel, metre.
     `centred` sensors lose the chip's own mean over valid pixels first: absolute height names the place, relative
-    height describes the surface.
+    height describes the surface. The bands of unit `class` are classes: 1 where the pixel is of that class, else 0.
     """
 
     name: str
@@ -38,6 +38,11 @@ class Sensor:
     @property
     def band_names(self) -> tuple[str, ...]:
         return tuple(b.name for b in self.bands)
+
+    @property
+    def of_classes(self) -> bool:
+        """A map and no image: it has no season, and nothing is learned of it from the bands of other sensors."""
+        return self.unit == "class"
 
     def index(self, names: Sequence[str]) -> list[int]:
         """Positions of `names` in this sensor's band list; ValueError names the unknown band and the valid ones."""
@@ -81,6 +86,7 @@ def _optical(*rows: tuple[str, float, float, float]) -> tuple[Band, ...]:
 
 # Means and deviations are round figures typical of land surfaces, not of any one corpus: a checkpoint must read the
 # same everywhere. Wavelengths: Sentinel-2 User Handbook; HLS v2 User Guide; C-band centre of Sentinel-1.
+MAP = "map"  # the layer and, where models are shown it, the sensor
 SENSORS: dict[str, Sensor] = {
     s.name: s
     for s in (
@@ -120,6 +126,7 @@ SENSORS: dict[str, Sensor] = {
             ),
         ),
         Sensor("dem", "metre", 30.0, (Band("elevation", None, 0.0, 30.0),), centred=True),
+        Sensor(MAP, "class", 10.0, tuple(Band(str(i), None, 0.0, 1.0) for i in range(32))),
     )
 }
 

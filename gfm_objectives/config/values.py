@@ -60,7 +60,7 @@ CHECKS: tuple[Check, ...] = (
     ("objective.parts.*.ema", float, *_SHARE),
     ("objective.parts.*.label_smoothing", float, *_SHARE),
     ("encoder.dim", int, *_COUNT),
-    ("encoder.depth", int, *_COUNT),
+    ("encoder.depth", int, *_NOT_NEGATIVE),
     ("encoder.heads", int, *_COUNT),
     ("encoder.patch", int, *_COUNT),
     ("encoder.dense_width", int, *_COUNT),

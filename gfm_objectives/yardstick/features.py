@@ -88,7 +88,8 @@ def of_encoder(
                     every = encoder.tokenize(shown)
                     z = encoder(every)
                     dense = encoder.dense(shown, every, z)
-                    tokens = _over_slots(z, every.valid, every.cells) if name == ALL else tokens
+                    if name == ALL and encoder.depth:
+                        tokens = _over_slots(z, every.valid, every.cells)
                 else:
                     dense = encoder.features(shown)
                 dense = dense.double().cpu()
@@ -96,7 +97,8 @@ def of_encoder(
                 if name == ALL:
                     cells = pooled(dense)
             chunks.append(Features(pixels, cells, tokens))
-    joined = None if blank else torch.cat([c.tokens for c in chunks if c.tokens is not None])
+    tokens_of = [c.tokens for c in chunks if c.tokens is not None]
+    joined = torch.cat(tokens_of) if tokens_of else None
     pixels = {v: torch.cat([c.pixels[v] for c in chunks]) for v in seen}
     return Features(pixels, torch.cat([c.cells for c in chunks]), joined)
 
