@@ -1,4 +1,47 @@
-"""The comparison: what pretraining gained over the U-Net, per task, label fraction and FLOP, with paired intervals."""
+"""The comparison as plain JSON: what pretraining gained, over whom, at what price, with paired intervals.
+
+Schema 2. A row of a table is a contender; its name is for people, `rows` says what it is. Values are in the metric's own
+unit (mIoU 0..1, RMSE in the target's unit), gains have the sign that makes + better. Floats have 6 significant digits;
+null = not known or not run. `status` is 'ok' or 'not run: <what>'. `interval` is [low, high], or 'not given (3 seeds)', or
+null where `status` is not ok; `verdict` win | loss | tie (the interval holds 0) | undecided (no interval).
+
+    schema        2
+    tasks         [task]
+    metrics       {task: {metric, title, statistic, better (+1 | -1), scale (100: printed in points)}}
+    fractions     [label fraction], ascending
+    suite_size    the n of P/n that is printed beside n = 1
+    contenders    [name], in the order of tables: role, kind of rival, extra FLOPs, name
+    rows          {name: {role, kind, recipe, shape, pretrain_flops (P), search_flops, extra_flops (P/n given on top of F),
+                  pretrain_runs (how many differ)}}
+    seeds         [fewest, most] of the trained rows' cells
+    sampling      {task: {seeds ('crossed': all on the same areas | 'nested': each on its own), areas (of a seed), tiles}}
+    synthetic     [task]; worlds, commits, devices [text]; fingerprints {task: text}
+    labels        {task: {fraction: labelled places}}
+    scores        [{task, fraction, contender, metric, status, value, interval, error, seeds, val,
+                  figures {metric: mean over seeds; all that the statistic gives},
+                  classes {'iou' | 'f1' | 'precision' | 'recall': [K] mean over seeds}; {} unless confusions}]
+    gains         [{contender, fraction, against, n, task, metric, status, versus (who stands for `against`),
+                  candidates ([name], among whom it was chosen), gain, interval, error, df, seeds, verdict,
+                  per_eflop, per_eflop_searched}] for rows of the roles pretrained, part and saw_map
+    means         [{contender, fraction, against, n, metric, status, tasks, missing, gain, interval, error, df, seeds,
+                  verdict, per_eflop, per_eflop_searched, median,
+                  without_best {task (left out: the one of the largest gain), gain, interval, error, df, seeds, verdict},
+                  over_tasks {label 'tasks', gain, interval (tasks as a sample), error, df, verdict},
+                  wins, losses, ties, undecided}] one per metric; without_best null for one task
+    break_even    [{contender, fraction, against ('best' | 'unet'), task ('mean': of all, per metric), metric,
+                  n (smallest measured with gain > 0 | 'none' | 'not run'), verdict, measured [n]}]
+    knowledge     [{fraction, metric, task ('mean': of all), best, by_role {role: best of it}, incomplete [name]}]: by test
+                  value; best = {contender, role, value} | null; 'mean' is among those that have run every task
+    labels_saved  [{task, fraction, contender, versus (best from scratch at F), labels, status ('ok' | 'more than
+                  measured' | 'fewer than measured'), needed, saved}]
+    resources     [{contender, runs, pretrain_flops, search_flops, extra_flops, finetune_flops, tuning_flops,
+                  inference_flops, epochs, parameters, trainable_parameters, seconds, peak_memory_mib}] means over its runs
+
+`against`, in this order: best (role scratch, at F and at F + P/n, by validation), best_on_test (the same chosen on test: a
+bound), unet (kind unet, the better on validation of F and F + P/n), equal (kind unet at F), same (from scratch with the
+contender's own shape, at F), map (role saw_map, by validation). Gain per EFLOP divides by the pretraining FLOPs charged to
+one task, P/n, in 1e18; `searched` by (P + search)/n.
+"""
 
 from __future__ import annotations
 
