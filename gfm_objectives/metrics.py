@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -183,6 +184,11 @@ METRICS: dict[str, Metric] = {
         Metric("multilabel_f1", "macro F1", "scores", _macro(lambda s: f1(_at_half(s))[..., 1])),
     )
 }
+
+
+def total(metric: Metric, stats: Tensor | np.ndarray) -> float:
+    """The figure of all tiles (tiles, *shape) together."""
+    return float(metric.of(torch.as_tensor(stats).double().sum(0)))
 
 
 def miou(cm: Tensor) -> float:

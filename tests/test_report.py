@@ -152,7 +152,7 @@ def test_regression_is_reported_in_its_own_unit(tmp_path):
             moments = np.array([[10.0, 50.0, 400.0, 0.0, 10 * e, 10 * e * e]] * 3)
             Store(tmp_path).add(Score.measured(
                 moments, ["h:1", "h:2", "h:3"], task="height", fraction=1.0, contender=name, seed=seed, role=role,
-                kind=kind, metric="rmse", val=error, labels=9, pretrain_flops=1e12 * (role == "pretrained")))  # fmt: skip
+                kind=kind, metric="rmse", val=error, labels=9, pretrain_flops=1e12 * (role != "scratch")))  # fmt: skip
     text = report.write(tmp_path).read_text()
     line = next(x for x in text.splitlines() if x.startswith("| mae | U-Net at F"))
     assert "**+1 [" in line
@@ -171,7 +171,7 @@ def test_without_pretrained_encoders(tmp_path):
             role="scratch",
             kind="unet",
             metric="miou",
-        )  # fmt: skip
+        )
     )
     text = report.write(tmp_path).read_text()
     assert "the best row is **U-Net**" in text and "cannot be told" in text

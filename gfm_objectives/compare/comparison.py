@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> Path:
     foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
     size, image_net = len(cfg.tasks), options.get("unet", {}).get("weights")
     rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign, options.get("search", []))
-    context = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
+    context: dict[str, Any] = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += other_earths(benches, rows)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers, speed
 from gfm_objectives.gain.intervals import MIN_SEEDS, half_width
+from gfm_objectives.gain.means import deviation_of_gains
 from gfm_objectives.scores import Score
 
 if TYPE_CHECKING:

@@ -57,12 +57,12 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     while open_ := [key for key in keys if key not in out.flops]:
         levels.append(flops)
         cells = [cell for cell in rivals if (cell[0].task.name, cell[2]) in open_]
-        jobs = {id(cell): _jobs(c, cell, start, flops) for cell in cells}
-        todo = [j for js in jobs.values() for j in js if j not in c.log]
+        level = {id(cell): _jobs(c, cell, start, flops) for cell in cells}
+        todo = [j for js in level.values() for j in js if j not in c.log]
         c.run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
         for cell in cells:
             key, sign = (cell[0].task.name, cell[2]), METRICS[cell[0].task.metric].better
-            value = fmean(c.log.rows[j.key]["val"] for j in jobs[id(cell)])
+            value = fmean(c.log.rows[j.key]["val"] for j in level[id(cell)])
             curves[key].setdefault(cell[1].name, []).append(sign * value)
         for key in open_:
             if (k := first_flat(curves[key], c.finetune["plateau"])) is not None:

@@ -50,8 +50,9 @@ def _fraction(summary: tables.Summary, context: Mapping[str, Any], fraction: flo
         if v["contender"] != best["contender"]
     ]
     lead = (
-        f"**{words.percent(fraction)} of the labels** ({title}, mean of tasks, {what(context, fraction)}): the best row "
-        f"is **{best['contender']}** ({ROLES[best['role']]}), {words.value(best['value'], scale)}; {'; '.join(others)}. "
+        f"**{words.percent(fraction)} of the labels** ({title}, mean of tasks, {what(context, fraction)}): the best "
+        f"row is **{best['contender']}** ({ROLES[best['role']]}), {words.value(best['value'], scale)}; "
+        f"{'; '.join(others)}. "
         f"{which_pays(by_role, scale)}\n"
     )
     return [lead, *_encoders(summary, fraction, metric, scale), ""]

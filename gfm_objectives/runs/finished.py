@@ -91,7 +91,8 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     kind = ("vit" if model.depth else "conv") if isinstance(model, Encoder) else "unet"
     flops = ledger.flops_budget or ledger.flops_spent
     data = config.get("data", {})
-    earth = data.get("seed", 0) if data.get("name") == "synthetic" else None
+    number = data.get("seed")
+    earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)
     identity = f"{path.name}@{digest}"
     run = Run(folder, identity, ledger.seed, flops, kind, ledger.data_fingerprint, earth, ledger.objective)
     return run, config
