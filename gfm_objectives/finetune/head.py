@@ -74,7 +74,7 @@ def fit_head(
     spent, labels = steps * size * forward, torch.cat(y)
     if not len(labels):
         return spent  # nothing is labelled, so the head stays as it was drawn
-    solve, price = SOLVERS[kind.name]
+    solve, price = SOLVERS[type(kind).__name__.lower()]
     weight, bias = solve(torch.cat(x), labels, head.out_channels)
     head.weight.copy_(weight.T.reshape(head.weight.shape))
     head.bias.copy_(bias)  # type: ignore[union-attr]
