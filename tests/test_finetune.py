@@ -184,7 +184,10 @@ def test_mistakes(spec):
 
 def test_settings_that_are_not_used_are_not_written():
     assert HParams(0.01).as_dict() == {"lr": 0.01, "encoder_factor": 1.0, "length": 1.0, "batch_size": 8}
-    assert HParams(0.01, head_first=True, freeze="tokens").as_dict().items() >= {"head_first": True, "freeze": "tokens"}.items()
+    assert (
+        HParams(0.01, head_first=True, freeze="tokens").as_dict().items()
+        >= {"head_first": True, "freeze": "tokens"}.items()
+    )
 
 
 def test_schedule():
