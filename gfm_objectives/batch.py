@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan
 
 import torch
 import torch.nn.functional as F
@@ -108,22 +107,6 @@ class Batch:
     def take(self, index: Tensor) -> Batch:
         """The places `index` (k,) long."""
         return self.map(lambda t: t[index])
-
-    def pad_to(self, multiple: int) -> Batch:
-        """Padded at the bottom and right to a multiple of `multiple` pixels: 0, invalid, without label."""
-        height, width = self.size
-        more = (0, -width % multiple, 0, -height % multiple)  # left, right, top, bottom
-        if not any(more):
-            return self
-        sensors = {
-            k: Series(F.pad(s.x, more), F.pad(s.valid, more, value=False), s.day, s.bands)
-            for k, s in self.sensors.items()
-        }
-        targets = {  # what is one label for the whole place stays as it is
-            k: F.pad(t, more, value=nan if t.is_floating_point() else -1) if t.shape[1:] == self.size else t
-            for k, t in self.targets.items()
-        }
-        return self.replace(sensors=sensors, targets=targets)
 
     def replace(self, **changes: object) -> Batch:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
