@@ -60,11 +60,9 @@ class Sensor:
         pick = [self.bands[i] for i in self.index(names)]
         mean = torch.tensor([b.mean for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
         std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
-        ok = valid.unsqueeze(-3)  # (..., 1, H, W)
         if self.centred:
-            x = torch.where(ok, x, 0)
-            mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
-        return torch.where(ok, (x - mean) / std, 0)
+            return centre(x, valid) / std
+        return torch.where(valid.unsqueeze(-3), (x - mean) / std, 0)
 
     def denormalise(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """Inverse of `normalise` for x (..., C, H, W), up to the chip mean of a centred sensor."""
@@ -72,6 +70,14 @@ class Sensor:
         mean = torch.tensor([0.0 if self.centred else b.mean for b in pick], dtype=x.dtype, device=x.device)
         std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)
         return x * std[:, None, None] + mean[:, None, None]
+
+
+def centre(x: Tensor, valid: Tensor) -> Tensor:
+    """`x` (..., C, H, W) less its own mean over the pixels that are `valid` (..., H, W); 0 where they are not."""
+    ok = valid.unsqueeze(-3)  # (..., 1, H, W)
+    x = torch.where(ok, x, 0)
+    mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
+    return torch.where(ok, x - mean, 0)
 
 
 def _optical(*rows: tuple[str, float, float, float]) -> tuple[Band, ...]:
@@ -129,8 +135,6 @@ S2_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 # Sentinel-2 without atmospheric correction (Level-1C): reflectance at the top of the atmosphere. One instrument, so one
 # sensor and one set of weights, s2; but haze, water vapour (B09) and the cirrus band (B10) need figures of their own.
-# Sources of Level-1C normalise by these and name the series s2; SENSORS["s2"].denormalise of it is then what Level-2A
-# would typically show, not what was measured.
 S2_L1C = Sensor(
     "s2",
     "reflectance",
@@ -151,6 +155,22 @@ S2_L1C = Sensor(
         ("B12", 2190, 0.13, 0.09),
     ),
 )
+
+LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C}  # figures for another level than the sensor table's
+MIXED = "mixed"  # the level of a series whose places differ in theirs
+
+
+def calibration(sensor: str, level: str = "") -> Sensor:
+    """The figures that a series of this sensor and level is normalised by; level "" = those of the sensor table.
+
+    ValueError for a level that the sensor does not have, and for MIXED: such places have no figures in common.
+    """
+    if not level:
+        return SENSORS[sensor]
+    if (sensor, level) not in LEVELS:
+        known = "".join(f" or take {other}" for name, other in LEVELS if name == sensor)
+        raise ValueError(f"sensor {sensor} has no level {level!r}; leave it out{known}")
+    return LEVELS[sensor, level]
 
 
 @dataclass(frozen=True, slots=True)

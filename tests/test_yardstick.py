@@ -15,7 +15,7 @@ from test_pretrain import small
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfm_objectives import cli, pretrain, yardstick
+from gfm_objectives import cli, pretrain
 from gfm_objectives.batch import Spec
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
@@ -26,7 +26,7 @@ from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.progress import Meter
 from gfm_objectives.report.yardstick import table
 from gfm_objectives.runs.folder import folder
-from gfm_objectives.yardstick import Yardstick, probes
+from gfm_objectives.yardstick import Yardstick, probes, yardstick
 from gfm_objectives.yardstick.features import ALL, PAST, Features, band_statistics, of_encoder, see, views
 from gfm_objectives.yardstick.yardstick import held_out, majority, withheld
 

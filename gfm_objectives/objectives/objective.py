@@ -43,6 +43,11 @@ class Objective(nn.Module, ABC):
         """The kinds of step it takes, of different cost perhaps; the trainer draws one per step."""
         return ((),)
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of the batches it takes are multiples of this; `Batch.pad_to` makes them so."""
+        return self.encoder.patch if isinstance(self.encoder, Encoder) else 1
+
     @abstractmethod
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
         """{"loss": scalar, and other scalars to log}."""

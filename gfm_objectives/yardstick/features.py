@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.sensors import SENSORS
 
@@ -60,7 +60,7 @@ def see(batch: Batch, dates: Mapping[str, int], blank: bool = False) -> Batch:
         if blank:
             gone = torch.arange(series.x.shape[1], device=series.x.device) >= n
             x = series.x.masked_fill(gone[:, None, None, None], 0)
-            sensors[s] = Series(x, series.valid & ~gone[:, None, None], series.day, series.bands)
+            sensors[s] = series.replace(x=x, valid=series.valid & ~gone[:, None, None])
         elif n:
             sensors[s] = series.map(lambda t, n=n: t[:, :n])  # type: ignore[misc]
     return batch.replace(sensors=sensors)
