@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gfm_objectives.sensors import Legend
+from gfm_objectives.sensors import MIXED, Legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +18,22 @@ class Series:
     """One sensor's images of B places at T dates.
 
     x (B, T, C, H, W) float, normalised, 0 where invalid; valid (B, T, H, W) bool, False = missing, cloud, no data or
-    padding; day (B, T) days since 2000-01-01; bands: the C band names, keys of the sensor table.
+    padding; day (B, T) days since 2000-01-01; bands: the C band names, keys of the sensor table; level: by which of the
+    sensor's figures x is normalised, see `sensors.calibration`. A source's `raw` has x in the sensor's unit instead,
+    and anything where invalid.
     """
 
     x: Tensor
     valid: Tensor
     day: Tensor
     bands: tuple[str, ...]
+    level: str = ""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Series:
-        return Series(fn(self.x), fn(self.valid), fn(self.day), self.bands)
+        return self.replace(x=fn(self.x), valid=fn(self.valid), day=fn(self.day))
+
+    def replace(self, **changes: object) -> Series:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def take_dates(self, index: Tensor) -> Series:
         """The dates `index` (B, t) long of each place."""
@@ -39,7 +46,8 @@ class Batch:
     """B places on one grid.
 
     sensors: keys from the sensor table, all sharing B, H and W; targets: layers such as map (B, H, W) long, -1 = no
-    label; gsd (B,) metres per pixel of the grid; lonlat (B, 2) degrees, for splits and reports, never encoded.
+    label, or height (B, H, W) float, NaN = none; of whole places (B,) or (B, K); gsd (B,) metres per pixel of the grid;
+    lonlat (B, 2) degrees, for splits and reports, never encoded.
     """
 
     sensors: dict[str, Series]
@@ -67,6 +75,25 @@ class Batch:
         sensors = {k: s.map(fn) for k, s in self.sensors.items()}
         return Batch(sensors, {k: fn(t) for k, t in self.targets.items()}, fn(self.gsd), lonlat)
 
+    def map_grids(self, fn: Callable[[Tensor, float], Tensor]) -> Batch:
+        """Apply `fn(tensor, nothing)` to every tensor that ends in (H, W); `nothing` is how it says that nothing is
+        there: 0 in images, False in masks, -1 in labels, NaN in targets that are numbers."""
+        sensors = {k: s.replace(x=fn(s.x, 0.0), valid=fn(s.valid, False)) for k, s in self.sensors.items()}
+        targets = {
+            k: fn(t, float("nan") if t.is_floating_point() else -1) if t.ndim == 3 else t
+            for k, t in self.targets.items()
+        }
+        return self.replace(sensors=sensors, targets=targets)
+
+    def pad_to(self, multiple: int) -> Batch:
+        """H and W brought to the next multiple at the bottom and right, with pixels that are invalid and without
+        label; the batch itself where they are one already."""
+        h, w = self.size
+        bottom, right = -h % multiple, -w % multiple
+        if not bottom and not right:
+            return self
+        return self.map_grids(lambda t, nothing: F.pad(t, (0, right, 0, bottom), value=nothing))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return self.map(lambda t: t.to(device, non_blocking=non_blocking))
 
@@ -86,7 +113,10 @@ class Batch:
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Join batches of one signature along B. ValueError where their sensors or grids differ."""
+    """Join batches of one signature along B. ValueError where their sensors or grids differ.
+
+    A sensor's level is that of all, or MIXED.
+    """
     head = batches[0]
     for b in batches[1:]:
         if b.signature != head.signature or b.targets.keys() != head.targets.keys():
@@ -97,6 +127,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
             torch.cat([b.sensors[k].valid for b in batches]),
             torch.cat([b.sensors[k].day for b in batches]),
             s.bands,
+            s.level if all(b.sensors[k].level == s.level for b in batches) else MIXED,
         )
         for k, s in head.sensors.items()
     }

@@ -1,4 +1,4 @@
-"""The score store: every finished run's row and its per-tile confusion matrices, in two CSV files that only grow."""
+"""The score store: every finished run's row and its per-tile statistics, in two CSV files that only grow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from gfm_objectives.errors import InputError
-from gfm_objectives.metrics import iou, miou
+from gfm_objectives.metrics import METRICS
 
-SEEDLESS = ("map", "index")  # rows that need no training: one run (seed 0), valid for every label fraction
+ROLES = ("pretrained", "part", "scratch", "saw_map", "untrained")
+DTYPES = {"confusion": "<i4", "moments": "<f8", "scores": "<i4"}  # statistic -> how it is kept
 
 
 class Key(NamedTuple):
@@ -35,42 +36,56 @@ class Key(NamedTuple):
     pretrain_run: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One finished run: contender x task x label fraction x seed.
 
-    mIoU and IoU in 0..1 on the test split, val_miou on validation; labels: training tiles used; FLOPs are model FLOPs
-    (pretraining; given to fine-tuning on top of F; fine-tuning, extra included; tuning trials; inference per sample);
-    confusion (tiles, K, K) int32 and groups (the area of each tile) are kept in confusions.csv, the rest in scores.csv.
+    contender is a name for people; what the row is, is said by role (one of ROLES: pretrained; part = an encoder with a
+    part reset or frozen; scratch = never saw the map; saw_map = rivals that did; untrained = needs no training, holds
+    for every fraction), kind (of contender: unet, pixel, ...), recipe (objective and what sets it apart; "" = nothing
+    pretrained) and shape (options of the network, JSON). pretrain_run is the encoder's run, with the seed it had.
+
+    value: the figure `metric` (a key of METRICS) of the sum of the test tiles' statistics; val: on validation. labels:
+    training places used. FLOPs are model FLOPs: of pretraining, of its trials, given to fine-tuning on top of F, of
+    fine-tuning (extra included), of tuning trials, of inference per sample. epochs: passes over the labelled places.
+    fingerprint changes with the task and its data; where a seed is an Earth of its own (synthetic data), it may differ
+    from seed to seed. stats (tiles, *shape) and groups (the area of each tile) lie in statistics.csv, the rest in
+    scores.csv.
     """
 
     task: str
     fraction: float
     contender: str
     seed: int
-    pretrain_run: str
-    pretrain_seed: int | None
-    miou: float
-    val_miou: float
-    iou: tuple[float, ...]
-    labels: int
+    role: str
+    kind: str
+    recipe: str = ""
+    shape: str = ""
+    pretrain_run: str = ""
+    pretrain_seed: int | None = None
+    metric: str
+    value: float
+    val: float = float("nan")
+    labels: int = 0
     tiles: int
-    pretrain_flops: float
-    extra_flops: float
-    finetune_flops: float
-    tuning_flops: float
-    inference_flops: float
-    parameters: int
-    trainable_parameters: int
-    seconds: float
-    peak_memory_mib: float
-    device: str
-    hparams: dict[str, Any]
-    world: str
-    synthetic: bool
-    fingerprint: str
-    commit: str
-    confusion: np.ndarray = dataclasses.field(compare=False, repr=False)
+    pretrain_flops: float = 0.0
+    search_flops: float = 0.0
+    extra_flops: float = 0.0
+    finetune_flops: float = 0.0
+    tuning_flops: float = 0.0
+    inference_flops: float = 0.0
+    epochs: float = 0.0
+    parameters: int = 0
+    trainable_parameters: int = 0
+    seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+    device: str = "cpu"
+    hparams: dict[str, Any] = dataclasses.field(default_factory=dict)
+    world: str = ""
+    synthetic: bool = False
+    fingerprint: str = ""
+    commit: str = ""
+    stats: np.ndarray = dataclasses.field(compare=False, repr=False)
     groups: tuple[str, ...] = dataclasses.field(compare=False, repr=False)
 
     @property
@@ -79,82 +94,42 @@ class Score:
 
     @classmethod
     def measured(
-        cls,
-        confusion: torch.Tensor | np.ndarray,
-        groups: Sequence[str] | None,
-        *,
-        task: str,
-        fraction: float,
-        contender: str,
-        seed: int,
-        val_miou: float = float("nan"),
-        labels: int = 0,
-        pretrain_run: str = "",
-        pretrain_seed: int | None = None,
-        pretrain_flops: float = 0.0,
-        extra_flops: float = 0.0,
-        finetune_flops: float = 0.0,
-        tuning_flops: float = 0.0,
-        inference_flops: float = 0.0,
-        parameters: int = 0,
-        trainable_parameters: int = 0,
-        seconds: float = 0.0,
-        peak_memory_mib: float = 0.0,
-        device: str = "cpu",
-        hparams: dict[str, Any] | None = None,
-        world: str = "",
-        synthetic: bool = False,
-        fingerprint: str = "",
-        commit: str = "",
+        cls, stats: torch.Tensor | np.ndarray, groups: Sequence[str] | None, *, metric: str, role: str, **about: Any
     ) -> Score:
-        """A row whose miou, iou and tiles come from its own test confusion matrices (tiles, K, K)."""
-        cm = np.asarray(confusion, dtype=np.int32)
-        if groups is None:
-            groups = [str(i) for i in range(len(cm))]
-        assert cm.ndim == 3 and len(groups) == len(cm), (cm.shape, len(groups))
-        total = torch.from_numpy(cm.astype(np.int64)).sum(0)
-        return cls(
-            task=task,
-            fraction=float(fraction),
-            contender=contender,
-            seed=int(seed),
-            pretrain_run=pretrain_run,
-            pretrain_seed=pretrain_seed,
-            miou=miou(total),
-            val_miou=float(val_miou),
-            iou=tuple(iou(total).tolist()),
-            labels=int(labels),
-            tiles=len(cm),
-            pretrain_flops=float(pretrain_flops),
-            extra_flops=float(extra_flops),
-            finetune_flops=float(finetune_flops),
-            tuning_flops=float(tuning_flops),
-            inference_flops=float(inference_flops),
-            parameters=int(parameters),
-            trainable_parameters=int(trainable_parameters),
-            seconds=float(seconds),
-            peak_memory_mib=float(peak_memory_mib),
-            device=device,
-            hparams=dict(hparams or {}),
-            world=world,
-            synthetic=bool(synthetic),
-            fingerprint=fingerprint,
-            commit=commit,
-            confusion=cm,
-            groups=tuple(str(g) for g in groups),
-        )
+        """A row whose value and tiles come from its own test statistics (tiles, *shape); `about`: its other fields.
+
+        Without `groups` every tile is an area.
+        """
+        assert role in ROLES, role
+        stats = np.asarray(stats, dtype=DTYPES[METRICS[metric].statistic])
+        groups = tuple(str(i) for i in range(len(stats))) if groups is None else tuple(groups)
+        assert len(groups) == len(stats), (len(groups), stats.shape)
+        value = float(METRICS[metric].of(_total(stats)))
+        return cls(stats=stats, groups=groups, metric=metric, role=role, value=value, tiles=len(stats), **about)
+
+    @property
+    def total(self) -> torch.Tensor:
+        """The sum over tiles (*shape), float64: what METRICS and CLASSWISE take."""
+        return _total(self.stats)
+
+    def figure(self, metric: str) -> float:
+        """Another figure of the test tiles, of the same statistic."""
+        assert METRICS[metric].statistic == METRICS[self.metric].statistic, (metric, self.metric)
+        return float(METRICS[metric].of(self.total))
+
+
+def _total(stats: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(stats.sum(0, dtype=np.float64))
 
 
 _TYPES = {f.name: str(f.type) for f in dataclasses.fields(Score)}
-SCORE_COLUMNS = tuple(n for n in _TYPES if n not in ("confusion", "groups"))
-CONFUSION_COLUMNS = (*Key._fields, "tiles", "classes", "confusion", "groups")
+SCORE_COLUMNS = tuple(n for n in _TYPES if n not in ("stats", "groups"))
+STATISTICS_COLUMNS = (*Key._fields, "dtype", "shape", "stats", "groups")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True, default=str)
-    if isinstance(value, tuple):
-        return ";".join(str(v) for v in value)
     return "" if value is None else str(value)
 
 
@@ -169,17 +144,15 @@ def _value(text: str, kind: str) -> Any:
             return {"True": True, "False": False}[text]
         case "int | None":
             return int(text) if text else None
-        case "tuple[float, ...]":
-            return tuple(float(v) for v in text.split(";")) if text else ()
         case "dict[str, Any]":
             return json.loads(text)
     return text
 
 
 class Store:
-    """`folder`/scores.csv and `folder`/confusions.csv. One process writes; any may read.
+    """`folder`/scores.csv and `folder`/statistics.csv. One process writes; any may read.
 
-    `add` writes the matrices first and the score row last, each flushed to disk, so a run is done exactly when its
+    `add` writes the statistics first and the score row last, each flushed to disk, so a run is done exactly when its
     score row ends in a newline; the torn line a kill leaves is ignored by readers and cut off by the next `add`.
     """
 
@@ -191,10 +164,10 @@ class Store:
         """Append one finished run. A second run of the same key replaces the first for every reader."""
         assert not any(";" in g or "\n" in g for g in score.groups), "area names must hold neither ';' nor line breaks"
         self.folder.mkdir(parents=True, exist_ok=True)
-        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(score.confusion, "<i4").tobytes(), 9)).decode()
-        shape = (score.confusion.shape[0], score.confusion.shape[1])
-        row = [*score.key, *shape, packed, ";".join(score.groups)]
-        _append(self.folder / "confusions.csv", CONFUSION_COLUMNS, row)
+        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(score.stats).tobytes(), 9)).decode()
+        shape = ";".join(str(n) for n in score.stats.shape)
+        row = [*score.key, score.stats.dtype.str, shape, packed, ";".join(score.groups)]
+        _append(self.folder / "statistics.csv", STATISTICS_COLUMNS, row)
         _append(self.folder / "scores.csv", SCORE_COLUMNS, [getattr(score, n) for n in SCORE_COLUMNS])
         if self._done is not None:
             self._done.add(score.key)
@@ -215,26 +188,31 @@ class Store:
 
     def _split(self) -> tuple[list[Score], list[Score]]:
         rows = self._rows()
-        version = {s.task: s.fingerprint for s in rows}  # the last one written wins
-        last = {(s.task, s.fraction, s.contender, s.seed): s for s in rows if s.fingerprint == version[s.task]}
+        version = {_ground(s): s.fingerprint for s in rows}  # the last one written wins
+        last = {(s.task, s.fraction, s.contender, s.seed): s for s in rows if s.fingerprint == version[_ground(s)]}
         chosen = {id(s) for s in last.values()}
         return [s for s in rows if id(s) in chosen], [s for s in rows if id(s) not in chosen]
 
     def _rows(self) -> list[Score]:
-        matrices: dict[Key, tuple[np.ndarray, tuple[str, ...]]] = {}
-        for r in _read(self.folder / "confusions.csv", CONFUSION_COLUMNS):
-            tiles, classes = int(r["tiles"]), int(r["classes"])
-            flat = np.frombuffer(zlib.decompress(base64.b64decode(r["confusion"])), dtype="<i4")
-            groups = tuple(r["groups"].split(";")) if tiles else ()
-            matrices[_key(r)] = (flat.reshape(tiles, classes, classes), groups)
         path = self.folder / "scores.csv"
+        table = _read(path, SCORE_COLUMNS)
+        kept: dict[Key, tuple[np.ndarray, tuple[str, ...]]] = {}
+        for r in _read(self.folder / "statistics.csv", STATISTICS_COLUMNS):
+            shape = [int(n) for n in r["shape"].split(";")]
+            flat = np.frombuffer(zlib.decompress(base64.b64decode(r["stats"])), dtype=r["dtype"])
+            kept[_key(r)] = flat.reshape(shape), tuple(r["groups"].split(";")) if shape[0] else ()
         rows = []
-        for r in _read(path, SCORE_COLUMNS):
-            if _key(r) not in matrices:
-                raise InputError(f"{path}: no confusion matrices for {_key(r)}; delete that row and run it again")
-            cm, groups = matrices[_key(r)]
-            rows.append(Score(**{n: _value(r[n], _TYPES[n]) for n in SCORE_COLUMNS}, confusion=cm, groups=groups))
+        for r in table:
+            if _key(r) not in kept:
+                raise InputError(f"{path}: no statistics for {_key(r)}; delete that row and run it again")
+            stats, groups = kept[_key(r)]
+            rows.append(Score(**{n: _value(r[n], _TYPES[n]) for n in SCORE_COLUMNS}, stats=stats, groups=groups))
         return rows
+
+
+def _ground(s: Score) -> tuple[str, int | None]:
+    """Rows on the same ground have the same fingerprint, or some are stale: a task, or its Earth of that seed."""
+    return s.task, s.seed if s.synthetic else None
 
 
 def _key(r: dict[str, str]) -> Key:
@@ -267,7 +245,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.exists():
         return []
     data = path.read_bytes()
-    csv.field_size_limit(sys.maxsize)  # a row of matrices is longer than csv's 128 KiB
+    csv.field_size_limit(sys.maxsize)  # a row of statistics is longer than csv's 128 KiB
     lines = list(csv.reader(io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")))
     if lines and tuple(lines[0]) != tuple(columns):
         raise InputError(f"{path}: its columns are not this version's; move the folder away and run again")

@@ -26,7 +26,7 @@ class Sensor:
 
     `unit` is what a source must convert raw values to before scaling: surface reflectance in 0..1, decibel, metre.
     `centred` sensors lose the chip's own mean over valid pixels first: absolute height names the place, relative
-    height describes the surface.
+    height describes the surface. The bands of unit `class` are classes: 1 where the pixel is of that class, else 0.
     """
 
     name: str
@@ -38,6 +38,11 @@ class Sensor:
     @property
     def band_names(self) -> tuple[str, ...]:
         return tuple(b.name for b in self.bands)
+
+    @property
+    def of_classes(self) -> bool:
+        """A map and no image: it has no season, and nothing is learned of it from the bands of other sensors."""
+        return self.unit == "class"
 
     def index(self, names: Sequence[str]) -> list[int]:
         """Positions of `names` in this sensor's band list; ValueError names the unknown band and the valid ones."""
@@ -55,11 +60,9 @@ class Sensor:
         pick = [self.bands[i] for i in self.index(names)]
         mean = torch.tensor([b.mean for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
         std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
-        ok = valid.unsqueeze(-3)  # (..., 1, H, W)
         if self.centred:
-            x = torch.where(ok, x, 0)
-            mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
-        return torch.where(ok, (x - mean) / std, 0)
+            return centre(x, valid) / std
+        return torch.where(valid.unsqueeze(-3), (x - mean) / std, 0)
 
     def denormalise(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """Inverse of `normalise` for x (..., C, H, W), up to the chip mean of a centred sensor."""
@@ -69,12 +72,21 @@ class Sensor:
         return x * std[:, None, None] + mean[:, None, None]
 
 
+def centre(x: Tensor, valid: Tensor) -> Tensor:
+    """`x` (..., C, H, W) less its own mean over the pixels that are `valid` (..., H, W); 0 where they are not."""
+    ok = valid.unsqueeze(-3)  # (..., 1, H, W)
+    x = torch.where(ok, x, 0)
+    mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
+    return torch.where(ok, x - mean, 0)
+
+
 def _optical(*rows: tuple[str, float, float, float]) -> tuple[Band, ...]:
     return tuple(Band(*r) for r in rows)
 
 
 # Means and deviations are round figures typical of land surfaces, not of any one corpus: a checkpoint must read the
 # same everywhere. Wavelengths: Sentinel-2 User Handbook; HLS v2 User Guide; C-band centre of Sentinel-1.
+MAP = "map"  # the layer and, where models are shown it, the sensor
 SENSORS: dict[str, Sensor] = {
     s.name: s
     for s in (
@@ -114,6 +126,7 @@ SENSORS: dict[str, Sensor] = {
             ),
         ),
         Sensor("dem", "metre", 30.0, (Band("elevation", None, 0.0, 30.0),), centred=True),
+        Sensor(MAP, "class", 10.0, tuple(Band(str(i), None, 0.0, 1.0) for i in range(32))),
     )
 }
 
@@ -122,8 +135,6 @@ S2_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 # Sentinel-2 without atmospheric correction (Level-1C): reflectance at the top of the atmosphere. One instrument, so one
 # sensor and one set of weights, s2; but haze, water vapour (B09) and the cirrus band (B10) need figures of their own.
-# Sources of Level-1C normalise by these and name the series s2; SENSORS["s2"].denormalise of it is then what Level-2A
-# would typically show, not what was measured.
 S2_L1C = Sensor(
     "s2",
     "reflectance",
@@ -144,6 +155,22 @@ S2_L1C = Sensor(
         ("B12", 2190, 0.13, 0.09),
     ),
 )
+
+LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C}  # figures for another level than the sensor table's
+MIXED = "mixed"  # the level of a series whose places differ in theirs
+
+
+def calibration(sensor: str, level: str = "") -> Sensor:
+    """The figures that a series of this sensor and level is normalised by; level "" = those of the sensor table.
+
+    ValueError for a level that the sensor does not have, and for MIXED: such places have no figures in common.
+    """
+    if not level:
+        return SENSORS[sensor]
+    if (sensor, level) not in LEVELS:
+        known = "".join(f" or take {other}" for name, other in LEVELS if name == sensor)
+        raise ValueError(f"sensor {sensor} has no level {level!r}; leave it out{known}")
+    return LEVELS[sensor, level]
 
 
 @dataclass(frozen=True, slots=True)

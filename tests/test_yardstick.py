@@ -15,7 +15,7 @@ from test_pretrain import small
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfm_objectives import cli, pretrain, yardstick
+from gfm_objectives import cli, pretrain
 from gfm_objectives.batch import Spec
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
@@ -26,7 +26,7 @@ from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.progress import Meter
 from gfm_objectives.report.yardstick import table
 from gfm_objectives.runs.folder import folder
-from gfm_objectives.yardstick import Yardstick, probes
+from gfm_objectives.yardstick import Yardstick, probes, yardstick
 from gfm_objectives.yardstick.features import ALL, PAST, Features, band_statistics, of_encoder, see, views
 from gfm_objectives.yardstick.yardstick import held_out, majority, withheld
 
@@ -123,10 +123,11 @@ def test_views_withhold_a_sensor_or_the_last_date(spec: Spec) -> None:
     assert torch.equal(ok, s2.valid[:, 2]) and radar.shape == (2, 2, 32, 32)
 
 
-@pytest.mark.parametrize("model", ["vit", "unet"])
+@pytest.mark.parametrize("model", ["vit", "conv", "unet"])
 def test_features_do_not_see_what_is_withheld_and_leave_the_encoder_alone(spec: Spec, model: str) -> None:
     torch.manual_seed(0)
-    encoder = Encoder.from_config(NANO, spec) if model == "vit" else UNet(spec, 0, 8)
+    vit = {**NANO, "depth": 0} if model == "conv" else NANO
+    encoder = UNet(spec, 0, 8) if model == "unet" else Encoder.from_config(vit, spec)
     encoder.train()
     next(m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()  # someone's choice, to be kept
     modes = [m.training for m in encoder.modules()]
@@ -139,7 +140,7 @@ def test_features_do_not_see_what_is_withheld_and_leave_the_encoder_alone(spec: 
     one, two = (of_encoder(encoder, b, views(spec), pixel, torch.float32) for b in (batch, other))
     assert torch.equal(one.pixels["s1"], two.pixels["s1"])
     assert not torch.equal(one.pixels["s2"], two.pixels["s2"])
-    assert one.cells.shape == (3, 4, encoder.width) and (one.tokens is None) == (model == "unet")
+    assert one.cells.shape == (3, 4, encoder.width) and (one.tokens is None) == (model != "vit")
     assert [m.training for m in encoder.modules()] == modes and torch.equal(torch.get_rng_state(), chance)
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     assert all(p.grad is None for p in encoder.parameters())

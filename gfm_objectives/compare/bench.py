@@ -1,39 +1,38 @@
-"""Bench: a task with its data read once, kept in files that every worker process maps into memory."""
+"""Bench: a task with the sources of its splits, which workers read without reading the data anew."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from gfm_objectives.batch import Batch, Series, Spec, collate
+from gfm_objectives.batch import Spec
 from gfm_objectives.chance import mix, order
 from gfm_objectives.data import build_source
+from gfm_objectives.data.folder import find_folder
+from gfm_objectives.data.places import Kept, Places, Subset
+from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import Legend
+from gfm_objectives.sensors import SENSORS, Legend
 from gfm_objectives.tasks import build_task
+from gfm_objectives.tasks.kinds import KINDS, Kind
 from gfm_objectives.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
-CHUNK = 64  # places read at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A task, what its data looks like, and where it lies.
+    """A task on one Earth: what its data looks like, and the sources that hold it.
 
-    fingerprint changes with the task and with the content of its data; sizes: places of each split; groups: the area
-    of each test place.
+    fingerprint changes with the task and with the content of its data; sizes: places of train, whole tiles of val and
+    test; groups: the area of each test tile, named as no other area of any data; earths: of a synthetic task that was
+    opened for several Earths, the bench of each, this one first.
     """
 
     task: Task
@@ -41,10 +40,15 @@ class Bench:
     fingerprint: str
     sizes: dict[str, int]
     groups: tuple[str, ...]
-    folder: Path
+    sources: dict[str, Kept] = field(repr=False, compare=False)
     world: str = ""
     synthetic: bool = False
     license: str = ""
+    earths: tuple[Bench, ...] = field(default=(), repr=False, compare=False)
+
+    def at(self, seed: int) -> Bench:
+        """The bench of the Earth on which `seed` is run: of its own number, 0 for tuning. Real data has one Earth."""
+        return self.earths[max(seed, 0)] if self.earths else self
 
     @property
     def legend(self) -> Legend:
@@ -54,80 +58,99 @@ class Bench:
     def classes(self) -> int:
         return len(self.legend)
 
-    def split(self, name: str) -> Batch:
-        """All places of train, val or test; memory-mapped."""
-        return _read(self.folder / f"{name}.safetensors", tuple(self.spec.bands.items()))
+    @property
+    def outputs(self) -> int:
+        """Channels of a model's output."""
+        return self.kind.channels(self.classes)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.task.kind]
+
+    def source(self, split: str) -> Kept:
+        """The places of train, to learn from; the whole tiles of val and test, to be scored."""
+        return self.sources[split]
 
     def labelled(self, fraction: float) -> int:
         """How many training places a fraction of the labels is; at least one."""
         return max(1, round(fraction * self.sizes["train"]))
 
-    def subset(self, fraction: float, seed: int) -> Batch:
+    def subset(self, fraction: float, seed: int) -> Places:
         """A fraction of the training places, drawn by `seed`; a larger fraction holds all of a smaller one."""
+        train = self.source("train")
         if fraction == 1:
-            return self.split("train")
+            return train
         n = self.sizes["train"]
         index = order(mix(seed, "labels"), n, np.arange(n))[: self.labelled(fraction)]
-        return self.split("train").take(torch.from_numpy(np.sort(index)))
+        return Subset(train, np.sort(index).tolist())
+
+    def unseen(self, fraction: float, seed: int) -> list[str]:
+        """Classes of which this fraction of the labels shows nothing."""
+        if not self.kind.classes:
+            return []
+        train, seen = self.subset(fraction, seed), torch.zeros(self.classes, dtype=torch.bool)
+        for first in range(0, len(train), CHUNK):
+            target = train.read(range(first, min(first + CHUNK, len(train)))).targets[self.task.layer]
+            seen |= self.kind.seen(target, self.classes)
+        return [name for name, there in zip(self.legend.classes, seen.tolist(), strict=True) if not there]
 
 
-def open_bench(name: str, options: Mapping[str, Any], cache: Path, world: str | None = None) -> Bench:
-    """Read the data of the task `name` (its options as in configs/task) into `cache`, unless they lie there already.
+def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, earths: int = 1) -> Bench:
+    """The task `name` (its options as in configs/task) with its data, which is read when it is first needed.
 
-    `world` replaces the world of synthetic data.
+    Of synthetic data `world` replaces the world, and it is opened on the Earths 0 to earths - 1: see `Bench.at`.
     """
     task = build_task(name, options)
-    if world and task.data.get("name") == "synthetic":
-        task = replace(task, data={**task.data, "world": world})
+    if task.data.get("name") != "synthetic":
+        return _open(task)
+    data = {**task.data, "world": world} if world else task.data
+    benches = [_open(replace(task, data={**data, "seed": earth})) for earth in range(earths)]
+    return replace(benches[0], earths=tuple(benches))
+
+
+def _open(task: Task) -> Bench:
     sources = {s: build_source(task.data, s) for s in SPLITS}
-    spec, test = sources["train"].spec, sources["test"]
-    if task.layer not in spec.legends:
-        raise InputError(f"task {name}: no layer {task.layer!r} in its data; there are {', '.join(spec.legends)}")
-    if task.kind == "change" and max(spec.dates.values()) < 2:
-        raise InputError(f"task {name}: kind=change needs a sensor with two dates; its data has one date of each")
-    classes = len(spec.legends[task.layer].classes)
-    if beyond := [k for k in task.recode.values() if k >= classes]:
-        raise InputError(f"task {name}: recode names label {beyond[0]}, but {task.layer} has 0 to {classes - 1}")
-    sizes = {s: min(getattr(task, s) or len(sources[s]), len(sources[s])) for s in SPLITS}
+    train, test = sources["train"], sources["test"]
+    _check(task, train.spec)
+    there = {s: len(source) if s == "train" else source.tiles() for s, source in sources.items()}
+    sizes = {s: min(getattr(task, s) or n, n) for s, n in there.items()}
     if empty := [s for s in SPLITS if not sizes[s]]:
-        raise InputError(f"task {name}: its data has no place for {' and '.join(empty)}")
-    content = [task.layer, sizes, dict(task.recode), task.index, [sources[s].fingerprint for s in SPLITS]]
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / f"{name}-{fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, source in sources.items():
-        path = folder / f"{split}.safetensors"
-        if not path.exists():
-            n = sizes[split]
-            parts = [source.read(range(i, min(i + CHUNK, n))) for i in range(0, n, CHUNK)]
-            _write(collate(parts), (task.layer, "map"), path)
+        raise InputError(f"task {task.name}: its data has no place for {' and '.join(empty)}")
     return Bench(
         task,
-        spec,
-        fingerprint,
+        train.spec,
+        _fingerprint(task, train.spec, sizes, sources),
         sizes,
-        tuple(test.groups()[: sizes["test"]]),
-        folder,
+        tuple(f"{_identity(task)}:{group}" for group in test.tile_groups()[: sizes["test"]]),
+        {s: Kept(source, sizes[s], (task.layer, "map"), whole=s != "train") for s, source in sources.items()},
         str(getattr(test, "world", "")),
         test.synthetic,
         test.license,
     )
 
 
-def _write(batch: Batch, layers: tuple[str, ...], path: Path) -> None:
-    tensors: dict[str, Tensor] = {"gsd": batch.gsd}
-    for name, s in batch.sensors.items():
-        tensors |= {f"sensors.{name}.x": s.x, f"sensors.{name}.valid": s.valid, f"sensors.{name}.day": s.day}
-    tensors |= {f"targets.{k}": t for k, t in batch.targets.items() if k in layers}
-    save_file({k: t.contiguous() for k, t in tensors.items()}, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+def _check(task: Task, spec: Spec) -> None:
+    """InputError where a task asks what its data does not have."""
+    if task.layer not in spec.legends:
+        raise InputError(f"task {task.name}: no layer {task.layer!r} in its data; there are {', '.join(spec.legends)}")
+    if task.kind == "change" and max(spec.dates.values()) < 2:
+        raise InputError(f"task {task.name}: kind=change needs a sensor with two dates; its data has one date of each")
+    classes = len(spec.legends[task.layer].classes)
+    if beyond := [k for k in task.recode.values() if k >= classes]:
+        raise InputError(f"task {task.name}: recode names label {beyond[0]}, but {task.layer} has 0 to {classes - 1}")
 
 
-@lru_cache(maxsize=8)
-def _read(path: Path, bands: tuple[tuple[str, tuple[str, ...]], ...]) -> Batch:
-    t = load_file(path)
-    sensors = {
-        s: Series(t[f"sensors.{s}.x"], t[f"sensors.{s}.valid"], t[f"sensors.{s}.day"], names) for s, names in bands
-    }
-    targets = {k.removeprefix("targets."): v for k, v in t.items() if k.startswith("targets.")}
-    return Batch(sensors, targets, t["gsd"])
+def _fingerprint(task: Task, spec: Spec, sizes: Mapping[str, int], sources: Mapping[str, Source]) -> str:
+    """Of what is asked, of the content of every split, and of the figures values are normalised by."""
+    asked = [task.kind, task.layer, dict(sizes), sorted(task.recode.items()), task.index]
+    look = [spec.bands, spec.dates, spec.size, spec.gsd, spec.legends[task.layer].classes]
+    figures = [repr(SENSORS[s]) for s in spec.bands]
+    content = [asked, look, figures, [sources[s].fingerprint for s in SPLITS]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identity(task: Task) -> str:
+    """What areas are named after: the source of made-up data, the folder of real data. Tasks on the same data share
+    their areas."""
+    root = task.data.get("root")
+    return find_folder(root).resolve().name if root else str(task.data["name"])

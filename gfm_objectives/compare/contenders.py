@@ -1,10 +1,9 @@
-"""Who is compared: pretrained encoders, their rivals, how each is built and the settings it may be tuned over."""
+"""Who is compared: a table of kinds, each with its role, how it is built and where its search for settings starts."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,12 @@ from torch import nn
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.chance import mix
-from gfm_objectives.errors import InputError
+from gfm_objectives.compare.search import Space
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.foreign import ForeignSegmenter, open_backbone
+from gfm_objectives.models.map_context import MapContext
+from gfm_objectives.models.map_input import WithMap, spec_with_map
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
@@ -28,261 +29,204 @@ from gfm_objectives.runs.finished import Run
 class Contender:
     """A row of the comparison.
 
-    kind: a key of KINDS; runs: its pretraining runs, in order of seed; encoder: the pretrained or scratch model's
-    options as JSON; extra_flops: given to fine-tuning beyond F; weights: a file of ImageNet weights for the U-Net.
+    name: for people, nothing else reads it; kind: a key of KINDS; runs: its pretraining runs, in order of seed;
+    recipe: what was pretrained and how; shape: the network's options as JSON; extra_flops: given to fine-tuning beyond
+    F; search_flops: of pretraining trials that found its recipe; weights: a file of ImageNet weights for the U-Net.
     """
 
     name: str
     kind: str
     runs: tuple[Run, ...] = ()
-    encoder: str = ""
+    recipe: str = ""
+    shape: str = ""
     extra_flops: float = 0.0
+    search_flops: float = 0.0
     weights: str = ""
 
     @property
-    def pretrain_flops(self) -> float:
-        return sum(r.flops for r in self.runs) / len(self.runs) if self.runs else 0.0
+    def role(self) -> str:
+        return KINDS[self.kind].role
 
     @property
     def trained(self) -> bool:
         return KINDS[self.kind].build is not None
+
+    @property
+    def pretrain_flops(self) -> float:
+        return sum(r.flops for r in self.runs) / len(self.runs) if self.runs else 0.0
 
     def run(self, seed: int) -> Run | None:
         """Seed s uses the s-th pretraining run, modulo how many there are; tuning uses the first."""
         return self.runs[max(seed, 0) % len(self.runs)] if self.runs else None
 
     def model_key(self, seed: int) -> str:
-        """What decides the model before training, its settings aside: a U-Net with more FLOPs is the same U-Net."""
+        """What decides the model before training, its settings aside; more FLOPs do not make it another."""
         run = self.run(seed)
-        family = "unet" if self.kind == "unet_plus" else self.kind
-        return "|".join([family, self.encoder, self.weights, run.identity if run else ""])
+        return "|".join([self.kind, self.shape, self.weights, run.identity if run else ""])
 
-    def candidates(self, spec: Spec, trials: int, batch_size: int) -> list[HParams]:
-        """The first `trials` settings of this contender's list, most promising first; `batch_size` is the largest."""
-        found = KINDS[self.kind].settings(spec, batch_size)
-        if trials > len(found):
-            raise InputError(f"finetune.trials={trials}: {self.name} has only {len(found)} different settings")
-        return [HParams(**s) for s in found[:trials]]
+    def space(self, spec: Spec, batch_size: int) -> Space:
+        """What it is tuned over; `batch_size` is the largest."""
+        return KINDS[self.kind].space(spec, batch_size)
 
-    def build(self, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
-        """The model before fine-tuning; what is not pretrained is drawn by `seed`."""
+    def build(self, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+        """The model before fine-tuning, with `channels` outputs a pixel; what is not pretrained is drawn by `seed`."""
         make = KINDS[self.kind].build
         assert make is not None, self.name
         torch.manual_seed(mix(seed, "init"))
-        return make(self, spec, classes, hparams, seed)
+        return make(self, spec, channels, hparams, seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Models
 
+Build = Callable[[Contender, Spec, int, HParams, int], nn.Module]
 
-def _pretrained(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+
+def _source(c: Contender, seed: int) -> Any:
     run = c.run(seed)
     assert run is not None, c.name
-    source = load_encoder(run.folder)
-    encoder = Encoder(source.bands, **(source.options | {"band_dropout": 0.0}))  # it acts in pretraining alone
-    kept = {n: t for n, t in source.state_dict().items() if _kept(c.kind, n.startswith("dense_path."))}
-    encoder.load_state_dict(encoder.state_dict() | kept)
-    return Segmenter(encoder.extend(spec), classes)
+    return load_model(run.folder)
 
 
-def _kept(kind: str, dense: bool) -> bool:
-    """Whether a row of this kind keeps the pretrained weights of (or outside of) the dense path."""
-    return {"fresh_dense": not dense, "fresh_tokens": dense}.get(kind, True)
+def _pretrained(keep: str = "") -> Build:
+    """keep: the prefix of the weights that stay pretrained; those of the rest are as before pretraining. '-' turns it
+    round."""
+
+    def build(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+        run = c.run(seed)
+        assert run is not None, c.name
+        source = load_encoder(run.folder)
+        encoder = Encoder(source.bands, **(source.options | {"band_dropout": 0.0}))  # it acts in pretraining alone
+        inside = {n: n.startswith(keep.removeprefix("-")) != keep.startswith("-") for n in source.state_dict()}
+        kept = {n: t for n, t in source.state_dict().items() if inside[n]}
+        encoder.load_state_dict(encoder.state_dict() | kept)
+        return Segmenter(encoder.extend(spec), channels)
+
+    return build
 
 
-def _scratch(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
-    return Segmenter(Encoder.from_config(json.loads(c.encoder), spec), classes)
+def _scratch(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+    return Segmenter(Encoder.from_config(json.loads(c.shape), spec), channels)
 
 
-def _unet(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+def _unet(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
     assert hparams.width and hparams.mode, hparams
-    return UNet(spec, classes, hparams.width, hparams.mode, c.weights or None)
+    return UNet(spec, channels, hparams.width, hparams.mode, c.weights or None)
 
 
-def _unet_map(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
-    run = c.run(seed)
-    assert run is not None, c.name
-    source = load_model(run.folder)
-    assert isinstance(source, UNet), run.folder
-    return Segmenter(source.refit(spec), classes, kernel=3)
+def _unet_map(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+    source = _source(c, seed)
+    assert isinstance(source, UNet), c.name
+    return Segmenter(source.refit(spec), channels, kernel=3)
 
 
-def _pixel(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+def _pixel(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
     assert hparams.width, hparams
-    return PixelMLP(spec, classes, hparams.width)
+    return PixelMLP(spec, channels, hparams.width)
 
 
-def _foreign(c: Contender, spec: Spec, classes: int, hparams: HParams, seed: int) -> nn.Module:
+def _map_context(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+    assert hparams.width, hparams
+    return MapContext(spec, channels, hparams.width)
+
+
+def _foreign(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
     run = c.run(seed)
-    backbone = open_backbone(spec, weights=run.folder if run else None, **json.loads(c.encoder))
-    return ForeignSegmenter(backbone, spec, classes)
+    backbone = open_backbone(spec, weights=run.folder if run else None, **json.loads(c.shape))
+    return ForeignSegmenter(backbone, spec, channels)
+
+
+def _reading_the_map(build: Build) -> Build:
+    """The same model with the map's classes as further input planes."""
+
+    def wrapped(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+        return WithMap(build(c, spec_with_map(spec), channels, hparams, seed), len(spec.legends["map"]))
+
+    return wrapped
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Settings: a few by experience, then the rest of the grid. Every list says early whether to fit the head first.
+# Where the search starts. Every kind has every lever that its model has: search.LEVERS is the order for all.
 
-HEAD = (True, False)
-
-
-def _vit_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)  # a ViT pays so much per sample that it needs many small steps
-    axes = {
-        "lr": (8e-3, 4e-3, 2e-3, 1e-3),
-        "encoder_factor": (1.0, 0.3, 0.1),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [
-        (8e-3, 1.0, few, 1.0, True),
-        (4e-3, 1.0, few, 1.0, True),
-        (4e-3, 1.0, few, 1.0, False),
-        (2e-3, 0.3, few, 0.5, True),
-    ]
-    return _grid(first, axes)
+SHARES = {"length": (1.0, 0.5, 0.25), "head_first": (False, True)}
+INSIDE = {"encoder_factor": (1.0, 0.3, 0.1)}  # of models with an encoder to treat apart
 
 
-def _scratch_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)
-    axes = {
-        "lr": (4e-3, 8e-3, 2e-3, 1e-3),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [(4e-3, few, 1.0, False), (8e-3, few, 1.0, True), (4e-3, few, 1.0, True), (8e-3, few, 1.0, False)]
-    return _grid(first, axes)
+def _space(lr: float, few: int, batch: int, values: dict[str, Any], **start: Any) -> Space:
+    batches = tuple(sorted({few, batch}))
+    return Space(HParams(lr, batch_size=few, **start), {**SHARES, "batch_size": batches, **values})
 
 
-def _frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    axes = {
-        "lr": (1e-2, 3e-3, 3e-2, 1e-3),
-        "head_first": HEAD,
-        "batch_size": (max(1, batch // 4), batch),
-        "length": (1.0, 0.25, 0.5),
-    }
-    return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
+def _few(batch: int) -> int:
+    return max(1, batch // 4)  # small budgets want many small steps
 
 
-def _unet_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)
-    axes = {
-        "lr": (1e-2, 3e-3, 1e-3),
-        "width": (16, 8, 32, 48, 64),
-        "mode": ("stack", "shared"),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [
-        (1e-2, 8, "stack", few, 1.0, False),
-        (1e-2, 8, "stack", few, 1.0, True),
-        (3e-3, 16, "stack", few, 1.0, False),
-        (1e-2, 8, "shared", few, 1.0, False),
-        (1e-2, 8, "stack", few, 0.25, True),
-        (1e-2, 8, "stack", batch, 1.0, False),
-        (3e-3, 32, "stack", batch, 1.0, False),
-        (3e-3, 16, "shared", batch, 1.0, True),
-    ]
-    # With one date the two modes are one model.
-    return [s for s in _grid(first, axes) if s["mode"] == "stack" or max(spec.dates.values()) > 1]
+def _vit_space(spec: Spec, batch: int) -> Space:
+    return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "tokens", "encoder")})
 
 
-def _unet_map_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)
-    axes = {
-        "lr": (1e-2, 3e-3, 1e-3),
-        "encoder_factor": (1.0, 0.3, 0.1),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [
-        (1e-2, 1.0, few, 1.0, True),
-        (1e-2, 1.0, few, 1.0, False),
-        (3e-3, 1.0, few, 1.0, True),
-        (1e-2, 0.3, few, 0.5, True),
-    ]
-    return _grid(first, axes)
+def _conv_space(spec: Spec, batch: int) -> Space:
+    return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "encoder")})
 
 
-def _pixel_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)
-    axes = {
-        "lr": (1e-2, 3e-3, 1e-3),
-        "width": (64, 128, 256),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [
-        (1e-2, 64, few, 1.0, False),
-        (1e-2, 64, few, 1.0, True),
-        (3e-3, 128, few, 1.0, False),
-        (1e-2, 64, few, 0.25, True),
-    ]
-    return _grid(first, axes)
+def _frozen_space(spec: Spec, batch: int) -> Space:
+    return _space(1e-2, _few(batch), batch, {}, freeze="encoder")
 
 
-def _foreign_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    few = max(1, batch // 4)  # large ViTs are fine-tuned with 1e-5 to 1e-4: lr x encoder_factor
-    axes = {
-        "lr": (1e-3, 3e-3, 3e-4),
-        "encoder_factor": (0.1, 0.03, 1.0),
-        "batch_size": (few, batch),
-        "length": (1.0, 0.25, 0.5),
-        "head_first": HEAD,
-    }
-    first = [
-        (1e-3, 0.1, few, 1.0, False),
-        (3e-3, 0.03, few, 1.0, True),
-        (3e-3, 0.03, few, 1.0, False),
-        (1e-3, 0.1, few, 0.25, True),
-    ]
-    return _grid(first, axes)
+def _unet_space(spec: Spec, batch: int) -> Space:
+    modes = ("stack", "shared") if max(spec.dates.values()) > 1 else ("stack",)  # with one date they are one model
+    own = {"width": (8, 16, 32, 48, 64), "mode": modes, **INSIDE, "freeze": ("", "encoder")}
+    return _space(1e-2, _few(batch), batch, own, width=8, mode="stack")
 
 
-def _foreign_frozen_settings(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    axes = {
-        "lr": (3e-3, 1e-3, 1e-2),
-        "head_first": (False, True),
-        "batch_size": (max(1, batch // 4), batch),
-        "length": (1.0, 0.25, 0.5),
-    }
-    return [{**s, "encoder_factor": 0.0} for s in _grid([], axes)]
+def _unet_map_space(spec: Spec, batch: int) -> Space:
+    return _space(1e-2, _few(batch), batch, {**INSIDE, "freeze": ("", "encoder")})
 
 
-def _grid(first: Sequence[tuple], axes: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """`first`, then what is missing of the product of `axes`."""
-    return [dict(zip(axes, v, strict=True)) for v in dict.fromkeys([*first, *itertools.product(*axes.values())])]
+def _pixel_space(spec: Spec, batch: int) -> Space:
+    return _space(1e-2, _few(batch), batch, {"width": (32, 64, 128, 256)}, width=64)
 
 
-def _none(spec: Spec, batch: int) -> list[dict[str, Any]]:
-    return []
+def _foreign_space(spec: Spec, batch: int) -> Space:
+    own = {"encoder_factor": (1.0, 0.3, 0.1, 0.03, 0.01), "freeze": ("", "encoder")}
+    return _space(1e-3, _few(batch), batch, own, encoder_factor=0.1)  # large ViTs want 1e-5 to 1e-4 inside
+
+
+def _no_space(spec: Spec, batch: int) -> Space:
+    raise AssertionError("needs no training")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a kind of contender is built (None: it needs no training) and what it is tuned over."""
+    """role: one of scores.ROLES; build: None where no training is needed; title: its name for people, where it has one
+    of its own; suffix: else appended to the name of what was pretrained."""
 
-    build: Callable[[Contender, Spec, int, HParams, int], nn.Module] | None
-    settings: Callable[[Spec, int], list[dict[str, Any]]]
+    role: str
+    build: Build | None
+    space: Callable[[Spec, int], Space]
+    title: str = ""
+    suffix: str = ""
 
 
 KINDS: dict[str, Kind] = {
-    "pretrained": Kind(_pretrained, _vit_settings),
-    "frozen": Kind(_pretrained, _frozen_settings),  # encoder and dense path frozen, linear head
-    "fresh_dense": Kind(_pretrained, _vit_settings),  # dense path as before pretraining
-    "fresh_tokens": Kind(_pretrained, _vit_settings),  # only the dense path pretrained
-    "scratch": Kind(_scratch, _scratch_settings),
-    "unet": Kind(_unet, _unet_settings),
-    "unet_plus": Kind(_unet, _unet_settings),  # with P/n more FLOPs, n = 1 and the size of the suite
-    "unet_imagenet": Kind(_unet, _unet_settings),  # with unet.weights
-    "unet_map": Kind(_unet_map, _unet_map_settings),  # pretrained by train.py objective=supervised encoder=unet
-    "pixel": Kind(_pixel, _pixel_settings),  # no context
-    "foreign": Kind(_foreign, _foreign_settings),  # encoders of others
-    "foreign_frozen": Kind(_foreign, _foreign_frozen_settings),  # their weights frozen, our dense path trained
-    "map": Kind(None, _none),
-    "index": Kind(None, _none),
+    "pretrained": Kind("pretrained", _pretrained(), _vit_space),
+    "pretrained_map_input": Kind("pretrained", _reading_the_map(_pretrained()), _vit_space, suffix=", map as input"),
+    "foreign": Kind("pretrained", _foreign, _foreign_space),
+    "frozen": Kind("part", _pretrained(), _frozen_space, suffix=", frozen"),  # all but a linear head
+    "fresh_dense": Kind("part", _pretrained("-dense_path."), _vit_space, suffix=", fresh dense path"),
+    "fresh_tokens": Kind("part", _pretrained("dense_path."), _vit_space, suffix=", fresh tokens"),
+    "foreign_frozen": Kind("part", _foreign, _frozen_space, suffix=", frozen"),  # our dense path is trained
+    "unet": Kind("scratch", _unet, _unet_space, "U-Net"),
+    "conv": Kind("scratch", _scratch, _conv_space, "conv"),  # our network without its ViT
+    "scratch": Kind("scratch", _scratch, _vit_space, "ViT from scratch"),
+    "pixel": Kind("scratch", _pixel, _pixel_space, "per-pixel MLP"),  # no context
+    "unet_imagenet": Kind("scratch", _unet, _unet_space, "U-Net, ImageNet"),  # with unet.weights
+    "unet_map": Kind("saw_map", _unet_map, _unet_map_space, "U-Net pretrained on the map"),
+    "conv_map": Kind("saw_map", _pretrained(), _conv_space, "conv pretrained on the map"),
+    "unet_map_input": Kind("saw_map", _reading_the_map(_unet), _unet_space, "U-Net, map as input"),
+    "conv_map_input": Kind("saw_map", _reading_the_map(_scratch), _conv_space, "conv, map as input"),
+    "scratch_map_input": Kind("saw_map", _reading_the_map(_scratch), _vit_space, "ViT from scratch, map as input"),
+    "map_context": Kind("saw_map", _map_context, _pixel_space, "map's neighbourhood alone"),
+    "map": Kind("untrained", None, _no_space, "map, recoded"),
+    "index": Kind("untrained", None, _no_space, "spectral index"),
 }

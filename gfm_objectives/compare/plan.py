@@ -5,14 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gfm_objectives.compare.trials import Job, Workers, speed
+from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers, speed
+from gfm_objectives.gain.intervals import MIN_SEEDS, half_width
+from gfm_objectives.gain.means import deviation_of_gains
+from gfm_objectives.scores import Score
 
 if TYPE_CHECKING:
-    from gfm_objectives.compare import Comparison
+    from gfm_objectives.compare.comparison import Comparison
+    from gfm_objectives.compare.plateau import Budgets
+
+USUAL = 0.025  # deviation among seeds of a paired gain on one task (LOG.md, 2026-11-26)
 
 
 class Plan:
@@ -24,32 +31,34 @@ class Plan:
 
     def seconds(self, job: Job) -> float:
         """What one run takes by itself: training to its length, then prediction."""
-        h = job.hparams
-        shape = (job.contender.encoder, job.contender.weights, h.width, h.mode, h.encoder_factor == 0)
+        h, c = job.hparams, job.contender
+        shape = (c.kind, c.shape, c.weights, h.width, h.mode, h.freeze)
         if shape not in self.speeds:
             self.speeds[shape] = speed(job, self.pool.device, self.pool.dtype)
         s = self.speeds[shape]
-        places = job.bench.sizes["val"] + (0 if job.trial else job.bench.sizes["test"])
-        return (job.flops * h.length + s["forward"] * places) / s["rate"]
+        tiles = job.bench.sizes["val"] + (0 if job.trial else job.bench.sizes["test"])
+        return (job.flops * h.length + s["forward"] * tiles) / s["rate"]
 
     def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
         """So that no worker is left alone with a long run at the end."""
         return sorted(jobs, key=self.seconds, reverse=True)
 
-    def text(self, budgets: Mapping[str, float] | None = None) -> str:
-        """The plan in words; `budgets` (task -> F) where F is known, else from the first F to the last one tried."""
+    def text(self, budgets: Budgets | None = None) -> str:
+        """The plan in words; `budgets` where F is known, else from the first F to the last one tried."""
         c, f = self.comparison, self.comparison.finetune
+        keys = [(b.task.name, fraction) for b in c.benches for fraction in c.fractions]
         lines = [
             f"run plan: {len(c.benches)} tasks x {len(c.fractions)} shares of labels x {len(c.trained)} contenders, "
-            f"{f['trials']} trials and {c.options['seeds']} seeds each; {c.workers} at a time on {c.device_name}"
+            f"{f['trials']} trials and {c.options['seeds']} seeds each; {c.workers} at a time on {c.device_name}",
+            f"  {expected(c.store.load(), c.options['seeds'])}",
         ]
-        fixed = budgets or ({b.task.name: f["flops"] for b in c.benches} if f["flops"] else None)
+        fixed = budgets.flops if budgets else dict.fromkeys(keys, float(f["flops"])) if f["flops"] else None
         if fixed:
             stages = self._stages(fixed)
             total = sum(s for _, _, s in stages)
             lines += [f"  {name:<8} {runs:>5} runs  {clock(seconds)}" for name, runs, seconds in stages]
             return "\n".join([*lines, f"  total    {sum(r for _, r, _ in stages):>5} runs  {clock(total)}"])
-        first, last = ({b.task.name: f[k] for b in c.benches} for k in ("start", "limit"))
+        first, last = (dict.fromkeys(keys, float(f[k])) for k in ("start", "limit"))
         search = self._search()
         lines.append(f"  plateau  at most {len(search)} runs, {clock(sum(map(self.seconds, search)) / c.workers)}")
         for (name, runs, low), (_, _, high) in zip(self._stages(first), self._stages(last), strict=True):
@@ -57,28 +66,40 @@ class Plan:
             lines.append(f"  {name:<8} {runs:>5} runs  {span}")
         return "\n".join([*lines, "  the plateau rule finds F; the plan is printed again when it is known"])
 
-    def _stages(self, budgets: Mapping[str, float]) -> list[tuple[str, int, float]]:
-        """(stage, runs, seconds) of what is not done, on all workers."""
-        c = self.comparison
-        trials = c.trials(budgets)
-        runs, seconds = 0, 0.0
-        for bench, contender, fraction in c.cells():
-            left = len(c.seeds_left(bench, contender, fraction))
-            jobs = c.candidates(bench, contender, fraction, budgets[bench.task.name]) if left else []
-            runs += left
-            seconds += left * sum(map(self.seconds, jobs)) / max(1, len(jobs))
-        return [
-            ("tuning", len(trials), sum(map(self.seconds, trials)) / c.workers),
-            ("seeds", runs, seconds / c.workers),
-        ]
+    def _stages(self, flops: Mapping[tuple[str, float], float]) -> list[tuple[str, int, float]]:
+        """(stage, runs, seconds) of what is not done, on all workers; every search is taken to use all its trials."""
+        c, runs, trials, seconds, tuning = self.comparison, 0, 0, 0.0, 0.0
+        for cell in c.cells():
+            if left := len(c.seeds_left(cell)):
+                job = c.job(cell, TUNING, flops[cell[0].task.name, cell[2]])
+                open_ = max(0, c.finetune["trials"] - len(c.log.of_cell(job.cell)))
+                runs, trials = runs + left, trials + open_
+                tuning += open_ * self.seconds(job)
+                seconds += left * self.seconds(replace(job, seed=0))
+        return [("tuning", trials, tuning / c.workers), ("seeds", runs, seconds / c.workers)]
 
     def _search(self) -> list[Job]:
-        """All trials that the plateau rule could ask for and that are not done."""
-        c, flops, jobs = self.comparison, self.comparison.finetune["start"], []
-        while flops <= c.finetune["limit"]:
-            jobs += [j for b in c.benches for j in c.candidates(b, c.unet, 1.0, flops) if j not in c.log]
-            flops *= 2
+        """All runs that the plateau rule could ask for and that are not done."""
+        c = self.comparison
+        start, jobs = float(c.finetune["start"]), []
+        for cell in (x for x in c.cells() if x[1].role == "scratch" and not x[1].extra_flops):
+            first = c.job(cell, TUNING, start)
+            jobs += [first] * max(0, c.finetune["trials"] - len(c.log.of_cell(first.cell)))
+            flops = start
+            while flops <= c.finetune["limit"]:
+                jobs += [j for s in PLATEAU if (j := c.job(cell, s, flops)) not in c.log]
+                flops *= 2
         return jobs
+
+
+def expected(scores: Sequence[Score], seeds: int) -> str:
+    """The half-width that the interval of a mean gain will have, from what is stored, else from the usual deviation."""
+    if seeds < MIN_SEEDS:
+        return f"{seeds} seeds give no interval; {MIN_SEEDS} do"
+    sd = deviation_of_gains(scores)
+    told = "as among the seeds in this folder" if sd else "as on the synthetic Earth so far"
+    half = half_width(seeds, sd or USUAL)
+    return f"expected: gains +- {100 * half:.1f} points (deviation among seeds {100 * (sd or USUAL):.1f}, {told})"
 
 
 class Clock:

@@ -12,10 +12,15 @@ from gfm_objectives.compare.published import Published
 from gfm_objectives.config import load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain.pairing import SAME_FLOPS
-from gfm_objectives.runs.checkpoint import load_encoder, load_model
+from gfm_objectives.report.words import flops
+from gfm_objectives.runs.checkpoint import load_model
 from gfm_objectives.runs.finished import Run, group_runs
 
-EXTRA_LIMIT = 1e16  # FLOPs beyond F that a U-Net is given for a published encoder; some minutes of an A100 a run
+PLUS = "plus"  # the word for: every rival from scratch that is asked for, with P/n more FLOPs too
+EXTRA_LIMIT = 1e16  # FLOPs beyond F that a rival is given for a published encoder; some minutes of an A100 a run
+OF_VIT = ("pretrained", "pretrained_map_input", "frozen", "fresh_dense", "fresh_tokens")
+OF_SHAPE = ("scratch", "scratch_map_input")  # one for every shape of the encoders beside it
+WITHOUT_VIT = ("conv", "conv_map_input")
 
 
 def contenders(
@@ -24,42 +29,46 @@ def contenders(
     suite_size: int,
     weights: str | None,
     foreign: Sequence[Published] = (),
+    search: Sequence[str] = (),
 ) -> list[Contender]:
     """The rows that `kinds` ask for, given the pretraining runs in `folders` and the encoders of others.
 
-    weights: a file for the row unet_imagenet. `all` stands for every kind.
+    weights: a file for the row unet_imagenet; search: the runs of pretraining trials, charged to the rows of their
+    objective and network. `all` stands for every kind, `plus` for the rivals from scratch with F + P/n.
     """
-    kinds = list(KINDS) if "all" in kinds else kinds
+    kinds = [*KINDS, PLUS] if "all" in kinds else list(dict.fromkeys(kinds))
     for kind in kinds:
-        if kind not in KINDS:
-            raise InputError(f"contenders: no kind {kind!r}; choose from all, {', '.join(KINDS)}")
+        if kind not in KINDS and kind != PLUS:
+            raise InputError(f"contenders: no kind {kind!r}; choose from all, {PLUS}, {', '.join(KINDS)}")
     groups = group_runs(folders)
-    vits = {n: runs for n, runs in groups.items() if runs[0].model == "vit"}
+    spent = _search_flops(search)
+    shapes = {n: _shape(runs[0]) for n, runs in groups.items()}
     rows: list[Contender] = []
-    for kind in dict.fromkeys(kinds):
-        if kind in ("pretrained", "frozen", "fresh_dense", "fresh_tokens"):
-            suffix = "" if kind == "pretrained" else f" {kind.replace('_', ' ')}"
-            shape = {n: _shape(load_encoder(runs[0].folder).options) for n, runs in vits.items()}
-            rows += [Contender(name + suffix, kind, runs, shape[name]) for name, runs in vits.items()]
+    for kind in kinds:
+        made = KINDS.get(kind)
+        if kind in OF_VIT:
+            mine = {n: runs for n, runs in groups.items() if runs[0].model == "vit"}
+            rows += [_of_runs(n + KINDS[kind].suffix, kind, mine[n], shapes[n], spent) for n in mine]
+        elif kind in ("unet_map", "conv_map"):
+            mine = {n: runs for n, runs in groups.items() if runs[0].model == kind.removesuffix("_map")}
+            names = _told_apart(KINDS[kind].title, list(mine))
+            rows += [_of_runs(names[n], kind, mine[n], shapes[n], spent) for n in mine]
         elif kind in ("foreign", "foreign_frozen"):
-            suffix = "" if kind == "foreign" else " frozen"
-            rows += [Contender(p.name + suffix, kind, p.runs, p.encoder) for p in foreign]
-        elif kind == "scratch":
-            shapes = [_shape(load_encoder(r.folder).options) for runs in vits.values() for r in runs]
-            names = _scratch_names(shapes or [_shape(load_choice("encoder", "nano"))])
-            rows += [Contender(name, kind, encoder=shape) for shape, name in names.items()]
-        elif kind == "unet_plus":
-            given = _extras([*groups.values(), *(p.runs for p in foreign)], suite_size)[0]
-            rows += [Contender(_plus(e), kind, extra_flops=e) for e in given]
-        elif kind == "unet_map":
-            unets = {n: runs for n, runs in groups.items() if runs[0].model == "unet"}
-            shape = {n: json.dumps(load_model(runs[0].folder).options) for n, runs in unets.items()}
-            rows += [Contender(name, kind, runs, shape[name]) for name, runs in unets.items()]
-        elif kind == "unet_imagenet":
-            if weights:
-                rows.append(Contender("unet imagenet", kind, weights=weights))
-        else:
-            rows.append(Contender(kind, kind))
+            rows += [
+                Contender(p.name + KINDS[kind].suffix, kind, p.runs, "published" if p.runs else "", p.encoder)
+                for p in foreign
+            ]
+        elif kind in (*OF_SHAPE, *WITHOUT_VIT):
+            vits = [shapes[n] for n, runs in groups.items() if runs[0].model in ("vit", "conv")]
+            names = _of_shapes(KINDS[kind].title, vits or [_default_shape()], kind in WITHOUT_VIT)
+            rows += [Contender(name, kind, shape=shape) for shape, name in names.items()]
+        elif kind == "unet_imagenet" and not weights:
+            continue
+        elif made is not None:
+            rows.append(Contender(made.title, kind, weights=(weights or "") if kind == "unet_imagenet" else ""))
+    if PLUS in kinds:
+        given = _extras([*groups.values(), *(p.runs for p in foreign)], suite_size)[0]
+        rows += [_plus(c, e) for c in list(rows) if c.role == "scratch" for e in given]
     if not rows:
         raise InputError("nothing to compare: give checkpoint=runs/<name>, encoder=, or contenders=scratch,unet")
     return rows
@@ -69,34 +78,51 @@ def not_run(
     kinds: Sequence[str], rows: Sequence[Contender], suite_size: int, foreign: Sequence[Published] = ()
 ) -> dict[str, str]:
     """Row -> why it was asked for and is not run. The report shows these rows too."""
-    kinds = list(KINDS) if "all" in kinds else kinds
+    kinds = [*KINDS, PLUS] if "all" in kinds else kinds
     there, out = {c.kind for c in rows}, {}
-    if "unet_map" in kinds and "unet_map" not in there and any(r.model == "vit" for c in rows for r in c.runs):
-        out["unet map"] = "checkpoint= holds no run of train.py objective=supervised encoder=unet"
+    pretrained = any(r.model == "vit" for c in rows for r in c.runs)
+    for kind, words in (("unet_map", "encoder=unet"), ("conv_map", "encoder.depth=0")):
+        if kind in kinds and kind not in there and pretrained:
+            out[KINDS[kind].title] = f"checkpoint= holds no run of train.py objective=supervised {words}"
     if "unet_imagenet" in kinds and "unet_imagenet" not in there:
-        out["unet imagenet"] = "unet.weights= names no file"
-    if "unet_plus" in kinds:
+        out[KINDS["unet_imagenet"].title] = "unet.weights= names no file"
+    if PLUS in kinds:
         for extra in _extras([p.runs for p in foreign], suite_size)[1]:
-            out[_plus(extra)] = f"more than {EXTRA_LIMIT:.0e} FLOPs, which is as far as a U-Net follows published work"
+            why = f"more than {EXTRA_LIMIT:.0e} FLOPs, which is as far as a rival follows published work"
+            out[f"rivals + {flops(extra)} FLOPs"] = why
     return out
 
 
 def notes(rows: Sequence[Contender], foreign: Sequence[Published] = ()) -> list[str]:
-    """What a reader must know of the pretrained rows: costs of published ones, and a U-Net of other means."""
+    """What a reader must know of the pretrained rows: costs of published ones, and rivals of other means."""
     out = [p.note for p in foreign]
-    vits = [r for c in rows for r in c.runs if r.model == "vit"]
-    for c in (c for c in rows if c.kind == "unet_map" and vits):
-        if not any(math.isclose(c.pretrain_flops, r.flops, rel_tol=SAME_FLOPS) for r in vits):
+    ours = [r for c in rows if c.role == "pretrained" for r in c.runs if r.model != "published"]
+    for c in (c for c in rows if c.role == "saw_map" and c.runs and ours):
+        if not any(math.isclose(c.pretrain_flops, r.flops, rel_tol=SAME_FLOPS) for r in ours):
             out.append(f"{c.name} had {c.pretrain_flops:.2g} pretraining FLOPs, which no encoder beside it had.")
-        if {r.data for r in c.runs} - {r.data for r in vits}:
+        if {r.data for r in c.runs} - {r.data for r in ours}:
             out.append(f"{c.name} was pretrained on other data than the encoders beside it.")
         if len(c.runs) < max(len(d.runs) for d in rows):
             out.append(f"{c.name} has fewer pretraining runs ({len(c.runs)}) than the encoders beside it.")
     return out
 
 
-def _plus(extra: float) -> str:
-    return f"unet+{extra:.3g}"
+def _of_runs(name: str, kind: str, runs: tuple[Run, ...], shape: str, spent: Mapping[tuple, float]) -> Contender:
+    recipe = runs[0].recipe
+    return Contender(name, kind, runs, recipe, shape, search_flops=spent.get((runs[0].model, runs[0].objective), 0.0))
+
+
+def _plus(c: Contender, extra: float) -> Contender:
+    """The same rival with `extra` FLOPs on top of F."""
+    return Contender(f"{c.name} + {flops(extra)} FLOPs", c.kind, shape=c.shape, extra_flops=extra, weights=c.weights)
+
+
+def _search_flops(folders: Sequence[str]) -> dict[tuple, float]:
+    """(network, objective) -> FLOPs of the pretraining trials that were made for it."""
+    out: dict[tuple, float] = {}
+    for r in (r for runs in group_runs(folders).values() for r in runs):
+        out[r.model, r.objective] = out.get((r.model, r.objective), 0.0) + r.flops
+    return out
 
 
 def _extras(groups: Sequence[tuple[Run, ...]], suite_size: int) -> tuple[list[float], list[float]]:
@@ -115,13 +141,31 @@ def _extras(groups: Sequence[tuple[Run, ...]], suite_size: int) -> tuple[list[fl
     return given, large
 
 
-def _shape(options: Mapping[str, Any]) -> str:
-    """The options of an encoder as JSON, without those that act in pretraining alone."""
-    return json.dumps({k: v for k, v in sorted(options.items()) if k not in ("name", "band_dropout")})
+def _shape(run: Run) -> str:
+    """The options of its network as JSON, without those that act in pretraining alone."""
+    return _json(load_model(run.folder).options)
 
 
-def _scratch_names(shapes: Sequence[str]) -> dict[str, str]:
+def _default_shape() -> str:
+    return _json({k: v for k, v in load_choice("encoder", "nano").items() if k != "ranges"})
+
+
+def _json(options: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in sorted(options.items()) if k not in ("name", "model", "band_dropout")})
+
+
+def _of_shapes(title: str, shapes: Sequence[str], without_vit: bool) -> dict[str, str]:
     """Shape -> name of the row, which tells what sets it apart; one alone needs no figures in its name."""
-    options = {shape: json.loads(shape) for shape in dict.fromkeys(shapes)}
-    keys = [k for k in next(iter(options.values())) if len({str(o.get(k)) for o in options.values()}) > 1]
-    return {shape: " ".join(["scratch", *(f"{k}={o.get(k)}" for k in keys)]) for shape, o in options.items()}
+    every = [json.loads(s) | ({"depth": 0} if without_vit else {}) for s in shapes]
+    if without_vit:  # what only a ViT has makes no other network
+        every = [o | {"dim": every[0]["dim"], "heads": every[0]["heads"]} for o in every]
+    else:
+        every = [o for o in every if o["depth"]] or [json.loads(_default_shape())]
+    options = {_json(o): o for o in every}
+    keys = [k for k in every[0] if len({str(o.get(k)) for o in options.values()}) > 1]
+    return {shape: " ".join([title, *(f"{k}={o.get(k)}" for k in keys)]) for shape, o in options.items()}
+
+
+def _told_apart(title: str, names: Sequence[str]) -> dict[str, str]:
+    """Group -> name of its row; several are told apart by what their runs' names tell."""
+    return {n: title if len(names) == 1 else f"{title} ({n})" for n in names}

@@ -19,22 +19,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.compare.search import best
 from gfm_objectives.errors import InputError
-from gfm_objectives.finetune import Diverged, HParams, Result, finetune, loss, predict, score, step_cost
-from gfm_objectives.metrics import miou
+from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune, step_cost
+from gfm_objectives.metrics import METRICS, total
 
 TUNING = -1  # the seed of tuning: no reported run shares its labels, order or initial weights
+PLATEAU = (-2, -3, -4)  # those of the search for F
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One fine-tuning run. flops: the cap, of which hparams.length is spent; show: test places to keep predictions of.
+    """One fine-tuning run. bench: the task on the Earth of this seed; flops: the cap, of which hparams.length is spent;
+    show: test tiles to keep predictions of.
 
-    A trial (seed TUNING) is scored on validation alone; any other run on validation and test.
+    A trial (a negative seed) is scored on validation alone; any other run on validation and test.
     """
 
     bench: Bench
@@ -47,61 +49,64 @@ class Job:
 
     @property
     def trial(self) -> bool:
-        return self.seed == TUNING
+        return self.seed < 0
+
+    @property
+    def cell(self) -> str:
+        """What makes it the same training but for its settings."""
+        parts = [self.bench.fingerprint, self.fraction, self.contender.model_key(self.seed), self.seed, self.flops]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
     @property
     def key(self) -> str:
-        """What makes it the same training."""
-        parts = [self.bench.fingerprint, self.fraction, self.contender.model_key(self.seed), self.seed, self.flops]
-        text = json.dumps([*parts, self.hparams.as_dict()], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return f"{self.cell}-{json.dumps(self.hparams.as_dict(), sort_keys=True)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job gave. confusion (test places, K, K) and predictions (shown places, H, W) of final runs only."""
+    """What a job gave. val: the task's metric on validation, NaN where the trial diverged; stats (test tiles, *shape)
+    and predictions (of the shown tiles) of final runs only."""
 
     job: Job
-    val_miou: float  # -inf where the trial diverged
+    val: float
     flops: float
     seconds: float
     result: Result | None = None
     parameters: int = 0
     trainable: int = 0
     inference_flops: float = 0.0  # per place
-    confusion: Tensor | None = None
-    predictions: np.ndarray | None = None
+    stats: np.ndarray | None = None
+    predictions: list[np.ndarray] | None = None
 
 
 def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
-    """Build, fine-tune and score. A trial that diverges scores -inf; a final run that does raises Diverged."""
-    bench, layer, classes = job.bench, job.bench.task.layer, job.bench.classes
-    model = job.contender.build(bench.spec, classes, job.hparams, job.seed)
+    """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError."""
+    bench, task = job.bench, job.bench.task
+    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
     try:
-        result = finetune(model, train, layer, job.flops, job.hparams, job.seed, device, dtype)
+        result = finetune(model, train, bench.kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
     except Diverged as e:
         if job.trial:
-            return Outcome(job, -math.inf, job.flops * job.hparams.length, 0.0)
-        where = f"{bench.task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
+            return Outcome(job, math.nan, job.flops * job.hparams.length, 0.0)
+        where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
-    val = bench.split("val")
-    val_miou = miou(score(predict(model, val, device, dtype), val, layer, classes))
+    about = (bench.kind, task.layer, bench.classes, bench.spec.size)
+    val = total(METRICS[task.metric], evaluate(model, bench.source("val"), *about, device=device, dtype=dtype)[0])
     if job.trial:
-        return Outcome(job, val_miou, result.flops, result.seconds, result)
-    test = bench.split("test")
-    pred = predict(model, test, device, dtype)
+        return Outcome(job, val, result.flops, result.seconds, result)
+    stats, shown = evaluate(model, bench.source("test"), *about, device=device, dtype=dtype, show=job.show)
     return Outcome(
         job,
-        val_miou,
+        val,
         result.flops,
         result.seconds,
         result,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         inference_flops=result.cost.forward,
-        confusion=score(pred, test, layer, classes),
-        predictions=pred[list(job.show)].to(torch.int16).numpy() if job.show else None,
+        stats=stats.numpy(),
+        predictions=shown if job.show else None,
     )
 
 
@@ -163,7 +168,7 @@ def _end_with_parent() -> None:
 
 
 class TrialLog:
-    """trials.jsonl: every tuning trial with its settings and validation mIoU. What is in it is not run again."""
+    """trials.jsonl: every tuning trial with its settings and validation. What is in it is not run again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -180,12 +185,15 @@ class TrialLog:
         job = outcome.job
         row = {
             "key": job.key,
+            "cell": job.cell,
             "task": job.bench.task.name,
             "contender": job.contender.name,
             "fraction": job.fraction,
+            "seed": job.seed,
             "cap": job.flops,
             "hparams": job.hparams.as_dict(),
-            "val_miou": outcome.val_miou if math.isfinite(outcome.val_miou) else None,
+            "metric": job.bench.task.metric,
+            "val": outcome.val if math.isfinite(outcome.val) else None,
             "flops": outcome.flops,
             "seconds": round(outcome.seconds, 3),
         }
@@ -193,33 +201,45 @@ class TrialLog:
         with self.path.open("a") as f:
             f.write(json.dumps(row) + "\n")
 
-    def val_miou(self, job: Job) -> float:
-        value = self.rows[job.key]["val_miou"]
-        return -math.inf if value is None else value
+    def of_cell(self, cell: str) -> list[dict[str, Any]]:
+        return [r for r in self.rows.values() if r["cell"] == cell]
 
-    def best(self, jobs: Sequence[Job]) -> Job:
-        """The job with the best validation mIoU, the first of equals. InputError where none has one."""
-        winner = max(jobs, key=self.val_miou)
-        if not math.isfinite(self.val_miou(winner)):
-            j = jobs[0]
-            raise InputError(f"{j.bench.task.name}, {j.contender.name}: every tuning trial diverged; check the data")
+    def tried(self, cell: str) -> dict[HParams, float]:
+        """Settings -> validation, signed so that more is better; -inf where a trial diverged."""
+        rows = self.of_cell(cell)
+        return {
+            HParams(**r["hparams"]): -math.inf if r["val"] is None else METRICS[r["metric"]].better * r["val"]
+            for r in rows
+        }
+
+    def best(self, job: Job) -> HParams:
+        """The settings with the best validation in the cell of `job`, the first of equals. InputError where there are
+        none: every trial diverged."""
+        tried = self.tried(job.cell)
+        winner = best(tried)
+        if not math.isfinite(tried[winner]):
+            name = f"{job.bench.task.name}, {job.contender.name}"
+            raise InputError(f"{name}: every tuning trial diverged; check the data")
         return winner
 
-    def flops(self, jobs: Iterable[Job]) -> float:
-        return sum(self.rows[j.key]["flops"] for j in jobs)
+    def flops(self, cells: Iterable[str]) -> float:
+        wanted = set(cells)
+        return sum(r["flops"] for r in self.rows.values() if r["cell"] in wanted)
 
 
 def speed(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:
     """Measured on one step of the job's model: train and forward FLOPs per place, and FLOP/s of one process."""
-    bench = job.bench
-    model = job.contender.build(bench.spec, bench.classes, job.hparams, job.seed).to(device).train()
-    batch = bench.split("val").first(job.hparams.batch_size).to(device)
-    cost = step_cost(model, batch, bench.task.layer)
+    bench, layer = job.bench, job.bench.task.layer
+    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed).to(device).train()
+    source = bench.source("train")
+    batch = source.read(range(min(len(source), job.hparams.batch_size)))
+    cost = step_cost(model, batch, bench.kind, layer)
+    batch = batch.to(device)
     seconds = []
     for _ in range(2):
         begun = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            value = loss(model, batch, bench.task.layer)
+            value = bench.kind.loss(model(batch), batch.targets[layer])
         value.backward()
         float(value.detach())
         if device.type == "cuda":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from gfm_objectives.batch import Batch, Series
+from gfm_objectives.batch import Batch
 
 
 def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0) -> Batch:
@@ -25,7 +23,7 @@ def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0) -> Batc
         flat = t.reshape(len(batch), -1, n * n)
         return flat.gather(2, source.expand_as(flat)).view_as(t)
 
-    batch = _map_grids(batch, move)
+    batch = batch.map_grids(lambda t, _: move(t))
     return batch if zoom == 1.0 else _magnify(batch, generator, zoom)
 
 
@@ -33,12 +31,6 @@ def _orientations(n: int, device: torch.device) -> Tensor:
     """Pixel numbers of an n x n grid in the eight symmetries of the square, (8, n * n)."""
     grid = torch.arange(n * n, device=device).view(n, n)
     return torch.stack([g.rot90(k).flatten() for g in (grid, grid.mT) for k in range(4)])
-
-
-def _map_grids(batch: Batch, fn: Callable[[Tensor], Tensor]) -> Batch:
-    """Apply `fn` to every tensor that ends in (H, W)."""
-    sensors = {k: Series(fn(s.x), fn(s.valid), s.day, s.bands) for k, s in batch.sensors.items()}
-    return batch.replace(sensors=sensors, targets={k: fn(t) for k, t in batch.targets.items()})
 
 
 def _magnify(batch: Batch, generator: torch.Generator, zoom: float) -> Batch:
@@ -65,6 +57,6 @@ def _magnify(batch: Batch, generator: torch.Generator, zoom: float) -> Batch:
             2
         )  # x is 0 where invalid: dividing leaves the valid ones' mean
         x = torch.where(valid.unsqueeze(2), resample(s.x, "bilinear") / weight.clamp(min=0.25), 0).to(s.x.dtype)
-        sensors[name] = Series(x, valid, s.day, s.bands)
-    targets = {k: resample(t, "nearest").to(t.dtype) for k, t in batch.targets.items()}
+        sensors[name] = s.replace(x=x, valid=valid)
+    targets = {k: resample(t, "nearest").to(t.dtype) if t.ndim == 3 else t for k, t in batch.targets.items()}
     return batch.replace(sensors=sensors, targets=targets, gsd=batch.gsd / factor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from gfm_objectives.data.layers import CHIP, DATE, FileFault, Raster, find_files
 from gfm_objectives.errors import InputError
 
 Rasters = Callable[[str, float], tuple[Path, Raster]]  # of one chip: (file pattern, day) -> the file, read once
+Tell = Callable[[Any], object]  # takes bytes, as `update` of a hash does
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,12 @@ class Decoder:
         """The first file pattern of which this chip has no file, its id filled in."""
         return next((p.replace(CHIP, chip) for p, found in self.files.items() if chip not in found), None)
 
-    def read(self, chip: str) -> Decoded:
-        """Decode a chip. FileFault names the file and what is wrong with it."""
-        rasters = self._rasters(chip)
+    def read(self, chip: str, tell: Tell | None = None) -> Decoded:
+        """Decode a chip. FileFault names the file and what is wrong with it.
+
+        tell: takes all that is read, as it is stored: what becomes of it may differ in last bits between machines.
+        """
+        rasters = self._rasters(chip, tell)
         grid = _grid(rasters(*self._reference(chip))[1])
         images = {k: self._image(chip, k, rasters, grid) for k in self.images}
         labels = {k: self._labels(chip, layer, rasters, grid) for k, layer in self.layers.items()}
@@ -96,7 +101,7 @@ class Decoder:
 
     # ---------------------------------------------------------------- one chip
 
-    def _rasters(self, chip: str) -> Rasters:
+    def _rasters(self, chip: str, tell: Tell | None = None) -> Rasters:
         read: dict[Path, Raster] = {}
 
         def get(pattern: str, day: float) -> tuple[Path, Raster]:
@@ -106,7 +111,12 @@ class Decoder:
                 dates = next(iter(files.values()))
                 raise FileFault(dates, f"stands for {pattern}, which lacks a date its sensor has", "missing")
             if path not in read:
-                read[path] = read_bands(path, self._bands[pattern], self._inside[pattern])
+                raster = read[path] = read_bands(path, self._bands[pattern], self._inside[pattern])
+                if tell is not None:
+                    place = None if raster.place is None else tuple(raster.place[1])
+                    head = [pattern, day, raster.values.dtype.str, raster.values.shape, raster.nodata, place]
+                    tell(repr(head).encode())
+                    tell(np.ascontiguousarray(raster.values).reshape(-1).data)
             return path, read[path]
 
         return get

@@ -11,7 +11,7 @@ import numpy as np
 
 from gfm_objectives.data.layers import DATE, FileFault, day_of
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import LEGENDS, SENSORS, Legend, Sensor, legend
+from gfm_objectives.sensors import LEGENDS, SENSORS, Legend, Sensor, calibration, legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Quality:
 class Image:
     """The bands of one sensor: band name -> band number in `file`; stored * scale + offset is in the sensor's unit.
 
+    level: of processing, where it has figures of its own, see `sensors.calibration`.
     dates: how many dates each chip has, None = as many as the chip with most files; days: of those inside a file,
     since 2000-01-01.
     """
@@ -48,6 +49,12 @@ class Image:
     quality: Quality | None
     dates: int | None = None
     days: tuple[float, ...] = ()
+    level: str = ""
+
+    @property
+    def calibration(self) -> Sensor:
+        """The figures its values are normalised by."""
+        return calibration(self.sensor.name, self.level)
 
     @property
     def inside(self) -> int:
@@ -104,7 +111,8 @@ def parse_sensors(sensors: Mapping[str, Any]) -> dict[str, Image]:
         key = f"data.sensors.{name}"
         if name not in SENSORS:
             raise InputError(f"{key}: no such sensor; choose from {', '.join(SENSORS)}")
-        block = block_of(key, value, needed=("file", "bands"), optional=("scale", "offset", "nodata", "valid", "dates"))
+        optional = ("scale", "offset", "nodata", "valid", "dates", "level")
+        block = block_of(key, value, needed=("file", "bands"), optional=optional)
         bands = {str(b): whole(f"{key}.bands.{b}", n) for b, n in mapping(f"{key}.bands", block["bands"]).items()}
         try:
             SENSORS[name].index(list(bands))
@@ -112,6 +120,11 @@ def parse_sensors(sensors: Mapping[str, Any]) -> dict[str, Image]:
             raise InputError(f"{key}.bands: {error}") from error
         if not bands:
             raise InputError(f"{key}.bands: name at least one of {', '.join(SENSORS[name].band_names)}")
+        level = str(block.get("level") or "")
+        try:
+            calibration(name, level)
+        except ValueError as error:
+            raise InputError(f"{key}.level: {error}") from error
         nodata, file = block.get("nodata"), str(block["file"])
         dates, days = _dates(f"{key}.dates", block.get("dates"), file)
         images[name] = Image(
@@ -124,6 +137,7 @@ def parse_sensors(sensors: Mapping[str, Any]) -> dict[str, Image]:
             quality=_quality(f"{key}.valid", block),
             dates=dates,
             days=days,
+            level=level,
         )
     if not images:
         raise InputError(f"data.sensors: describe at least one of {', '.join(SENSORS)}")
@@ -236,7 +250,7 @@ def number(key: str, value: Any) -> float:
     return value
 
 
-def whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{key}={value!r}: expected a whole number, not negative")
+def whole(key: str, value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{key}={value!r}: expected a whole number, at least {least}")
     return value

@@ -30,10 +30,14 @@ def find_folder(root: str) -> Path:
     return Path(path)
 
 
-def fingerprint(root: Path, files: Iterable[Path], *described: object) -> str:
-    """Hash of what is described and of the files' names and sizes: cheap, and the same wherever `root` lies."""
+def fingerprint(root: Path, files: Iterable[Path], *described: object, whole: Iterable[Path] = ()) -> str:
+    """Hash of what is described, of the names and sizes of `files`, and of every byte of the files in `whole`.
+
+    The same wherever `root` lies and whenever its files were written.
+    """
     sizes = sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in files)
-    return hashlib.sha256(json.dumps([sizes, *described]).encode()).hexdigest()[:16]
+    digests = sorted((p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in whole)
+    return hashlib.sha256(json.dumps([sizes, digests, *described]).encode()).hexdigest()[:16]
 
 
 def cache_file(kind: str, suffix: str, *what: Any) -> Path:

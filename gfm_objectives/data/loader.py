@@ -1,4 +1,4 @@
-"""The loader of pretraining: step k's batch is a pure function of (seed, k, rank, world size)."""
+"""The loader: step k's batch is a pure function of (seed, k, rank, world size)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.chance import order
-from gfm_objectives.data.source import Source
+from gfm_objectives.data.places import Places
 from gfm_objectives.errors import InputError
 
 
 class _Steps(Dataset):
     """Step number -> batch."""
 
-    def __init__(self, source: Source, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(self, source: Places, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.source, self.batch_size, self.seed, self.rank, self.world_size = source, batch_size, seed, rank, world_size
 
     def __getitem__(self, step: int) -> Batch | InputError:
@@ -63,7 +63,7 @@ class StepLoader:
 
     def __init__(
         self,
-        source: Source,
+        source: Places,
         batch_size: int,
         seed: int,
         *,

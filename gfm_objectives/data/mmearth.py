@@ -6,6 +6,7 @@ looks for no-data values after normalising, where they are gone. docs/torchgeo.m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.data.folder import days, find_folder, fingerprint
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import LEGENDS, S2_L1C, SENSORS, Legend
+from gfm_objectives.sensors import LEGENDS, MIXED, S2_L1C, SENSORS, Legend
 
 FOLDERS = {"MMEarth": "data_1M_v001", "MMEarth64": "data_1M_v001_64", "MMEarth100k": "data_100k_v001"}
 # The order in the file, B8A before B08. B10 is read of neither level: Level-2A has none.
@@ -31,6 +32,7 @@ DATES = {"s2": 1, "s1": 2, "dem": 1}  # of s1: the ascending pass, then the desc
 NEEDED = {"s2": ("sentinel2", "sentinel2_cloudmask", "sentinel2_scl"), "s1": ("sentinel1",), "dem": ("aster",)}
 MAPS = {"worldcover": "esa_worldcover", "dynamic_world": "dynamic_world"}
 SHIFT = {"worldcover": 0, "dynamic_world": 1}  # stored code - legend's code: MMEarth keeps 0 for no data
+DIGESTED = 64  # places whose maps the fingerprint covers
 QA60 = (1 << 10) | (1 << 11)  # opaque and cirrus clouds
 SCL = (3, 8, 9, 10)  # scene classification of Level-2A: shadow, clouds, cirrus
 
@@ -44,6 +46,9 @@ class MMEarth(Source):
 
     Splits are the dataset's; pretraining sees `train`, as a rule the only one with places in it. Places of
     either processing level are sensor s2, each scaled by its own level's figures. InputError names what is missing.
+
+    The fingerprint covers which places there are, with date, level and position, the figures of normalisation, and the
+    maps of DIGESTED places spread over the split; of all other pixels, a terabyte, only the file's name and size.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class MMEarth(Source):
         )
         figures = [repr(SENSORS[s]) for s in self._sensors]
         options = [split, self._sensors, map, figures, repr(S2_L1C)]
-        self.fingerprint = fingerprint(folder, files.values(), *options)
+        self.fingerprint = fingerprint(folder, files.values(), *options, self._digest())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -91,6 +96,13 @@ class MMEarth(Source):
         return {**self.__dict__, "_opened": None}  # an open file neither pickles nor survives a fork
 
     def read(self, indices: Sequence[int]) -> Batch:
+        """Each level is normalised by its own figures, then places come back in the order asked for."""
+        index = np.asarray(indices, dtype=np.int64)
+        parts = [np.flatnonzero(self._l1c[index] == early) for early in (False, True)]
+        sorted_by_level = collate([Source.read(self, index[part].tolist()) for part in parts if len(part)])
+        return sorted_by_level.take(torch.from_numpy(np.argsort(np.concatenate(parts))))
+
+    def raw(self, indices: Sequence[int]) -> Batch:
         index = np.asarray(indices, dtype=np.int64)
         rows = self._rows[index].tolist()
         day = torch.from_numpy(self._day[index])[:, None]  # (B, 1)
@@ -109,21 +121,20 @@ class MMEarth(Source):
         clouds |= np.isin(self._stored("sentinel2_scl", rows)[:, 0], SCL)
         valid = torch.from_numpy((raw > 0).all(1) & ~clouds)
         x = torch.from_numpy(raw.astype(np.float32) * np.float32(1e-4))  # harmonised: without the offset of 2022
-        early = torch.from_numpy(self._l1c[index])[:, None, None, None]
-        surface, top = (s.normalise(x, valid, S2_BANDS) for s in (SENSORS["s2"], S2_L1C))
-        return Series(torch.where(early, top, surface)[:, None], valid[:, None], day, S2_BANDS)
+        early = self._l1c[index]
+        level = "L1C" if early.all() else MIXED if early.any() else ""
+        return Series(x[:, None], valid[:, None], day, S2_BANDS, level)
 
     def _radar(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
         raw = self._stored("sentinel1", rows)  # (B, 8, H, W) dB: VV, VH, HH, HV ascending, then descending; -inf = none
         x = torch.from_numpy(raw).float().unflatten(1, (2, 4))[:, :, :2]
         valid = x.isfinite().all(2)
-        x = SENSORS["s1"].normalise(x, valid, BANDS["s1"])
         return Series(x, valid, day.expand(-1, 2).clone(), BANDS["s1"])  # the pass nearest to the Sentinel-2 date
 
     def _height(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
         raw = self._stored("aster", rows)[:, None, :1]  # metres; its slope follows from it and is left out
         valid = torch.from_numpy((raw != -9999).all(2))
-        x = SENSORS["dem"].normalise(torch.from_numpy(raw.astype(np.float32)), valid, BANDS["dem"])
+        x = torch.from_numpy(raw.astype(np.float32))
         return Series(x, valid, torch.zeros_like(day), BANDS["dem"])  # of no date: 0, as elsewhere
 
     def _labels(self, name: str, rows: list[int]) -> Tensor:
@@ -161,6 +172,17 @@ class MMEarth(Source):
         self._day = np.array([days(t.day) for t in known], dtype=np.float32)
         self._l1c = np.array([t.level == "l1c" for t in known])
         self._lonlat = np.array([(t.lon, t.lat) for t in known], dtype=np.float32)
+
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for known in (self._rows, self._day, self._l1c, self._lonlat):
+            digest.update(known.tobytes())
+        sample = np.linspace(0, len(self) - 1, min(len(self), DIGESTED)).astype(int)
+        with open_h5(self._path) as file:
+            for row in self._rows[sample]:
+                for name in MAPS.values():
+                    digest.update(file[name][row].tobytes())
+        return digest.hexdigest()
 
 
 class Tile(NamedTuple):

@@ -32,8 +32,10 @@ class OSCD(Windows):
     cache_mb: decoded cities kept in memory, per process.
 
     Test cities are torchgeo's; pretraining sees the training cities; the windows of a city are in one split and one
-    group. Edges that do not fill a window are dropped in pretraining and training, and padded in validation and test,
-    so that every labelled pixel is scored. InputError names the missing file, city or band.
+    group. A tile is a city; edges are as `Windows` has them. InputError names the missing file, city or band.
+
+    The fingerprint covers the labels byte by byte, the dates and the figures of normalisation; of images the names and
+    sizes only, which another download of the same archive shares and other pixels as a rule do not.
     """
 
     def __init__(
@@ -62,8 +64,7 @@ class OSCD(Windows):
         places = {str(f["region"]): i for i, f in enumerate(self._dataset.files)}
         self._number = {city: places[city] for city in choose(sorted(places), split, val_cities)}
         files = [self._dataset.files[i] for i in self._number.values()]
-        shapes = [shape(f["mask"]) for f in files]
-        super().__init__(list(self._number), shapes, size, edges=split in ("val", "test"), cache_mb=cache_mb)
+        super().__init__(split, list(self._number), [shape(f["mask"]) for f in files], size, cache_mb)
         self.spec = Spec(
             bands={"s2": self._bands},
             dates={"s2": 2},
@@ -71,19 +72,19 @@ class OSCD(Windows):
             gsd=S2_L1C.gsd,
             legends={"change": LEGENDS["change"]},
         )
-        paths = [Path(p) for f in files for p in (*f["images1"], *f["images2"], f["mask"])]
+        paths = [Path(p) for f in files for p in (*f["images1"], *f["images2"])]
+        labels = [Path(f["mask"]) for f in files]
         when = [list(f["dates"]) for f in files]
-        self.fingerprint = fingerprint(folder, paths, split, size, self._bands, when, repr(S2_L1C))
+        self.fingerprint = fingerprint(folder, paths, split, size, self._bands, when, repr(S2_L1C), whole=labels)
 
-    def scene(self, number: int) -> Batch:
-        place = self._number[self._scenes[number]]
+    def decode(self, number: int) -> Batch:
+        place = self._number[self._tile_areas[number]]
         sample, about = self._dataset[place], self._dataset.files[place]
         raw = sample["image"][None]  # (1, 2, C, H, W), reflectance x 10000; no offset: all before January 2022
         valid = (raw > 0).all(2)  # 0 is no data
-        x = S2_L1C.normalise(raw * 1e-4, valid, self._bands)
         day = torch.tensor([[days(d) for d in about["dates"]]], dtype=torch.float32)
-        gsd = torch.tensor([S2_L1C.gsd])
-        return Batch({"s2": Series(x, valid, day, self._bands)}, {"change": sample["mask"]}, gsd)
+        s2 = Series(raw * 1e-4, valid, day, self._bands, "L1C")
+        return Batch({"s2": s2}, {"change": sample["mask"]}, torch.tensor([S2_L1C.gsd]))
 
 
 def shape(path: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.sensors import calibration
 
 SPLITS = ("pretrain", "train", "val", "test")
 
@@ -13,8 +14,11 @@ SPLITS = ("pretrain", "train", "val", "test")
 class Source(ABC):
     """Places that can be read by number, in any order, from any process, with the same result each time.
 
-    spec describes every batch; fingerprint (hex) changes whenever the content could; synthetic marks results made from
-    it; license is the one line a report must carry ('' if none).
+    A reader implements `raw`, and `read` normalises what it gives: nothing else does. A source whose values come
+    normalised (the procedural Earth computes in units of deviations; a source made of another one) implements `read`.
+
+    spec describes every batch of `read`; fingerprint (hex) changes whenever the content could; synthetic marks results
+    made from it; license is the one line a report must carry ('' if none).
     """
 
     spec: Spec
@@ -26,13 +30,33 @@ class Source(ABC):
     def __len__(self) -> int:
         """Number of places in this split."""
 
-    @abstractmethod
     def read(self, indices: Sequence[int]) -> Batch:
-        """The places `indices` as one batch on the CPU. Deterministic in each index alone."""
+        """The places `indices` as one batch on the CPU, normalised. Deterministic in each index alone."""
+        return normalise(self.raw(indices))
+
+    def raw(self, indices: Sequence[int]) -> Batch:
+        """The same with values in the sensors' units (reflectance 0..1, decibel, metre), anything where invalid."""
+        raise NotImplementedError(f"{type(self).__name__} hands out normalised values only")
 
     def groups(self) -> list[str]:
         """For each place, the area it belongs to; intervals resample areas. By default each place is its own."""
         return [str(i) for i in range(len(self))]
+
+    # What is scored: every pixel of a tile once. Places of a source that cuts windows may overlap, and end in padding.
+
+    def tiles(self) -> int:
+        """Number of whole tiles in this split. By default a tile is a place."""
+        return len(self)
+
+    def tile(self, number: int) -> Batch:
+        """One whole tile as a batch of one, of any height and width, normalised."""
+        return self.read([number])
+
+    def tile_groups(self) -> list[str]:
+        """For each tile, the area it belongs to."""
+        return self.groups()
+
+    # What a person is told.
 
     def notes(self) -> list[str]:
         """Lines for a person who checks how the data was understood; `gfm inspect` prints them."""
@@ -41,3 +65,12 @@ class Source(ABC):
     def preparation(self, places: int) -> tuple[float, float]:
         """FLOPs and seconds spent on making targets, where `places` were read; (0, 0) where they are only read."""
         return 0.0, 0.0
+
+
+def normalise(raw: Batch) -> Batch:
+    """Values in the sensors' units brought to the scale that models see, each series by the figures of its level."""
+    sensors = {
+        name: s.replace(x=calibration(name, s.level).normalise(s.x, s.valid, s.bands))
+        for name, s in raw.sensors.items()
+    }
+    return raw.replace(sensors=sensors)

@@ -1,7 +1,11 @@
-"""What a first reading of every chip finds: faults, sizes and windows without a valid pixel. Kept for later starts."""
+"""What a first reading of every chip finds: faults, sizes, windows without a valid pixel, a digest of the content.
+
+Kept for later starts, for as long as files keep their sizes and times of change.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives.data.decoding import Decoded
+from gfm_objectives.data.decoding import Decoded, Tell
 from gfm_objectives.data.folder import cache_file
 from gfm_objectives.data.layers import FileFault
+from gfm_objectives.data.windows import At
 from gfm_objectives.errors import InputError
 
 KINDS = {  # kind of fault, as `data.skip` takes it -> what to say of chips that have it
@@ -21,62 +26,63 @@ KINDS = {  # kind of fault, as `data.skip` takes it -> what to say of chips that
     "size": "have files of sizes that do not fit",
     "code": "hold an unknown class code",
 }
-FORMAT = 1  # of the notes; a change of what is read from files raises it
+FORMAT = 2  # of the notes; a change of what is read from files raises it
 SHOWN = 5  # chips named in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Of one chip: its (H, W) and the numbers of its windows that have a valid pixel; or the fault it has."""
+    """Of one chip: its (H, W), the numbers of its windows that have a valid pixel and a digest (hex) of the stored
+    values of all that is read of it; or the fault it has."""
 
     shape: tuple[int, int] = (0, 0)
     valid: tuple[int, ...] = ()
+    digest: str = ""
     fault: FileFault | None = None
 
 
-def windows(shape: tuple[int, int], size: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the `size` x `size` windows of a chip, row by row; edges that do not fill one are dropped."""
-    rows, cols = (range(0, side - size + 1, size) for side in shape)
-    return [(slice(r, r + size), slice(c, c + size)) for r in rows for c in cols]
+Read = Callable[[str, Tell], Decoded]
+Cuts = Callable[[tuple[int, int]], tuple[int, Sequence[At]]]  # (H, W) -> side of the windows, and where they lie
 
 
-def survey(chips: Sequence[str], read: Callable[[str], Decoded], size: int | None, memo: Path | None) -> list[Found]:
+def survey(chips: Sequence[str], read: Read, cuts: Cuts, memo: Path) -> list[Found]:
     """Read every chip once, or the notes of an earlier survey of the same files in `memo`."""
-    if memo is not None and memo.is_file():
+    if memo.is_file():
         try:
             return [_load(note) for note in json.loads(memo.read_text())]
         except (ValueError, TypeError, OSError):
             pass  # written by another version, or half
-    found = [_look(chip, read, size) for chip in chips]
-    if memo is not None:
-        try:
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            temporary = memo.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps([_save(f) for f in found]))
-            os.replace(temporary, memo)
-        except OSError:
-            pass  # a disk that is full or read-only: the next start surveys again
+    found = [_look(chip, read, cuts) for chip in chips]
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memo.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps([_save(f) for f in found]))
+        os.replace(temporary, memo)
+    except OSError:
+        pass  # a disk that is full or read-only: the next start surveys again
     return found
 
 
-def _look(chip: str, read: Callable[[str], Decoded], size: int | None) -> Found:
+def _look(chip: str, read: Read, cuts: Cuts) -> Found:
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        decoded = read(chip)
+        decoded = read(chip, digest.update)
     except FileFault as fault:
         return Found(fault=fault)
-    cuts = windows(decoded.shape, size) if size else [(slice(None), slice(None))]
+    size, at = cuts(decoded.shape)
     masks = [valid for _, valid, _ in decoded.images.values()]
-    return Found(decoded.shape, tuple(i for i, (r, c) in enumerate(cuts) if any(m[:, r, c].any() for m in masks)))
+    seen = [any(m[:, top : top + size, left : left + size].any() for m in masks) for top, left in at]
+    return Found(decoded.shape, tuple(i for i, shown in enumerate(seen) if shown), digest.hexdigest())
 
 
 def _save(found: Found) -> list[Any]:
     fault = found.fault and [str(found.fault.path), found.fault.what, found.fault.kind]
-    return [list(found.shape), list(found.valid), fault]
+    return [list(found.shape), list(found.valid), found.digest, fault]
 
 
 def _load(note: Any) -> Found:
-    shape, valid, fault = note
-    return Found((shape[0], shape[1]), tuple(valid), FileFault(*fault) if fault else None)
+    shape, valid, digest, fault = note
+    return Found((shape[0], shape[1]), tuple(valid), digest, FileFault(*fault) if fault else None)
 
 
 def memo_file(*what: Any) -> Path:

@@ -1,9 +1,10 @@
-"""Does what is measured in pretraining predict mIoU after fine-tuning? Rank correlations with intervals.
+"""Does what is measured in pretraining predict the score after fine-tuning? Rank correlations with intervals.
 
 Spearman's rho with the interval of Bonett and Wright (2000, https://doi.org/10.1007/BF02294183), who add rho^2 / 2 to
 the variance of Fisher's z. Runs of one contender are no independent witnesses of what sets contenders apart, so the two
 questions are kept apart: between contenders, over their means; and within them, over what is left of each run once its
-contender's mean is taken off, which is the luck of a seed.
+contender's mean is taken off, which is the luck of a seed. Few values agree in rank by chance (four of them one time in
+twelve, up or down), so fewer than MIN_VALUES give no correlation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from scipy.stats import spearmanr
 
 from gfm_objectives.runs.ledger import Ledger
 
-# figure -> the number that should rise with mIoU
+MIN_VALUES = 5  # independent ones
+# figure -> the number that should rise with the score
 FIGURES: Mapping[str, Callable[[Ledger], float | None]] = {
     "map_nll": lambda m: _negative(m.yardstick.get("map_nll")),
     "sensor_nll": lambda m: _negative(m.yardstick.get("sensor_nll")),
@@ -31,15 +33,13 @@ INCOMPARABLE = ("loss",)  # between contenders: each has its own
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """rho in -1..1 over n independent values; interval None where n < 5."""
+    """rho in -1..1 over n independent values."""
 
     rho: float
     n: int
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        if self.n < 5:
-            return None
+    def interval(self) -> tuple[float, float]:
         z = math.atanh(max(-0.9999, min(0.9999, self.rho)))
         half = 1.959964 * math.sqrt((1 + self.rho**2 / 2) / (self.n - 3))
         return math.tanh(z - half), math.tanh(z + half)
@@ -48,14 +48,14 @@ class Correlation:
 def correlations(
     runs: Mapping[str, Sequence[tuple[Ledger, float]]],
 ) -> dict[str, tuple[Correlation | None, Correlation | None]]:
-    """Figure -> its correlation with mIoU (between contenders, within them); None where it cannot be told.
+    """Figure -> its correlation with the score (between contenders, within them); None where it cannot be told.
 
-    runs: contender -> (ledger of a pretraining run, mIoU of what was fine-tuned from it). Figures that some run lacks
-    are left out.
+    runs: contender -> (ledger of a pretraining run, score of what was fine-tuned from it, the higher the better).
+    Figures that some run lacks are left out.
     """
     out = {}
     for name, figure in FIGURES.items():
-        values = {c: [(figure(ledger), miou) for ledger, miou in members] for c, members in runs.items()}
+        values = {c: [(figure(ledger), score) for ledger, score in members] for c, members in runs.items()}
         if any(v is None or not math.isfinite(v) for pairs in values.values() for v, _ in pairs):
             continue
         arrays = [np.array(pairs, dtype=float) for pairs in values.values()]  # each (runs, 2)
@@ -67,7 +67,7 @@ def correlations(
 
 
 def _spearman(pairs: np.ndarray, n: int) -> Correlation | None:
-    if n < 3 or (pairs.std(0) < 1e-12).any():
+    if n < MIN_VALUES or (pairs.std(0) < 1e-12).any():
         return None
     return Correlation(float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic), n)
 

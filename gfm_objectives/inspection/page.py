@@ -9,7 +9,7 @@ import numpy as np
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.inspection.tally import Look, pooled
-from gfm_objectives.report.figures import UNLABELLED, palette
+from gfm_objectives.report.gallery import UNLABELLED, palette
 from gfm_objectives.report.pictures import image
 from gfm_objectives.sensors import SENSORS
 

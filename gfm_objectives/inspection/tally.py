@@ -10,7 +10,7 @@ import torch
 
 from gfm_objectives.batch import Series
 from gfm_objectives.data.source import Source
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import calibration
 
 SAMPLES = 4  # places in the picture
 KEPT = 4000  # values of each band and place that histograms and percentiles are made of
@@ -60,7 +60,7 @@ class SensorTally:
     days: tuple[float, float] | None = None
 
     def add(self, name: str, s: Series) -> None:
-        x = SENSORS[name].denormalise(s.x[0], s.bands)  # (T, C, H, W)
+        x = calibration(name, s.level).denormalise(s.x[0], s.bands)  # (T, C, H, W)
         valid = s.valid[0]  # (T, H, W)
         for i, band in enumerate(s.bands):
             self.bands[band].add(x[:, i][valid].numpy())

@@ -64,7 +64,10 @@ class BandTable(nn.ModuleDict):
 
     @torch.no_grad()
     def extend(self, bands: Mapping[str, Sequence[str]]) -> None:
-        """Read further bands and sensors; the bands of a new sensor start from the known ones nearest in wavelength."""
+        """Read further bands and sensors; the bands of a new sensor start from the known ones nearest in wavelength.
+
+        Those of a map start from 0: nothing known is like them, and what was learned is then not disturbed.
+        """
         known: list[tuple[float | None, BandWeights, int]] = []
         for module in self.values():
             assert isinstance(module, BandWeights)
@@ -74,6 +77,8 @@ class BandTable(nn.ModuleDict):
                 self[sensor].extend(names)  # type: ignore[operator]
                 continue
             fresh = BandWeights(sensor, names, *self.options)
+            if SENSORS[sensor].of_classes:
+                fresh.weight.zero_()
             for i, band in enumerate(fresh.table()):
                 if band.wavelength is not None and any(w is not None for w, _, _ in known):
                     _, donor, j = known[nearest(band.wavelength, [w for w, _, _ in known])[0]]

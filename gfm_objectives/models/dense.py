@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfm_objectives.batch import Batch
+from gfm_objectives.batch import Batch, Series
 from gfm_objectives.models.attention import CrossBlock
 from gfm_objectives.models.bands import BandTable
 from gfm_objectives.models.tokens import Tokens, day_features
+from gfm_objectives.sensors import SENSORS
 
 
 class DensePath(nn.Module):
@@ -28,6 +29,9 @@ class DensePath(nn.Module):
     What follows sees one image: pyramid down to half a patch and up again, where skips are added after a 1 x 1
     convolution of what is coarser, as in FPN (arXiv 1612.03144); joined to it, they cost 2.5 times as much. Tokens join
     with small weights, so that an untrained ViT does not disturb the pixels' path.
+
+    tokens: False = there are none, so nothing is read or joined, and the way up begins at half a patch. A map, which
+    has neither day nor brightness, is added as one vector per class.
     """
 
     def __init__(
@@ -38,14 +42,16 @@ class DensePath(nn.Module):
         patch: int,
         width: int,
         band_dropout: float,
+        tokens: bool = True,
         date_heads: int = 8,
     ) -> None:
         super().__init__()
         levels = patch.bit_length() - 1
         assert patch == 2**levels and 2 * width % date_heads == 0, (patch, width)
-        self.width, self.date_heads = width, date_heads
-        self.query = nn.Parameter(torch.randn(dim) * 0.02)
-        self.local, self.globally = CrossBlock(dim, heads), CrossBlock(dim, heads)
+        self.width, self.date_heads, self.tokens = width, date_heads, tokens
+        if tokens:
+            self.query = nn.Parameter(torch.randn(dim) * 0.02)
+            self.local, self.globally = CrossBlock(dim, heads), CrossBlock(dim, heads)
         self.stem = BandTable(bands, 1, 2 * width, band_dropout)
         self.when = nn.Linear(5, 2 * width)
         self.score = nn.Linear(2 * width, date_heads)
@@ -53,21 +59,22 @@ class DensePath(nn.Module):
         channels = [width * min(2**i, 4) for i in range(levels)]
         self.first = ConvBlock(width, width)
         self.down = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in pairwise(channels))
-        self.join = nn.Linear(dim, channels[-1])
-        nn.init.normal_(self.join.weight, std=1e-3)
-        wide = [*channels, channels[-1]]
-        self.lateral = nn.ModuleList(nn.Conv2d(wide[i + 1], channels[i], 1) for i in range(levels))
+        if tokens:
+            self.join = nn.Linear(dim, channels[-1])
+            nn.init.normal_(self.join.weight, std=1e-3)
+        wide = [*channels, channels[-1]] if tokens else channels
+        self.lateral = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(wide))
         self.up = nn.ModuleList(ConvBlock(c, c) for c in channels)
 
     def forward(self, batch: Batch, tokens: Tokens, z: Tensor, position: Tensor) -> Tensor:
         """z (B, N, D): the encoder's output for `tokens`; position (B, cells, D): the code of every cell."""
-        cells = self.read(tokens, z, position)
+        cells = self.join(self.read(tokens, z, position)) if self.tokens else None
         skips = [self.first(self.pixels(batch, tokens))]
         for down in self.down:
             skips.append(down(skips[-1]))
-        y = self.join(cells).transpose(1, 2).unflatten(2, tokens.grid)
-        for lateral, up, skip in zip(reversed(self.lateral), reversed(self.up), reversed(skips), strict=True):
-            y = up(F.interpolate(lateral(y), scale_factor=2.0, mode="nearest") + skip)
+        y = self.up[-1](skips[-1]) if cells is None else cells.transpose(1, 2).unflatten(2, tokens.grid)
+        for i in reversed(range(len(self.lateral))):
+            y = self.up[i](F.interpolate(self.lateral[i](y), scale_factor=2.0, mode="nearest") + skips[i])
         return y
 
     def read(self, tokens: Tokens, z: Tensor, position: Tensor) -> Tensor:
@@ -83,6 +90,9 @@ class DensePath(nn.Module):
         patch = batch.size[0] // tokens.grid[0]
         pooled, slot = [], 0
         for name, series in batch.sensors.items():
+            if SENSORS[name].of_classes:
+                pooled.append(self.classes(name, series))
+                continue
             t = series.x.shape[1]
             mask = seen[:, slot : slot + t].repeat_interleave(patch, 2).repeat_interleave(patch, 3) & series.valid
             weight = self.stem[name](series.bands)[:, 0].T  # (2 width, bands)
@@ -91,6 +101,12 @@ class DensePath(nn.Module):
             pooled.append(self.pool(y.unflatten(0, (-1, t)), mask))
             slot += t
         return pointwise(torch.stack(pooled).sum(0), self.mix.weight, self.mix.bias)
+
+    def classes(self, name: str, series: Series) -> Tensor:
+        """A map of one date: the vector of each pixel's class, 0 where it is not valid: (B, 2 width, H, W)."""
+        x = series.x.masked_fill(~series.valid[:, :, None], 0)[:, 0]
+        weight = self.stem[name](series.bands)[:, 0].T
+        return pointwise(x, weight, torch.zeros_like(weight[:, 0]))
 
     def pool(self, y: Tensor, alive: Tensor) -> Tensor:
         """Attention over dates at each pixel: y (B, T, C, H, W), alive (B, T, H, W) -> (B, C, H, W)."""

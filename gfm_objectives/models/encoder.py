@@ -1,4 +1,8 @@
-"""The shared multimodal ViT: tokenize, attend, and densify. Every objective and every task uses this one class."""
+"""The shared multimodal ViT: tokenize, attend, and densify. Every objective and every task uses this one class.
+
+With depth 0 it is the rival `conv`: the dense path alone. It embeds, reads and joins no tokens; they still say which
+pixels may be seen, so whatever hides cells and predicts from the dense features can pretrain it too.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,15 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models.attention import attention_kernel
 from gfm_objectives.models.dense import DensePath
-from gfm_objectives.models.tokens import Tokenizer, Tokens, metres
+from gfm_objectives.models.tokens import Tokenizer, Tokens, metres, unread
 
 
 class Encoder(nn.Module):
     """Pre-norm ViT over tokens of any sensors and dates, with a dense path to full resolution. No class token.
 
-    bands: sensor -> band names it reads; dim, depth, heads: of the ViT; patch in pixels (a power of two); dense_width:
-    channels of the features at full resolution; band_dropout: probability that a band is left out in pretraining.
+    bands: sensor -> band names it reads; dim, depth, heads: of the ViT, depth 0 = none; patch in pixels (a power of
+    two); dense_width: channels of the features at full resolution; band_dropout: probability that a band is left out in
+    pretraining.
     """
 
     def __init__(
@@ -37,10 +42,10 @@ class Encoder(nn.Module):
             dim=dim, depth=depth, heads=heads, patch=patch, dense_width=dense_width, band_dropout=band_dropout
         )
         self.dim, self.depth, self.heads, self.patch, self.width = dim, depth, heads, patch, dense_width
-        self.tokenizer = Tokenizer(bands, dim, patch, band_dropout)
+        self.tokenizer = Tokenizer(bands, dim, patch, band_dropout) if depth else None
         self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-        self.dense_path = DensePath(bands, dim, heads, patch, dense_width, band_dropout)
+        self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
+        self.dense_path = DensePath(bands, dim, heads, patch, dense_width, band_dropout, tokens=depth > 0)
 
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
@@ -49,11 +54,12 @@ class Encoder(nn.Module):
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        return self.tokenizer.embed.bands
+        return self.dense_path.stem.bands
 
     def tokenize(self, batch: Batch) -> Tokens:
-        """Every token of the batch: N = sensors x dates x patches."""
-        return self.tokenizer(batch)
+        """Every token of the batch: N = sensors x dates x patches, those that reach over the edge included."""
+        batch = batch.pad_to(self.patch)
+        return unread(batch, self.patch) if self.tokenizer is None else self.tokenizer(batch)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(B, N, D) features of the tokens given; invalid ones are fillers nobody attends to."""
@@ -66,10 +72,12 @@ class Encoder(nn.Module):
 
     def dense(self, batch: Batch, tokens: Tokens, z: Tensor) -> Tensor:
         """Features at full resolution, (B, width, H, W), from z (B, N, D) and the pixels `tokens` cover."""
-        return self.dense_path(batch, tokens, z, self.positions(batch, tokens))
+        height, width = batch.size
+        y = self.dense_path(batch.pad_to(self.patch), tokens, z, self.positions(batch, tokens))
+        return y[:, :, :height, :width]
 
     def features(self, batch: Batch) -> Tensor:
-        """Features at full resolution, (B, width, H, W), of all that the batch shows."""
+        """Features at full resolution, (B, width, H, W), of all that the batch shows; any H and W."""
         tokens = self.tokenize(batch)
         return self.dense(batch, tokens, self(tokens))
 
@@ -79,7 +87,8 @@ class Encoder(nn.Module):
 
     def extend(self, spec: Spec) -> Encoder:
         """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""
-        self.tokenizer.extend(spec.bands)
+        if self.tokenizer is not None:
+            self.tokenizer.extend(spec.bands)
         self.dense_path.stem.extend(spec.bands)
         return self
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.backbones import CROMA, DOFA, RGB, Backbone, CopernicusFM, Panopticon
 from gfm_objectives.models.dense import DensePath
-from gfm_objectives.models.tokens import Tokens, day_features, metres
+from gfm_objectives.models.tokens import Tokens, day_features, images, metres
 
 
 class Known(NamedTuple):
@@ -49,6 +50,9 @@ UNUSED = ("head", "fc_norm", "attn_bias", "mask_token")  # of a model, that its 
 class ForeignSegmenter(nn.Module):
     """Batch -> logits (B, classes, H, W), float32.
 
+    These encoders know one image size. Places of another are read in windows of the size of `spec`, side by side, so
+    that pixels keep their scale.
+
     encoder: of others; spec: what it is shown; dim, heads, dense_width: of the dense path, by default those that suit
     the ViT-B and ViT-L which these encoders are. Its cells are as near as a power of two comes to their patches.
     """
@@ -57,16 +61,25 @@ class ForeignSegmenter(nn.Module):
         self, encoder: Backbone, spec: Spec, classes: int, dim: int = 256, heads: int = 8, dense_width: int = 64
     ) -> None:
         super().__init__()
-        self.encoder, self.dim = encoder, dim
+        self.encoder, self.dim, self.size = encoder, dim, spec.size
         patch = 2 ** max(1, round(math.log2(spec.size / encoder.grid)))
         self.patch = min(patch, spec.size & -spec.size)  # it must divide the image
         self.neck = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, dim))
         self.day = nn.Linear(5, dim)
-        self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in spec.bands})
+        self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in images(spec.bands)})
         self.dense_path = DensePath(spec.bands, dim, heads, self.patch, dense_width, 0.0)
         self.head = nn.Conv2d(dense_width, classes, 1)
 
     def forward(self, batch: Batch) -> Tensor:
+        height, width = batch.size
+        whole = batch.pad_to(self.size)
+        rows, columns = whole.size[0] // self.size, whole.size[1] // self.size
+        logits = self.logits(whole if rows == columns == 1 else windows(whole, self.size))
+        logits = rearrange(logits, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)
+        return logits[:, :, :height, :width]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The same for places of the size it was built for."""
         tokens, place = self.tokens(batch)
         return self.head(self.dense_path(batch, tokens, tokens.x, place)).float()
 
@@ -76,7 +89,7 @@ class ForeignSegmenter(nn.Module):
         grid = (batch.size[0] // p, batch.size[1] // p)
         place = metres(grid, p, batch.gsd, self.dim)
         content, valid, slots = [], [], []
-        for name, series in batch.sensors.items():
+        for name, series in images(batch.sensors).items():
             b, t = series.day.shape
             code = self.day(day_features(series)) + self.sensor[name]  # (B, T, dim)
             x = (code[:, :, None] + place[:, None]).expand(b, t, -1, -1)  # (B, T, cells, dim)
@@ -95,6 +108,19 @@ class ForeignSegmenter(nn.Module):
         y = self.neck(z).flatten(0, 1).transpose(1, 2).unflatten(2, (self.encoder.grid, self.encoder.grid))
         y = F.interpolate(y, grid, mode="bilinear", antialias=grid[0] < self.encoder.grid)
         return y.flatten(2).transpose(1, 2).unflatten(0, z.shape[:2])
+
+
+def windows(batch: Batch, size: int) -> Batch:
+    """Its sensors in windows of size x size, side by side, row by row, each a place; H and W are multiples of size."""
+    n = (batch.size[0] // size) * (batch.size[1] // size)
+
+    def cut(t: Tensor) -> Tensor:
+        return rearrange(t, "b ... (h p) (w q) -> (b h w) ... p q", p=size, q=size)
+
+    sensors = {
+        k: Series(cut(s.x), cut(s.valid), s.day.repeat_interleave(n, 0), s.bands) for k, s in batch.sensors.items()
+    }
+    return Batch(sensors, {}, batch.gsd.repeat_interleave(n))
 
 
 def open_backbone(spec: Spec, name: str, size: int | None = None, weights: str | Path | None = None) -> Backbone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
@@ -17,12 +19,17 @@ class PixelMLP(nn.Module):
 
     def __init__(self, spec: Spec, classes: int, width: int = 128, depth: int = 3) -> None:
         super().__init__()
-        inputs = len(planes(spec.bands, spec.dates, "stack"))
-        layers: list[nn.Module] = []
-        for a in [inputs, *[width] * (depth - 1)]:
-            layers += [nn.Conv2d(a, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.options: dict[str, Any] = dict(width=width, depth=depth)
+        self.layers = pixelwise(len(planes(spec.bands, spec.dates, "stack")), width, depth)
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, batch: Batch) -> Tensor:
         return self.head(self.layers(stack(batch))).float()
+
+
+def pixelwise(inputs: int, width: int, depth: int) -> nn.Sequential:
+    """`depth` layers that see one pixel each: (B, inputs, H, W) -> (B, width, H, W)."""
+    layers: list[nn.Module] = []
+    for a in [inputs, *[width] * (depth - 1)]:
+        layers += [nn.Conv2d(a, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers)

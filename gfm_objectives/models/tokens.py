@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Series
 from gfm_objectives.models.bands import BandTable
+from gfm_objectives.sensors import SENSORS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,8 @@ class Tokens:
 
     x (B, N, D) content and place; where (B, N, D) place alone (position, day, sensor), the query for a hidden token;
     valid (B, N) bool, False = no valid pixel; id (B, N) long = slot * cells + cell, where a slot is one date of one
-    sensor, in the order of `slots`, and a cell is a patch position, row by row on `grid` (rows, columns).
+    sensor, in the order of `slots`, and a cell is a patch position, row by row on `grid` (rows, columns). Without a ViT
+    D is 0: such tokens only say what is seen.
     """
 
     x: Tensor
@@ -69,6 +74,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         assert dim % 8 == 0, dim
         self.dim, self.patch = dim, patch
+        bands = images(bands)
         self.embed = BandTable(bands, patch * patch, dim, band_dropout)
         self.validity = nn.Parameter(torch.zeros(patch * patch, dim))  # tells an invalid pixel from an average one
         self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in bands})
@@ -81,7 +87,7 @@ class Tokenizer(nn.Module):
         grid = (size[0] // p, size[1] // p)
         position = metres(grid, p, batch.gsd, self.dim)  # (B, cells, D)
         content, where, valid, slots = [], [], [], []
-        for name, series in batch.sensors.items():
+        for name, series in images(batch.sensors).items():
             pixels = series.x.masked_fill(~series.valid[:, :, None], 0)
             patches = rearrange(pixels, "b t c (h p) (w q) -> b (t h w) (c p q)", p=p, q=p)
             ok = rearrange(series.valid, "b t (h p) (w q) -> b (t h w) (p q)", p=p, q=p)
@@ -98,9 +104,28 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def extend(self, bands: Mapping[str, Sequence[str]]) -> None:
         """Read further bands and sensors; see BandTable.extend."""
+        bands = images(bands)
         for name in [s for s in bands if s not in self.sensor]:
             self.sensor[name] = nn.Parameter(torch.stack(list(self.sensor.values())).mean(0))
         self.embed.extend(bands)
+
+
+def unread(batch: Batch, patch: int) -> Tokens:
+    """The tokens of an encoder that embeds none: where they would be and which would be valid, D = 0."""
+    valid = [
+        rearrange(s.valid, "b t (h p) (w q) -> b (t h w) (p q)", p=patch, q=patch).any(-1)
+        for s in images(batch.sensors).values()
+    ]
+    ok = torch.cat(valid, 1)
+    nothing = ok.new_zeros(*ok.shape, 0, dtype=torch.float32)
+    ids = torch.arange(ok.shape[1], device=ok.device).expand(ok.shape[0], -1)
+    slots = tuple(name for name, s in images(batch.sensors).items() for _ in range(s.x.shape[1]))
+    return Tokens(nothing, nothing, ok, ids, slots, (batch.size[0] // patch, batch.size[1] // patch))
+
+
+def images(sensors: Mapping[str, T]) -> dict[str, T]:
+    """Those that have tokens: all but a map, which has no date and is read pixel by pixel in the dense path alone."""
+    return {name: of for name, of in sensors.items() if not SENSORS[name].of_classes}
 
 
 def metres(grid: tuple[int, int], patch: int, gsd: Tensor, dim: int) -> Tensor:

@@ -62,6 +62,7 @@ class UNet(nn.Module):
         ups = list(outs[-2::-1]) if not weights else [256, 128, 64, 32, 16][-levels - 1 :]
         self.decoder = UnetDecoder((0, *outs), ups, n_blocks=len(ups))
         self.width = ups[-1]
+        self.multiple = 2 ** (levels + bool(weights))  # pixels of the coarsest level; ImageNet's begins at half size
         self.head = SegmentationHead(ups[-1], classes, kernel_size=3) if classes else None
         self.pool = nn.ModuleList(DatePool(c) for c in outs) if mode == "shared" else None
         initialization.initialize_decoder(self.decoder)
@@ -74,13 +75,15 @@ class UNet(nn.Module):
         """Without a head, of `configs/encoder/unet.yaml`. InputError for a mode that does not exist."""
         if options["mode"] not in MODES:
             raise InputError(f"encoder.mode={options['mode']}: choose from {', '.join(MODES)}")
-        return cls(spec, 0, options["width"], options["mode"])
+        return cls(spec, 0, options["width"], options["mode"], levels=options.get("levels"))
 
     def forward(self, batch: Batch) -> Tensor:
         assert self.head is not None, "a U-Net without a head gives features"
         return self.head(self.features(batch)).float()
 
     def features(self, batch: Batch) -> Tensor:
+        height, width = batch.size
+        batch = batch.pad_to(self.multiple)
         if self.pool is None:
             image = stack(batch)
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
@@ -90,19 +93,22 @@ class UNet(nn.Module):
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
             features = [pool(f.unflatten(0, (-1, t)), seen) for pool, f in zip(self.pool, features, strict=True)]
         full = features[0].new_empty(len(batch), 0, *batch.size)
-        return self.decoder([full, *features])
+        return self.decoder([full, *features])[:, :, :height, :width]
 
     def refit(self, spec: Spec) -> UNet:
         """A copy without a head for the sensors, bands and dates of `spec`, which keeps what was learned.
 
         The first convolution has a plane for every band (and, stacked, date) it reads: one it knows keeps its weights,
-        at the date nearest in the series; a new band copies the one nearest in wavelength; any other plane is new.
+        at the date nearest in the series; a new band copies the one nearest in wavelength; those of a map start from 0,
+        so that they disturb nothing; any other plane is new.
         """
         new = UNet(spec, 0, **self.options)
         state, mine, theirs = self.state_dict(), planes(self.bands, self.dates, self.mode), new.state_dict()
         for i, plane in enumerate(planes(new.bands, new.dates, new.mode)):
             if (donor := _donor(plane, mine)) is not None:
                 theirs[FIRST][:, i] = state[FIRST][:, donor]
+            elif plane.sensor and SENSORS[plane.sensor].of_classes:
+                theirs[FIRST][:, i] = 0
         new.load_state_dict(state | {FIRST: theirs[FIRST]})
         return new
 

@@ -20,7 +20,7 @@ from gfm_objectives.objectives.latent import Latent
 from gfm_objectives.objectives.mae import MAE
 from gfm_objectives.objectives.masked_seg import MaskedSeg
 from gfm_objectives.objectives.mix import Mix
-from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.objectives.objective import NEEDS, Objective
 from gfm_objectives.objectives.supervised import Supervised
 from gfm_objectives.objectives.temporal import Temporal
 
@@ -44,18 +44,32 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
     """The objective `options["name"]`; the other options go to its constructor as keywords, but for `segments`: that
     section says how the data's layer is made (data/segments.py).
 
-    InputError for an unknown name, and for a U-Net where the objective needs tokens.
+    InputError for an unknown name, for an encoder that has not what the objective needs, and for places that do not
+    divide into the cells it hides.
     """
     name = options["name"]
     objective = find_objective(name)
-    if objective.needs_tokens and not isinstance(encoder, Encoder):
-        fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_tokens)
-        raise InputError(f"objective={name}: needs a ViT's tokens, a U-Net has none; with encoder=unet take {fit}")
+    _check(name, objective.needs, encoder, spec)
     keywords = {k: v for k, v in options.items() if k not in ("name", "segments")}
     try:
         return objective(encoder, spec, **keywords)  # type: ignore[arg-type]
     except ValueError as e:
         raise InputError(f"objective {name}: {e}") from None
+
+
+def _check(name: str, needs: str, encoder: Encoder | UNet, spec: Spec) -> None:
+    """Whether the encoder and the size of the places suit the objective; else InputError."""
+    if not isinstance(encoder, Encoder):
+        what, has = "encoder=unet", "features"
+    else:
+        what, has = f"encoder.depth={encoder.depth}", "tokens" if encoder.depth else "cells"
+    if NEEDS.index(needs) > NEEDS.index(has):
+        fit = ", ".join(n for n, o in OBJECTIVES.items() if NEEDS.index(o.needs) <= NEEDS.index(has))
+        raise InputError(f"objective={name}: needs the encoder's {needs}, which {what} has not; with {what} take {fit}")
+    if needs != "features" and isinstance(encoder, Encoder) and spec.size % encoder.patch:
+        raise InputError(
+            f"data.size={spec.size}: objective={name} hides cells: take a multiple of {encoder.patch} pixels"
+        )
 
 
 def find_objective(name: str) -> type[Objective]:

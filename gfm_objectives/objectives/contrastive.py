@@ -13,6 +13,7 @@ telling them apart would be telling noise apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ class Contrastive(Objective):
     Every cell of the batch is a rival, so a place costs slightly more in a larger batch: the cost is measured at the
     batch size of the run. A batch of one place still has its other cells.
     """
+
+    needs: ClassVar[str] = "cells"
 
     def __init__(
         self, encoder: Encoder, spec: Spec, *, kinds: Sequence[str], cells: int, temperature: float, duplicate: float

@@ -12,6 +12,10 @@ from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
 
 Variant = tuple[str, ...]
+# What an encoder can be asked for, and each has what stands before it too. features: at full resolution, of all that is
+# shown; cells: of what is left when cells are hidden, which an encoder without a ViT (depth 0) has too; tokens: their
+# content.
+NEEDS = ("features", "cells", "tokens")
 
 
 class Objective(nn.Module, ABC):
@@ -23,7 +27,7 @@ class Objective(nn.Module, ABC):
     """
 
     targets: tuple[str, ...] = ()  # layers of Batch.targets it reads
-    needs_tokens: ClassVar[bool] = True  # False: encoder.features is all it asks for, which a U-Net has too
+    needs: ClassVar[str] = "tokens"  # of NEEDS: the least it asks of the encoder
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
         super().__init__()
@@ -39,13 +43,18 @@ class Objective(nn.Module, ABC):
         """The kinds of step it takes, of different cost perhaps; the trainer draws one per step."""
         return ((),)
 
+    @property
+    def multiple(self) -> int:
+        """Height and width of the batches it takes are multiples of this; `Batch.pad_to` makes them so."""
+        return self.encoder.patch if isinstance(self.encoder, Encoder) else 1
+
     @abstractmethod
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
         """{"loss": scalar, and other scalars to log}."""
 
     def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        """Tokens of one sample that the encoder sees; all of them unless the objective masks. A U-Net has none."""
-        if not isinstance(self.encoder, Encoder):
+        """Tokens of one sample that the encoder sees; all of them unless the objective masks. None without a ViT."""
+        if not (isinstance(self.encoder, Encoder) and self.encoder.depth):
             return 0
         patches = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
         return sum(s.x.shape[1] for s in batch.sensors.values()) * patches
@@ -60,6 +69,8 @@ class DenseObjective(Objective):
     mask_ratio: share of positions hidden, at every date of every sensor that is seen. What is hidden and what is
     predicted are two methods, so that mix can predict several things from one encoding.
     """
+
+    needs: ClassVar[str] = "cells"
 
     def __init__(self, encoder: Encoder, spec: Spec, mask_ratio: float) -> None:
         super().__init__(encoder, spec)

@@ -1,7 +1,8 @@
 """Supervised: the map from everything that can be seen. The no-mask control of masked_seg.
 
-It reads features alone, no tokens, so it also pretrains the U-Net (encoder=unet): without that rival a gain of
-masked_seg over a U-Net that never saw the map may only be the labels' doing.
+It reads features alone, no tokens, so it also pretrains the U-Net (encoder=unet) and our network without its ViT
+(encoder.depth=0): without those rivals a gain of masked_seg over one that never saw the map may only be the labels'
+doing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Supervised(Objective):
     """label_smoothing of the map's classes."""
 
     targets = ("map",)
-    needs_tokens: ClassVar[bool] = False
+    needs: ClassVar[str] = "features"
 
     def __init__(self, encoder: Encoder, spec: Spec, *, label_smoothing: float) -> None:
         super().__init__(encoder, spec)

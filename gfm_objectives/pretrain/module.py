@@ -95,7 +95,7 @@ class Pretraining(L.LightningModule):
         cost = self.costs[variant].total
         batch = batch.first(max(1, min(len(batch), round(self.budget.samples_left(cost) / world))))
         generator = torch.Generator().manual_seed(mix(self.cfg.seed, step, self.global_rank, "augment"))
-        batch = augment(batch, generator)
+        batch = augment(batch.pad_to(self.objective.multiple), generator)
         n = len(batch) * world
         lr = self.cfg.optim.lr * wsd(
             self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown

@@ -111,7 +111,8 @@ def step_cost(objective: Objective, source: Source, variant: Variant, batch_size
     The batch size matters to contrastive alone, whose samples are compared with each other.
     """
     parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
-    return measure(objective, source.spec.dummy(batch_size), step=lambda m, b: m(b, variant)["loss"], parts=parts)
+    batch = source.spec.dummy(batch_size).pad_to(objective.multiple)
+    return measure(objective, batch, step=lambda m, b: m(b, variant)["loss"], parts=parts)
 
 
 def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
@@ -183,7 +184,7 @@ def _plan(
     """What will be trained and where the FLOPs go, printed before they are spent; warns of a dominant decoder."""
     parts = mean_parts(costs)
     total = sum(parts.values())
-    encoder, dense = parts["encoder"] / total, parts.get("encoder.dense_path", 0.0) / total
+    encoder, dense = parts.get("encoder", 0.0) / total, parts.get("encoder.dense_path", 0.0) / total
     decoder = 1 - encoder - dense
     lines = [
         f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives import gain
-from gfm_objectives.report import figures, tables, words, yardstick
-from gfm_objectives.report.terminal import terminal_table
+from gfm_objectives.report import figures, tables, verdict, words, yardstick
 from gfm_objectives.scores import Store
-
-__all__ = ["context", "summarise", "terminal_table", "write"]
 
 
 def write(folder: str | Path) -> Path:
     """Write `folder`/{gain.json,report.md,figures/*.png} from what the folder holds; returns the path of report.md.
 
-    Read, where present: scores.csv and confusions.csv; plateau.json, a list of {task, fraction, flops, val_miou};
-    predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>` (n, H, W);
-    and context.json, see `context`. InputError where no run is finished.
+    Read, where present: scores.csv and statistics.csv; plateau.json, a list of {task, fraction, contender, flops, val,
+    chosen}; predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>`
+    (n, H, W); and context.json, see `context`. InputError where no run is finished.
     """
     folder = Path(folder)
     about = context(folder)
@@ -28,133 +25,145 @@ def write(folder: str | Path) -> Path:
     gain.write(summary, folder / "gain.json")
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
     pictures = figures.draw(summary, curve, folder, about)
-    parts = [_opening(summary, len(store.stale()), about), _verdict(summary), _gains(summary, pictures)]
-    parts += [_scores(summary, pictures, about.get("change", ())), _means(summary, curve, pictures)]
-    parts += [_measured(folder, summary["fractions"]), _pictures(pictures), _method(summary)]
+    parts = [_opening(summary, len(store.stale()), about), _verdict(summary, about), _curve(summary, pictures)]
+    parts += [_gains(summary, about, pictures), _scores(summary), _classes(summary, about)]
+    parts += [_means(summary, curve, pictures), _measured(folder, summary["fractions"])]
+    parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
     return path
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run, and
-    `broken`, the contenders of which the yardstick says so."""
+    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run."""
     about = context(folder)
     summary = gain.summarise(Store(folder).load(), about.get("suite_size"))
     absent = {c: why for c, why in about.get("not_run", {}).items() if c not in summary["contenders"]}
-    said = {"not_run": absent, "broken": yardstick.broken(folder)}
-    return summary | {k: v for k, v in said.items() if v}
+    return summary | ({"not_run": absent} if absent else {})
 
 
 def context(folder: Path) -> dict[str, Any]:
     """What scores cannot tell, from `folder`/context.json.
 
-    All optional: command (as typed), suite_size (n), notes and licenses (lines to print), not_run (row -> why), classes
-    and colors (task -> names, task -> '#rrggbb') for the pictures, change (tasks whose last class is change).
+    All optional: command (as typed), suite_size (n), notes and licenses (lines to print), not_run (row -> why),
+    budgets (of each task and fraction: F in FLOPs, and whether every rival from scratch had plateaued there), classes
+    and colors (task -> names, task -> '#rrggbb').
     """
     path = folder / "context.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:
-    runs = summary["pretrain_runs"]
+    rows = summary["rows"]
+    trained = {c: r for c, r in rows.items() if r["pretrain_flops"]}
     pretrained = ", ".join(
-        f"{tables.name(summary, c)} ({words.flops(p)} FLOPs, {runs[c]} {'run' if runs[c] == 1 else 'runs'})"
-        for c, p in summary["pretrained"].items()
+        f"{c} ({words.flops(r['pretrain_flops'])} FLOPs, {r['pretrain_runs']} run{'s' * (r['pretrain_runs'] != 1)})"
+        for c, r in trained.items()
     )
-    others = ", ".join(words.contender(c) for c in summary["contenders"] if c not in summary["pretrained"])
-    fractions = " and ".join(words.percent(f) for f in summary["fractions"])
+    others = ", ".join(c for c in summary["contenders"] if c not in trained)
+    fractions = ", ".join(words.percent(f) for f in summary["fractions"])
     lines = [
         f"# {context.get('title', 'What pretraining gained')}\n",
-        f"Pretrained encoders: {pretrained or 'none'}. Beside them: {others or 'none'}.  ",
+        f"Pretrained: {pretrained or 'none'}. Beside them: {others or 'none'}.  ",
         f"{len(summary['tasks'])} tasks ({', '.join(summary['tasks'])}), {fractions} of the training labels, "
         f"**{words.seeds(*summary['seeds'])}** per cell.  ",
     ]
-    if any(n < summary["seeds"][0] for n in runs.values()):
+    if any(r["pretrain_runs"] < summary["seeds"][0] for r in trained.values()):
         lines.append("Seeds that share a pretraining run: intervals do not hold the luck of pretraining.  ")
     if summary["synthetic"]:
         which = "all tasks" if summary["synthetic"] == summary["tasks"] else ", ".join(summary["synthetic"])
         world = f", world {' and '.join(summary['worlds'])}" if summary["worlds"] else ""
         lines.append(f"**Synthetic data** ({which}{world}): a laboratory, no statement about real imagery.  ")
+    lines.append(_budgets(context))
     if context.get("command"):
         lines.append(f"\n```\n{context['command']}\n```")
     if stale:
         lines.append(f"\n{stale} rows of an earlier task version or of a repeated run are left out.")
+    if short := verdict.short_of_an_epoch(summary):
+        lines.append(f"\n**F pays for less than one epoch** of the labelled places of: {', '.join(short)}.")
     lines += [f"\n{line}" for line in (*context.get("notes", ()), *context.get("licenses", ()))]
     return "\n".join(lines) + "\n"
 
 
-def _verdict(summary: tables.Summary) -> str:
-    """One line per pretrained encoder: its mean gain where all labels are used."""
-    fraction = summary["fractions"][-1]
-    lines = []
-    for c in summary["pretrained"]:
-        mean = tables.find(summary["means"], contender=c, fraction=fraction, against="headline", n=1)
-        even = tables.find(summary["break_even"], contender=c, fraction=fraction, task="mean")
-        assert mean is not None and even is not None, c
-        if mean["status"] != "ok":
-            equal = tables.find(summary["means"], contender=c, fraction=fraction, against="unet")
-            assert equal is not None, c
-            told = f"{words.gain(equal)} over the U-Net at equal fine-tuning FLOPs" if equal["status"] == "ok" else "-"
-            lines.append(f"- **{tables.name(summary, c)}**: {told}; over the headline U-Net {mean['status']}")
-            continue
-        some = f" over {len(mean['tasks'])} of {len(summary['tasks'])} tasks" if mean["missing"] else ""
-        interval = "" if isinstance(mean["interval"], list) else f", interval {mean['interval']}"
-        lines.append(
-            f"- **{tables.name(summary, c)}**: {words.gain(mean)} mIoU points over the headline U-Net, "
-            f"n = 1{some}{interval}; won {mean['wins']}, lost {mean['losses']}, tied {mean['ties']}"
-            f"{', undecided ' + str(mean['undecided']) if mean['undecided'] else ''}; break-even n: {even['n']}"
-        )
-    title = f"## In short ({words.percent(fraction)} of the labels)\n\n"
-    return title + ("\n".join(lines) or "No pretrained encoder was run.") + "\n"
+def _budgets(context: Mapping[str, Any]) -> str:
+    """What F is, and whether it lies on the plateau."""
+    budgets = context.get("budgets", ())
+    spent = sorted({b["flops"] for b in budgets})
+    span = " to ".join(words.flops(x) for x in dict.fromkeys([*spent[:1], *spent[-1:]]))
+    if verdict.is_gain(context):
+        return f"F, the fine-tuning budget, is {span} FLOPs: where every rival from scratch had stopped to gain.  "
+    seen = sum(b["plateau"] for b in budgets)
+    why = f"the plateau was seen in {seen} of {len(budgets)} cells" if budgets else "its plateau was not looked for"
+    told = f"F is {span} FLOPs and" if spent else "F was set by hand, and"
+    return f"**Speed, not gain**: {told} {why}; below it, a comparison of fine-tuning speed.  "
 
 
-def _gains(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
-    if not summary["pretrained"]:
+def _verdict(summary: tables.Summary, context: Mapping[str, Any]) -> str:
+    return "## In short\n\n" + verdict.in_short(summary, context)
+
+
+def _curve(summary: tables.Summary, pictures: Mapping[str, Path]) -> str:
+    parts = ["## The label curve\n", tables.curve(summary), _image(pictures, "labels", "Score by number of labels")]
+    if summary["labels_saved"]:
+        parts.append(f"### Labels saved\n\n{tables.labels_saved(summary)}")
+    return "\n".join(p for p in parts if p)
+
+
+def _gains(summary: tables.Summary, context: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
+    if not tables.gainers(summary):
         return ""
     parts = [
-        "## Gain over the U-Net, mIoU points\n",
-        "The headline U-Net is the better, on validation, of the tuned U-Net at its plateau budget F and the U-Net "
-        "given F + P/n (marked †), P the pretraining FLOPs shared by n tasks. In brackets 95 % intervals for new seeds "
-        "and new tiles, one cell at a time (no correction for many cells). Bold: the interval excludes 0. W / L / T: "
-        "tasks won, lost, tied (the interval holds 0). Points per EFLOP: gain per 1e18 pretraining FLOPs charged, "
-        "P/n.\n",
+        f"## {verdict.what(context).capitalize()}, per task\n",
+        "Over the best rival from scratch (in brackets behind the figure: who it was, chosen per task and share of the "
+        "labels on validation, all seeds pooled, from those with F and those with F + P/n), the same chosen on test (a "
+        "bound), the U-Net (the better on validation of F and F + P/n), the U-Net at F, the same network from scratch, "
+        "and the best rival that saw the map. P: pretraining FLOPs, shared by n tasks. In brackets 95 % intervals, one "
+        "cell at a time (no correction for many cells); bold: 0 is not in it. W / L / T: tasks won, lost, tied. The "
+        "mean without the best task leaves out the one of the largest gain. 'Tasks as a sample': an interval for other "
+        "tasks like these. Per EFLOP: gain per 1e18 pretraining FLOPs charged, P/n, and with the search for its "
+        "recipe.\n",
         _image(pictures, "gains", "Gain per task with intervals"),
     ]
     for f in summary["fractions"]:
-        parts.append(f"### {words.percent(f)} of the labels\n\n{tables.gains(summary, f)}")
+        head = f"### {words.percent(f)} of the labels: {verdict.what(context, f)}"
+        parts.append(f"{head}\n\n{tables.gains(summary, f)}")
     parts.append(f"### Break-even n: tasks that must share the pretraining\n\n{tables.break_even(summary)}")
     return "\n".join(parts)
 
 
-def _scores(summary: tables.Summary, pictures: Mapping[str, Path], change: Sequence[str]) -> str:
-    parts = ["## Test mIoU, points ± half of the 95 % interval\n", tables.scores(summary)]
-    if shown := [t for t in summary["tasks"] if t in change]:
-        parts.append(f"### F1 of the change class, points, mean over seeds\n\n{tables.change(summary, shown)}")
-    parts += [f"{words.contender(c)}: not run, {why}.\n" for c, why in summary.get("not_run", {}).items()]
+def _scores(summary: tables.Summary) -> str:
+    parts = ["## Test scores ± half of the 95 % interval\n", tables.scores(summary)]
+    parts += [f"{c}: not run, {why}.\n" for c, why in summary.get("not_run", {}).items()]
     if summary["seeds"][0] < 5:
         parts.append(f"Intervals need 5 seeds; cells with fewer have none ({words.seeds(*summary['seeds'])} run).\n")
-    parts.append(_image(pictures, "labels", "mIoU against the number of labels"))
-    if summary["labels_saved"]:
-        parts.append(f"### Labels saved, read off the U-Net's label curve\n\n{tables.labels_saved(summary)}")
     return "\n".join(parts)
+
+
+def _classes(summary: tables.Summary, context: Mapping[str, Any]) -> str:
+    names = context.get("classes", {})
+    made = [tables.classes(summary, t, names.get(t), k) for t in summary["tasks"] for k in ("iou", "f1")]
+    return "## Per class, points, mean over seeds\n\n" + "\n".join(m for m in made if m) if any(made) else ""
 
 
 def _means(summary: tables.Summary, curve: list[dict[str, Any]], pictures: Mapping[str, Path]) -> str:
     parts = ["## Means of every contender, averaged over its runs\n", tables.resources(summary)]
     if curve:
-        parts.append("### Where the tuned U-Net plateaus: validation mIoU, points, by fine-tuning FLOPs\n")
-        parts += [tables.plateau(curve), _image(pictures, "plateau", "Validation mIoU against fine-tuning FLOPs")]
+        parts.append("### Where the rivals from scratch plateau: validation by fine-tuning FLOPs\n")
+        parts += [tables.plateau(curve), _image(pictures, "plateau", "Validation against fine-tuning FLOPs")]
     return "\n".join(parts)
 
 
 def _measured(folder: Path, fractions: Sequence[float]) -> str:
     if not (table := yardstick.measured(folder)):
         return ""
-    parts = ["## What the yardstick said in pretraining\n", yardstick.BROKEN, table]
+    parts = ["## What the yardstick said in pretraining\n", table]
     for f in fractions:
         if predicts := yardstick.predicts(folder, f):
-            parts += [f"### Does it predict mIoU with {words.percent(f)} of the labels?\n", yardstick.HOW, predicts]
+            parts += [
+                f"### Does it predict the score with {words.percent(f)} of the labels?\n",
+                yardstick.HOW,
+                predicts,
+            ]
     return "\n".join(parts)
 
 
@@ -165,14 +174,20 @@ def _pictures(pictures: Mapping[str, Path]) -> str:
 
 
 def _method(summary: tables.Summary) -> str:
-    tiles = "; ".join(f"{t} {n} tiles in {summary['areas'][t]} areas" for t, n in summary["tiles"].items())
+    sampling = summary["sampling"].items()
+    kinds = {s["seeds"] for _, s in sampling}
+    tiles = "; ".join(f"{t} {s['tiles']} tiles in {s['areas']} areas" for t, s in sampling)
     prints = "; ".join(f"{t} {f or 'unknown'}" for t, f in summary["fingerprints"].items())
+    nested = "Every seed is an Earth of its own: Student's t over the seeds' means over tasks, nothing else. "
+    crossed = (
+        "Seeds share the test tiles: the variance among seeds plus that of reweighted areas, areas that tasks share "
+        "being drawn once for all of them; Student's t with Satterthwaite's degrees of freedom. "
+    )
     return (
         "## How it was measured\n\n"
-        "mIoU comes from the confusion matrices summed over test tiles, per seed, then averaged over seeds. Gains are "
-        "paired per seed and tile. Intervals: the variance among seeds plus that of resampled areas of test tiles, "
-        "Student's t with Satterthwaite's degrees of freedom; the formula and its source are in "
-        "`gfm_objectives/gain/intervals.py`, its coverage in `tests/test_gain.py`. Tasks are fixed.\n\n"
+        "A score is made of statistics summed over test tiles, per seed, then averaged over seeds. Gains are paired "
+        f"per seed. Intervals: {nested if 'nested' in kinds else ''}{crossed if 'crossed' in kinds else ''}Formula and "
+        "source: `gfm_objectives/gain/intervals.py`; coverage: `tests/test_gain.py`. Tasks are fixed.\n\n"
         f"Test sets: {tiles}. Versions: {prints}. Commits: {', '.join(summary['commits']) or 'unknown'}. "
         f"Devices: {', '.join(summary['devices']) or 'unknown'}.\n"
     )

@@ -1,18 +1,17 @@
-"""The report's pictures: gains with intervals, label curves, the plateau of the U-Net, predictions beside labels."""
+"""The report's charts: gains with intervals, label curves, the plateau of the rivals from scratch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gfm_objectives.report import tables, words
-from gfm_objectives.report.tables import Summary, find
-from gfm_objectives.scores import SEEDLESS
+from gfm_objectives.report import verdict, words
+from gfm_objectives.report.gallery import predictions
+from gfm_objectives.report.tables import Summary, find, gainers, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with any colour vision (https://jfly.uni-koeln.de/color), without the pale yellow.
 _PRETRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-# Classes without colours of their own: Paul Tol's 'muted', then greys (https://personal.sron.nl/~pault).
-_CLASSES = (
-    "#332288",
-    "#DDCC77",
-    "#117733",
-    "#88CCEE",
-    "#CC6677",
-    "#44AA99",
-    "#882255",
-    "#999933",
-    "#AA4499",
-    "#DDDDDD",
-)
-UNLABELLED = (1.0, 1.0, 1.0)
 
 
 def draw(
@@ -42,7 +27,7 @@ def draw(
     """Draw what the folder allows into `folder`/figures; name -> file."""
     pictures: dict[str, Callable[[], Figure]] = {}
     if any(g["status"] == "ok" for g in summary["gains"]):
-        pictures["gains"] = lambda: gains(summary)
+        pictures["gains"] = lambda: gains(summary, context)
     if len(summary["fractions"]) > 1:
         pictures["labels"] = lambda: labels(summary)
     if curve:
@@ -65,16 +50,16 @@ def draw(
 
 
 def look(summary: Summary) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every contender, the same in all figures."""
-    looks: dict[str, dict[str, Any]] = {}
-    for i, c in enumerate(summary["pretrained"]):
-        looks[c] = _distinct(i)
-    for c in summary["contenders"]:
-        if c not in looks:
-            looks[c] = {
-                "unet": {"color": "black", "marker": "X"},
-                "scratch": {"color": "0.55", "marker": "h"},
-            }.get(c, {"color": "0.35", "marker": "x"})
+    """Colour and marker of every contender, the same in all charts: colours for what gains are told of, greys for the
+    rivals from scratch, dashes where a rival was given more FLOPs."""
+    looks: dict[str, dict[str, Any]] = {c: _distinct(i) for i, c in enumerate(gainers(summary))}
+    markers = {"unet": "X", "conv": "P", "scratch": "h", "pixel": "."}
+    for c in (c for c in summary["contenders"] if c not in looks):
+        row = summary["rows"][c]
+        color = "black" if row["kind"] == "unet" else "0.45"
+        looks[c] = {"color": color, "marker": markers.get(row["kind"], "x")}
+        looks[c] |= {"ls": "--", "mfc": "white"} if row["extra_flops"] else {}
+        looks[c] |= {"ls": ":", "marker": ""} if row["role"] == "untrained" else {}
     return looks
 
 
@@ -84,11 +69,14 @@ def _distinct(i: int) -> dict[str, Any]:
     return {"color": _PRETRAINED[i % len(_PRETRAINED)], "marker": _MARKERS[turn % len(_MARKERS)]}
 
 
-def gains(summary: Summary) -> Figure:
-    """Dots with intervals: rows are tasks and their mean, panels are label fractions by what the gain is over."""
-    rivals = _rivals(summary)
-    rows = [*summary["tasks"], "mean of tasks"]
-    names = list(summary["pretrained"])
+def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
+    """Dots with intervals: rows are tasks and their mean, panels are label fractions by what the gain is over. Of the
+    suite's commonest metric."""
+    metric, scale = _common(summary)
+    rivals = _rivals(summary, metric)
+    tasks = [t for t in summary["tasks"] if summary["metrics"][t]["metric"] == metric]
+    rows = [*tasks, "mean of tasks"]
+    names = [c for c in gainers(summary) if summary["rows"][c]["role"] != "part"]
     looks, fractions = look(summary), summary["fractions"]
     apart = min(0.22, 0.75 / max(1, len(names)))  # of a task's dots, so that those of two tasks never meet
     height = 1.3 + len(fractions) * (0.6 + len(rows) * (0.25 + 0.16 * len(names)))
@@ -100,172 +88,134 @@ def gains(summary: Summary) -> Figure:
             ax.axvline(0, color="0.3", lw=1)
             ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="0.95", zorder=0)
             for k, c in enumerate(names):
-                at = {"contender": c, "fraction": fraction, "against": against, "n": n}
-                found = [find(summary["gains"], task=t, **at) for t in rows[:-1]] + [find(summary["means"], **at)]
+                at = {"contender": c, "fraction": fraction, "against": against, "n": n, "metric": metric}
+                found = [find(summary["gains"], task=t, **at) for t in tasks] + [find(summary["means"], **at)]
                 for y, row in enumerate(found):
-                    _dot(ax, row, y + apart * (k - (len(names) - 1) / 2), looks[c])
+                    _dot(ax, row, y + apart * (k - (len(names) - 1) / 2), looks[c], scale)
             ax.set_title(
-                f"{words.percent(fraction)} of the labels, {RIVALS[against].format(n=n)}", fontsize=9, loc="left"
+                f"{words.percent(fraction)} of the labels, over the\n{words.opponent(against, n)}",
+                fontsize=9,
+                loc="left",
             )
             ax.set_yticks(range(len(rows)), rows)
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.grid(axis="x", color="0.9")
-    _legend(figure, [(tables.name(summary, c), looks[c]) for c in names])
+    _legend(figure, [(c, looks[c]) for c in names])
     for ax in axes[-1]:
-        ax.set_xlabel("gain, mIoU points")
+        ax.set_xlabel(_unit(summary, metric, "gain"))
     note = "bars: 95 % intervals; hollow: none given"
-    figure.suptitle(f"What pretraining gained{_synthetic(summary)} ({note})", fontsize=11)
+    title = {"gain": "What pretraining gained", "speed": "What pretraining gained in speed"}[verdict.what(context)]
+    figure.suptitle(f"{title}{_synthetic(summary)} ({note})", fontsize=11)
     return figure
 
 
-RIVALS = {"headline": "over the headline U-Net, n = {n}", "unet": "over the U-Net at equal fine-tuning FLOPs"}
+def _common(summary: Summary) -> tuple[str, float]:
+    """The metric of most tasks, and its scale."""
+    every = [m["metric"] for m in summary["metrics"].values()]
+    metric = max(every, key=every.count)
+    return metric, scale_of(summary, metric)
 
 
-def _rivals(summary: Summary) -> list[tuple[str, int]]:
-    """(against, n) of the panels: the headline first, and nothing of which no cell was run."""
-    every = [("headline", n) for n in dict.fromkeys([1, summary["suite_size"]])] + [("unet", 1)]
-    ran = {(r["against"], r["n"]) for r in summary["gains"] if r["status"] == "ok"}
+def _unit(summary: Summary, metric: str, what: str) -> str:
+    title, scale = next((m["title"], m["scale"]) for m in summary["metrics"].values() if m["metric"] == metric)
+    return f"{what}, {title}{' points' if scale == 100 else ''}"
+
+
+def _rivals(summary: Summary, metric: str) -> list[tuple[str, int]]:
+    """(against, n) of the panels: the best from scratch first, and nothing of which no cell was run."""
+    shares = dict.fromkeys([1, summary["suite_size"]])
+    every = [*(("best", n) for n in shares), ("unet", 1), ("map", 1)]
+    ran = {(r["against"], r["n"]) for r in summary["gains"] if r["status"] == "ok" and r["metric"] == metric}
     return [r for r in every if r in ran] or every[:1]
 
 
-def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, Any]) -> None:
+def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, Any], scale: float) -> None:
     color, marker = style["color"], style["marker"]
     if row is None or row["status"] != "ok":
         ax.annotate("not run", (0, y), xytext=(4, 0), textcoords="offset points", color=color, fontsize=7, va="center")
         return
     if isinstance(row["interval"], list):
-        ax.plot([100 * v for v in row["interval"]], [y, y], color=color, lw=1.8, solid_capstyle="butt")
+        ax.plot([scale * v for v in row["interval"]], [y, y], color=color, lw=1.8, solid_capstyle="butt")
     face = color if isinstance(row["interval"], list) else "white"
-    ax.plot(100 * row["gain"], y, marker, color=color, markerfacecolor=face, ms=6)
+    ax.plot(scale * row["gain"], y, marker, color=color, markerfacecolor=face, ms=6)
     if row.get("missing"):  # a mean over fewer tasks than its neighbours
         text = f"{len(row['tasks'])} of {len(row['tasks']) + len(row['missing'])} tasks"
         right = row["interval"][1] if isinstance(row["interval"], list) else row["gain"]
-        ax.annotate(text, (100 * right, y), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center")
+        ax.annotate(text, (scale * right, y), xytext=(6, 0), textcoords="offset points", fontsize=7, va="center")
 
 
 def labels(summary: Summary) -> Figure:
-    """mIoU against the number of training tiles, one panel per task."""
+    """The metric against the number of labelled training places, one panel per task."""
     looks, tasks = look(summary), summary["tasks"]
     columns = min(3, len(tasks))
     lines = math.ceil(len(tasks) / columns)
     figure = _figure(4.2 * columns, 1.2 + 3.2 * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
+    drawn = [c for c in summary["contenders"] if summary["rows"][c]["role"] != "part"]
     for ax, task in zip(axes.flat, tasks, strict=False):
+        scale = summary["metrics"][task]["scale"]
         xs = [summary["labels"][task][str(f)] for f in summary["fractions"]]
-        drawn = [c for c in summary["contenders"] if c not in SEEDLESS]
-        for c in summary["contenders"]:
-            found = [find(summary["miou"], task=task, fraction=f, contender=c) for f in summary["fractions"]]
+        for k, c in enumerate(drawn):
+            found = [find(summary["scores"], task=task, fraction=f, contender=c) for f in summary["fractions"]]
             done = [(x, r) for x, r in zip(xs, found, strict=True) if r and r["status"] == "ok" and x]
             if not done:
                 continue
-            if c in SEEDLESS:
-                ax.axhline(100 * done[0][1]["miou"], color="0.6", lw=1, ls=":" if c == "map" else "-.")
+            if summary["rows"][c]["role"] == "untrained":
+                ax.axhline(scale * done[0][1]["value"], lw=1, **{k: looks[c][k] for k in ("color", "ls")})
                 continue
-            shift = 1.03 ** (drawn.index(c) - (len(drawn) - 1) / 2)  # apart, so that bars do not hide each other
-            x, y = [x * shift for x, _ in done], [100 * r["miou"] for _, r in done]
-            bars = [_half(r) for _, r in done]
-            dashes = "--" if c.startswith("unet+") else "-"
-            ax.errorbar(x, y, yerr=bars, ls=dashes, lw=1.3, ms=5, capsize=2, elinewidth=1, **_line(summary, c, looks))
+            shift = 1.02 ** (k - (len(drawn) - 1) / 2)  # apart, so that bars do not hide each other
+            x, y = [x * shift for x, _ in done], [scale * r["value"] for _, r in done]
+            bars = [_half(r, scale) for _, r in done]
+            ax.errorbar(x, y, yerr=bars, lw=1.3, ms=5, capsize=2, elinewidth=1, **looks[c])
         ax.set_xscale("log")
         known = [x for x in xs if x]
         ax.set_xticks(known, [str(x) for x in known])
         ax.minorticks_off()
         ax.margins(x=0.1)
         ax.set_title(task, fontsize=10, loc="left")
-        ax.set_xlabel("labelled training tiles")
+        ax.set_xlabel("labelled training places")
+        ax.set_ylabel(_unit(summary, summary["metrics"][task]["metric"], "test"))
         ax.grid(axis="y", color="0.9")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test mIoU, points")
     for ax in axes.flat[len(tasks) :]:
         ax.set_axis_off()
-    entries = []
-    for c in summary["contenders"]:
-        entries.append((tables.name(summary, c), {**_line(summary, c, looks), "line": True, "name": c}))
-    _legend(figure, entries)
-    figure.suptitle(f"mIoU by number of labels (bars: 95 % intervals){_synthetic(summary)}", fontsize=12)
+    _legend(figure, [(c, {"ls": "-"} | looks[c]) for c in drawn])
+    figure.suptitle(f"Scores by number of labels (bars: 95 % intervals){_synthetic(summary)}", fontsize=12)
     return figure
 
 
-def _line(summary: Summary, name: str, looks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """U-Nets given more FLOPs share a colour and differ by marker."""
-    extra = [c for c in summary["contenders"] if c.startswith("unet+")]
-    if name in extra:
-        return {"color": "0.3", "marker": ("s", "^", "v", "D", "<", ">")[extra.index(name) % 6], "mfc": "white"}
-    return looks[name]
-
-
-def _half(row: Mapping[str, Any]) -> float:
-    return 50 * (row["interval"][1] - row["interval"][0]) if isinstance(row["interval"], list) else math.nan
+def _half(row: Mapping[str, Any], scale: float) -> float:
+    return scale * (row["interval"][1] - row["interval"][0]) / 2 if isinstance(row["interval"], list) else math.nan
 
 
 def plateau(curve: Sequence[Mapping[str, Any]]) -> Figure:
-    """Validation mIoU of the tuned U-Net against fine-tuning FLOPs, one line per task and fraction."""
-    figure = _figure(7, 4)
-    ax = figure.subplots()
+    """Validation of the rivals from scratch against fine-tuning FLOPs: a panel per task, a line per rival and share."""
     tasks = list(dict.fromkeys(r["task"] for r in curve))
+    rivals = list(dict.fromkeys(r["contender"] for r in curve))
     fractions = sorted({r["fraction"] for r in curve}, reverse=True)
-    for task, fraction in dict.fromkeys((r["task"], r["fraction"]) for r in curve):
-        rows = sorted(
-            (r["flops"], 100 * r["val_miou"]) for r in curve if (r["task"], r["fraction"]) == (task, fraction)
-        )
-        style = ("-", "--", ":", "-.")[fractions.index(fraction) % 4]
-        text = f"{task}, {words.percent(fraction)}"
-        ax.plot(*zip(*rows, strict=True), style, ms=4, label=text, **_distinct(tasks.index(task)))
-    budgets = sorted({r["flops"] for r in curve})
-    ax.set_xscale("log")
-    ax.set_xticks(budgets, [words.flops(b) for b in budgets])
-    ax.minorticks_off()
-    ax.set_xlabel("fine-tuning budget, FLOPs")
-    ax.set_ylabel("validation mIoU, points")
-    ax.set_title("Where the tuned U-Net plateaus (task, share of the labels)", fontsize=11, loc="left")
-    ax.grid(color="0.9")
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    columns = min(3, len(tasks))
+    lines = math.ceil(len(tasks) / columns)
+    figure = _figure(4.2 * columns + 1.5, 1 + 3 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, task in zip(axes.flat, tasks, strict=False):
+        for rival in rivals:
+            for f in fractions:
+                own = [r for r in curve if (r["task"], r["contender"], r["fraction"]) == (task, rival, f)]
+                if points := sorted((r["flops"], r["val"]) for r in own):
+                    style = ("-", "--", ":", "-.")[fractions.index(f) % 4]
+                    text = f"{rival}, {words.percent(f)}"
+                    ax.plot(*zip(*points, strict=True), ls=style, ms=4, label=text, **_distinct(rivals.index(rival)))
+        ax.set_xscale("log")
+        ax.set_xlabel("fine-tuning budget, FLOPs")
+        ax.set_title(task, fontsize=10, loc="left")
+        ax.grid(color="0.9")
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("validation, mean of seeds")
+    figure.suptitle("Where the rivals from scratch plateau (rival, share of the labels)", fontsize=11)
+    handles, texts = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
-
-
-def predictions(
-    task: str, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None, colors: Sequence[str] | None
-) -> Figure:
-    """A grid: image, label, then what each contender predicted; unlabelled pixels are white."""
-    from matplotlib.colors import to_rgb
-    from matplotlib.patches import Patch
-
-    label = arrays["label"]
-    contenders = [k.removeprefix("pred/") for k in arrays if k.startswith("pred/")]
-    maps = [label, *(arrays[f"pred/{c}"] for c in contenders)]
-    classes = max(len(names or ()), *(int(m.max()) + 1 for m in maps))
-    paint = np.array([to_rgb(c) for c in palette(classes, colors)] + [UNLABELLED])  # index -1 is the last
-    count, columns = len(label), 2 + len(contenders)
-    figure = _figure(1.65 * columns, 1.65 * count + 1.2)
-    axes = figure.subplots(count, columns, squeeze=False)
-    for i in range(count):
-        axes[i][0].imshow(arrays["image"][i].clip(0, 1))
-        for ax, m in zip(axes[i][1:], maps, strict=True):
-            ax.imshow(paint[np.where(m[i] < 0, classes, m[i])], interpolation="nearest")
-        for ax in axes[i]:
-            ax.set_xticks([])
-            ax.set_yticks([])
-    for ax, title in zip(axes[0], ["image", "label", *map(words.contender, contenders)], strict=True):
-        ax.set_title(fill(title, 18), fontsize=9)
-    texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
-    patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
-    figure.suptitle(f"{task}: predictions beside labels, test tiles", fontsize=11)
-    return figure
-
-
-def palette(classes: int, colors: Sequence[str] | None) -> list[str]:
-    """A colour for each class: its own, or told apart as well as their number allows."""
-    if colors and len(colors) >= classes:
-        return list(colors[:classes])
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return (
-        list(_CLASSES[:classes])
-        if classes <= len(_CLASSES)
-        else [to_hex(colormaps["tab20"](k % 20)) for k in range(classes)]
-    )
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -277,16 +227,8 @@ def _figure(width: float, height: float) -> Figure:
 def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = []
-    for text, style in entries:
-        name = style.get("name", "")
-        dashes = {"map": ":", "index": "-."}.get(name, "--" if name.startswith("unet+") else "-")
-        marker = "" if name in SEEDLESS else style["marker"]
-        line = dashes if style.get("line") else ""
-        handles.append(
-            Line2D([], [], color=style["color"], marker=marker, mfc=style.get("mfc"), ls=line, ms=6, label=text)
-        )
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9, frameon=False)
+    handles = [Line2D([], [], ms=6, label=text, **{"ls": "", **style}) for text, style in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
 
 
 def _synthetic(summary: Summary) -> str:

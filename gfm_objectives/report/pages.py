@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gfm_objectives import report
 from gfm_objectives.errors import InputError
-from gfm_objectives.report import tables, yardstick
+from gfm_objectives.report import tables, verdict, yardstick
 
 PAGES = ("README.md", "docs/results.md")
 MARK = re.compile(r"(<!-- (results/[^\s:]+): (\w+)((?: [\d.]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -24,9 +24,11 @@ BY_FRACTION: Mapping[str, Callable[[Path, tables.Summary, float], str]] = {
     "headline": lambda folder, summary, fraction: tables.headline(summary, fraction),
     "gains": lambda folder, summary, fraction: tables.gains(summary, fraction),
     "predicts": lambda folder, summary, fraction: yardstick.predicts(folder, fraction),
+    "short": lambda folder, summary, fraction: verdict.of_fraction(summary, report.context(folder), fraction),
 }
 WHOLE: Mapping[str, Callable[[Path, tables.Summary], str]] = {
     "scores": lambda folder, summary: tables.scores(summary),
+    "curve": lambda folder, summary: tables.curve(summary),
     "break_even": lambda folder, summary: tables.break_even(summary),
     "labels_saved": lambda folder, summary: tables.labels_saved(summary),
     "resources": lambda folder, summary: tables.resources(summary),

@@ -1,4 +1,4 @@
-"""How the report names contenders and writes figures: points, FLOPs, intervals, 'not run'."""
+"""How the report writes figures: values in points or in the target's unit, FLOPs, intervals, 'not run'."""
 
 from __future__ import annotations
 
@@ -6,73 +6,65 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_RUN = "not run"
-_NAMES = {
-    "unet": "U-Net",
-    "unet map": "U-Net pretrained on the map",
-    "unet imagenet": "U-Net with ImageNet weights",
-    "scratch": "ViT from scratch",
-    "pixel": "per-pixel MLP",
-    "map": "map, recoded",
-    "index": "spectral index",
-}
+TASKS = "tasks as a sample"
 
 
-def contender(name: str) -> str:
-    """The name a reader sees; pretrained encoders keep their objective's name."""
-    if name.startswith("unet+"):
-        return f"U-Net +{name[5:]} FLOPs"
-    if name.startswith("unet map "):  # several of them, told apart by what follows
-        return f"{_NAMES['unet map']}{name.removeprefix('unet map')}"
-    return _NAMES.get(name, name)
-
-
-def points(value: float | None, signed: bool = False) -> str:
-    """mIoU in 0..1 as points of 100."""
-    if value is None:
+def value(x: float | None, scale: float = 100, signed: bool = False) -> str:
+    """A metric's value: points with one digit where it is printed in points (scale 100), else three digits."""
+    if x is None:
         return NOT_RUN
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    form = f"{'+' if signed else ''}{'.1f' if scale == 100 else '.3g'}"
+    return format(scale * x, form)
 
 
-def flops(value: float | None) -> str:
+def flops(x: float | None) -> str:
     """1.2e13; None is unknown."""
-    if value is None:
+    if x is None:
         return "unknown"
-    if not value:
+    if not x:
         return "0"
-    mantissa, exponent = f"{value:.1e}".split("e")
+    mantissa, exponent = f"{x:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def count(value: float | None) -> str:
+def count(x: float | None) -> str:
     """Parameters, seconds, MiB, labels: three digits, with k or M."""
-    if not value:
+    if not x:
         return "0"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x:.3g}"
 
 
 def percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
-def plus_minus(row: Mapping[str, Any]) -> str:
+def span(interval: Any, scale: float = 100) -> str:
+    """' [0.4, 3.8]' of an interval, '' where none is given."""
+    return f" [{value(interval[0], scale)}, {value(interval[1], scale)}]" if isinstance(interval, list) else ""
+
+
+def plus_minus(row: Mapping[str, Any], scale: float = 100) -> str:
     """'71.2 ± 1.3' of a row of scores; without ± where no interval is given."""
     if row["status"] != "ok":
         return NOT_RUN
     interval = row["interval"]
-    half = f" ± {100 * (interval[1] - interval[0]) / 2:.1f}" if isinstance(interval, list) else ""
-    return points(row["miou"]) + half
+    half = f" ± {value((interval[1] - interval[0]) / 2, scale)}" if isinstance(interval, list) else ""
+    return value(row["value"], scale) + half
 
 
-def gain(row: Mapping[str, Any]) -> str:
-    """'+2.1 [0.4, 3.8]' of a row of gains, in points; the bare gain where no interval is given."""
-    if row["status"] != "ok":
+def gain(row: Mapping[str, Any] | None, scale: float = 100) -> str:
+    """'+2.1 [0.4, 3.8]' of a row of gains; the bare gain where no interval is given."""
+    if row is None or row.get("status", "ok") != "ok":
         return NOT_RUN
-    interval = row["interval"]
-    span = f" [{points(interval[0])}, {points(interval[1])}]" if isinstance(interval, list) else ""
-    return points(row["gain"], signed=True) + span
+    return value(row["gain"], scale, signed=True) + span(row["interval"], scale)
+
+
+def bold(text: str, verdict: str | None) -> str:
+    """Bold where the interval excludes 0."""
+    return f"**{text}**" if verdict in ("win", "loss") else text
 
 
 def record(mean: Mapping[str, Any], between: str = " / ") -> str:
@@ -83,12 +75,20 @@ def record(mean: Mapping[str, Any], between: str = " / ") -> str:
     return text + (f" ({mean['undecided']} undecided)" if mean["undecided"] else "")
 
 
+def rate(x: float | None, scale: float = 100) -> str:
+    """Gain per EFLOP: +1.4e6."""
+    return "-" if x is None else f"{scale * x:+.1e}".replace("e+0", "e").replace("e+", "e")
+
+
 def opponent(against: str, n: int) -> str:
     """What a row of gains is measured against."""
     return {
-        "headline": f"headline U-Net, n = {n}",
-        "unet": "U-Net, equal fine-tuning FLOPs",
-        "scratch": "ViT from scratch",
+        "best": f"best from scratch, n = {n}",
+        "best_on_test": f"best from scratch, chosen on test, n = {n}",
+        "unet": f"U-Net, n = {n}",
+        "equal": "U-Net at F",
+        "same": "same network from scratch",
+        "map": "best that saw the map",
     }[against]
 
 

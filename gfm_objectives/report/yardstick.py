@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from gfm_objectives.gain.prediction import Correlation, correlations
+from gfm_objectives.metrics import METRICS
 from gfm_objectives.report import words
 from gfm_objectives.report.tables import markdown
 from gfm_objectives.runs.finished import group_runs
@@ -30,14 +30,12 @@ COLUMNS = {
     "token_rankme": ("RankMe of tokens", 1, 1),
 }
 
+NLLS = {"map_nll": "map", "sensor_nll": "other sensor", "date_nll": "next date"}
+
 HOW = (
-    "Spearman's rank correlation with the mean mIoU over tasks, 95 % intervals. NLLs and losses count with their sign "
-    "turned, so + means that the figure predicts. Between contenders: their means. Within: what a run is above or "
-    "below its contender's mean.\n"
-)
-BROKEN = (
-    "'broken': in the mean over its runs, a linear probe reads the map from what was pretrained no better than from "
-    "the same encoder untrained, or from the statistics of its bands. Every table says so beside the name.\n"
+    "Spearman's rank correlation with the mean score over tasks, 95 % intervals. NLLs and losses count with their sign "
+    "turned, so + means that the figure predicts. Between contenders: their means, from five contenders on. Within: "
+    "what a run is above or below its contender's mean.\n"
 )
 
 
@@ -47,55 +45,49 @@ def table(folders: Sequence[str]) -> str:
     is no run.
     """
     return _tables(
-        [
-            (words.contender(name), Ledger.read(Path(r.folder) / "ledger.json"))
+        {
+            name: [Ledger.read(Path(r.folder) / "ledger.json") for r in members]
             for name, members in group_runs(folders).items()
-            for r in members
-        ]
+        }
     )
 
 
 def measured(folder: Path) -> str:
     """The same of the runs behind a results folder, from the ledgers it keeps; '' where none was measured."""
-    return _tables([(words.contender(c), ledger) for c, members in _measured(folder).items() for ledger in members])
-
-
-def broken(folder: Path) -> list[str]:
-    """The contenders of a results folder that the yardstick calls broken: see BROKEN."""
-    return [c for c, members in _measured(folder).items() if _is_broken(members)]
+    runs = {s.pretrain_run: (s.contender, ledger) for s, ledger in reversed(_fine_tuned(folder)) if ledger.yardstick}
+    out: dict[str, list[Ledger]] = {}
+    for contender, ledger in sorted(runs.values(), key=lambda r: r[0]):
+        out.setdefault(contender, []).append(ledger)
+    return _tables(out)
 
 
 def predicts(folder: Path, fraction: float) -> str:
-    """Rank correlation of each figure with the mean mIoU over tasks, between contenders and within them.
+    """Rank correlation of each figure with the mean score over tasks, between contenders and within them.
 
-    Of ViTs that were fine-tuned whole on every task. '' where there are fewer than three contenders.
+    Of encoders that were fine-tuned whole on every task of the commonest metric. '' for fewer than three contenders.
     """
     scored: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
     ledgers = {}
-    for score, ledger in _fine_tuned(folder):
-        if score.fraction == fraction and not score.contender.startswith("unet map") and ledger.yardstick:
-            scored.setdefault((score.contender, score.pretrain_run), {})[score.task, score.seed] = score.miou
+    found = [
+        (s, m) for s, m in _fine_tuned(folder) if s.fraction == fraction and s.role == "pretrained" and m.yardstick
+    ]
+    metrics = [s.metric for s, _ in found]
+    for score, ledger in found:
+        if score.metric == max(metrics, key=metrics.count):
+            value = METRICS[score.metric].better * score.value
+            scored.setdefault((score.contender, score.pretrain_run), {})[score.task, score.seed] = value
             ledgers[score.pretrain_run] = ledger
     runs: dict[str, list[tuple[Ledger, float]]] = {}
-    tasks = {task for mious in scored.values() for task, _ in mious}
-    for (contender, run), mious in scored.items():
-        if {task for task, _ in mious} == tasks:
-            runs.setdefault(contender, []).append((ledgers[run], fmean(mious.values())))
+    tasks = {task for values in scored.values() for task, _ in values}
+    for (contender, run), values in scored.items():
+        if {task for task, _ in values} == tasks:
+            runs.setdefault(contender, []).append((ledgers[run], fmean(values.values())))
     if len(runs) < 3:
         return ""
     titles = {k: title for k, (title, *_) in COLUMNS.items()} | {"loss": "pretraining loss"}
     rows = [[titles[k], *(_correlation(c) for c in pair)] for k, pair in correlations(runs).items()]
     count = sum(map(len, runs.values()))
     return markdown(["figure", f"between {len(runs)} contenders", f"within them, {count} runs"], rows)
-
-
-def _measured(folder: Path) -> dict[str, list[Ledger]]:
-    """Contender -> the ledgers of its runs, of those that were measured."""
-    runs = {s.pretrain_run: (s.contender, ledger) for s, ledger in reversed(_fine_tuned(folder)) if ledger.yardstick}
-    out: dict[str, list[Ledger]] = {}
-    for contender, ledger in sorted(runs.values(), key=lambda r: r[0]):
-        out.setdefault(contender, []).append(ledger)
-    return out
 
 
 def _correlation(c: Correlation | None) -> str:
@@ -105,36 +97,44 @@ def _correlation(c: Correlation | None) -> str:
 
 
 def _fine_tuned(folder: Path) -> list[tuple[Score, Ledger]]:
-    """Scores of what was pretrained, each with the ledger of its run; rows that keep or train a part alone left out."""
+    """Scores of what was pretrained and fine-tuned whole, each with the ledger of its run."""
     out = []
     for s in Store(folder).load():
-        names = (s.pretrain_run, s.pretrain_run.split("@")[0])  # the latter in folders of before
-        path = next((p for n in names if (p := folder / "ledgers" / f"{n}.json").exists()), None)
-        part = any(s.contender.endswith(kind) for kind in (" frozen", " fresh dense", " fresh tokens"))
-        if s.pretrain_run and path and not part:
+        path = folder / "ledgers" / f"{s.pretrain_run}.json"
+        if s.pretrain_run and s.kind in ("pretrained", "unet_map", "conv_map") and path.exists():
             out.append((s, Ledger.read(path)))
     return out
 
 
-def _tables(runs: Sequence[tuple[str, Ledger]]) -> str:
-    places = dict.fromkeys(ledger.yardstick.get("places", "") for _, ledger in runs)
-    return "\n".join(_of([r for r in runs if r[1].yardstick.get("places", "") == p]) for p in places)
+def _tables(runs: Mapping[str, Sequence[Ledger]]) -> str:
+    """A table for each group of contenders that share places; on synthetic data every seed has places of its own."""
+    left = {name: {m.yardstick.get("places", "") for m in members} for name, members in runs.items()}
+    parts = []
+    while left:
+        places = next(iter(left.values()))
+        while grown := {p for own in left.values() if own & places for p in own} - places:
+            places = places | grown
+        mine = [name for name, own in left.items() if own & places]
+        parts.append(_of({name: runs[name] for name in mine}))
+        left = {name: own for name, own in left.items() if name not in mine}
+    return "\n".join(parts)
 
 
-def _of(runs: Sequence[tuple[str, Ledger]]) -> str:
-    """The table of runs on the same places."""
+def _of(runs: Mapping[str, Sequence[Ledger]]) -> str:
     rows = []
-    for name in dict.fromkeys(n for n, _ in runs):
-        mine = [ledger for n, ledger in runs if n == name]
-        cost = words.flops(fmean(ledger.flops_spent for ledger in mine))
-        rows.append([name, cost, str(len(mine)), *_cells(ledger.yardstick for ledger in mine), _remark(mine)])
-    untrained = {(m.encoder, sum(m.parameters.values()) - m.parameters["objective"], m.seed): m for _, m in runs}
+    for name, mine in runs.items():
+        cost = words.flops(fmean(m.flops_spent for m in mine))
+        rows.append([name, cost, str(len(mine)), *_cells(m.yardstick for m in mine), _remark(mine)])
+    every = [m for members in runs.values() for m in members]
+    untrained = {(m.encoder, sum(m.parameters.values()) - m.parameters["objective"], m.seed): m for m in every}
     for key in dict.fromkeys(k[:2] for k in untrained):
         figures = [f for k, m in untrained.items() if k[:2] == key and (f := m.yardstick.get("random"))]
         rows += [[f"untrained {key[0]}", "0", str(len(figures)), *_cells(figures), ""]] if figures else []
-    if bands := [f for _, m in runs if (f := m.yardstick.get("bands"))]:
-        rows.append(["band statistics", "0", "-", *_cells(bands[:1]), ""])
-    return markdown(["contender", "C", "seeds", *(title for title, *_ in COLUMNS.values()), "remarks"], rows)
+    bands = {m.yardstick.get("places", ""): f for m in every if (f := m.yardstick.get("bands"))}
+    if bands:
+        rows.append(["band statistics", "0", "-", *_cells(bands.values()), ""])
+    heads = ["contender", "C", "seeds", *(title for title, *_ in COLUMNS.values()), "what it does not know"]
+    return markdown(heads, rows)
 
 
 def _cells(figures: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -151,19 +151,19 @@ def _cells(figures: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _remark(runs: Sequence[Ledger]) -> str:
-    """'broken', see BROKEN; 'collapsed' where a run raised the alarm."""
-    figures = ({k: v for k, v in m.yardstick.items() if k in COLUMNS} for m in runs if m.yardstick)
-    return ", ".join(["broken"] * _is_broken(runs) + ["collapsed"] * any(alarm(f) for f in figures))
+    """Of which of the three it tells, in the mean of its runs, no more than the same encoder untrained or its bands'
+    statistics; and 'collapsed' where a run raised the alarm."""
+    figures = [m.yardstick for m in runs if m.yardstick]
+    parts = []
+    for rival, title in (("random", "untrained"), ("bands", "its bands")):
+        worse = [NLLS[k] for k in NLLS if _no_better(figures, k, rival)]
+        parts += [f"no more than {title} of: {', '.join(worse)}"] if worse else []
+    kept = ({k: v for k, v in f.items() if k in COLUMNS} for f in figures)
+    return "; ".join(parts + ["collapsed"] * any(alarm(f) for f in kept))
 
 
-def _is_broken(runs: Sequence[Ledger]) -> bool:
-    measured = [m.yardstick for m in runs if m.yardstick]
-    mean = {
-        who: fmean(f["map_nll"] for f in figures) if figures and all("map_nll" in f for f in figures) else math.nan
-        for who, figures in (
-            ("encoder", measured),
-            ("random", [y.get("random", {}) for y in measured]),
-            ("bands", [y.get("bands", {}) for y in measured]),
-        )
-    }
-    return mean["encoder"] >= mean["random"] or mean["encoder"] >= mean["bands"]
+def _no_better(figures: Sequence[Mapping[str, Any]], key: str, rival: str) -> bool:
+    theirs = [f.get(rival, {}) for f in figures]
+    if not figures or not all(key in f for f in (*figures, *theirs)):
+        return False
+    return fmean(f[key] for f in figures) >= fmean(f[key] for f in theirs)

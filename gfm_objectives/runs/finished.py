@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 @dataclass(frozen=True, slots=True)
 class Run:
     """A finished pretraining run. identity names the folder and the weights in it; flops: its budget, which it met
-    within half a percent, so that runs of one budget are one U-Net's match; NaN where unknown; model:
-    vit, unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus."""
+    within half a percent, so that runs of one budget are one rival's match; NaN where unknown; model: vit, conv (depth
+    0), unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus; earth:
+    the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart."""
 
     folder: str
     identity: str
@@ -33,11 +34,14 @@ class Run:
     flops: float
     model: str = "vit"
     data: str = ""
+    earth: int | None = None
+    objective: str = ""
+    recipe: str = ""
 
 
 def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
     """Name -> runs, in order of seed. Runs whose configs differ in the seed alone are one contender, named after
-    their objective, or `unet map`; where two share a name, what differs is appended."""
+    their network, where it is no ViT, and objective; where two share a name, what differs is appended."""
     groups: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for folder in dict.fromkeys(str(Path(f)) for f in folders):
         run, config = _read_run(folder)
@@ -52,13 +56,15 @@ def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
             )
         recipe = members[0][1]
         own = str(recipe.get("objective.name") or Path(members[0][0].folder).name)
-        names.setdefault("unet map" if members[0][0].model == "unet" else own, []).append(key)
+        model = members[0][0].model
+        names.setdefault(own if model == "vit" else f"{model} {own}", []).append(key)
     out: dict[str, tuple[Run, ...]] = {}
     for name, keys in names.items():
         recipes = [groups[k][0][1] for k in keys]
         for key, recipe in zip(keys, recipes, strict=True):
             full = " ".join([name, *_differences(recipe, recipes)])
-            out[full] = tuple(r for r, _ in sorted(groups[key], key=lambda m: m[0].seed))
+            members = sorted(groups[key], key=lambda m: m[0].seed)
+            out[full] = tuple(replace(r, recipe=full) for r, _ in members)
     return out
 
 
@@ -82,7 +88,11 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     model = load_model(folder)  # whether it can be read is better known before hours of work than after
     digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
-    kind = "vit" if isinstance(model, Encoder) else "unet"
+    kind = ("vit" if model.depth else "conv") if isinstance(model, Encoder) else "unet"
     flops = ledger.flops_budget or ledger.flops_spent
-    run = Run(folder, f"{path.name}@{digest}", ledger.seed, flops, kind, ledger.data_fingerprint)
+    data = config.get("data", {})
+    number = data.get("seed")
+    earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)
+    identity = f"{path.name}@{digest}"
+    run = Run(folder, identity, ledger.seed, flops, kind, ledger.data_fingerprint, earth, ledger.objective)
     return run, config

@@ -7,9 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from gfm_objectives.errors import InputError
+from gfm_objectives.tasks.kinds import KINDS, Segmentation
 from gfm_objectives.tasks.task import Task
 
-KINDS = {"segmentation": ("miou",), "change": ("miou",)}  # kind -> the metrics it is tuned and compared by
+MEASURED = ("offset", "scale")  # fields of a task that come from its data
 INDEX = ("sensor", "plus", "minus", "threshold", "above", "below")
 INDEX_OPTIONS = ("change", "only")  # may be left out
 
@@ -17,7 +18,7 @@ INDEX_OPTIONS = ("change", "only")  # may be left out
 def build_task(name: str, cfg: Mapping[str, Any]) -> Task:
     """The task `name` from the mapping of configs/task/<name>.yaml; its `data` must already be the source's options."""
     key = f"task {name}"
-    known = [f.name for f in fields(Task)]
+    known = [f.name for f in fields(Task) if f.name not in MEASURED]
     for k in cfg:
         if k not in known:
             raise InputError(f"{key}: no key {k!r}; choose from {', '.join(known)}")
@@ -26,15 +27,19 @@ def build_task(name: str, cfg: Mapping[str, Any]) -> Task:
             raise InputError(f"{key}: {k} is missing")
     if not isinstance(cfg["data"], Mapping):
         raise InputError(f"{key}: data={cfg['data']!r}: expected the options of a source")
-    kind, metric = cfg.get("kind", "segmentation"), cfg.get("metric", "miou")
+    kind = cfg.get("kind", "segmentation")
     if kind not in KINDS:
         raise InputError(f"{key}: kind={kind}: choose from {', '.join(KINDS)}")
-    if metric not in KINDS[kind]:
-        raise InputError(f"{key}: metric={metric}: choose from {', '.join(KINDS[kind])}")
+    metric = cfg.get("metric") or KINDS[kind].metrics[0]
+    if metric not in KINDS[kind].metrics:
+        raise InputError(f"{key}: metric={metric}: choose from {', '.join(KINDS[kind].metrics)}")
+    for k in ("recode", "index"):
+        if cfg.get(k) and not isinstance(KINDS[kind], Segmentation):
+            raise InputError(f"{key}: {k} gives each pixel a class, which kind={kind} has not; remove it")
     for k in ("train", "val", "test"):
         if cfg.get(k) is not None and not _is_int(cfg[k], least=1):
             raise InputError(f"{key}: {k}={cfg[k]!r}: expected a number of places, or null for all")
-    options = {k: v for k, v in cfg.items() if k not in ("name", "recode", "index")}
+    options = {k: v for k, v in cfg.items() if k not in ("name", "recode", "index")} | {"metric": metric}
     return Task(name=name, recode=_recode(key, cfg.get("recode")), index=_index(key, cfg.get("index")), **options)
 
 

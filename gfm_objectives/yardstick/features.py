@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.sensors import SENSORS
 
@@ -60,7 +60,7 @@ def see(batch: Batch, dates: Mapping[str, int], blank: bool = False) -> Batch:
         if blank:
             gone = torch.arange(series.x.shape[1], device=series.x.device) >= n
             x = series.x.masked_fill(gone[:, None, None, None], 0)
-            sensors[s] = Series(x, series.valid & ~gone[:, None, None], series.day, series.bands)
+            sensors[s] = series.replace(x=x, valid=series.valid & ~gone[:, None, None])
         elif n:
             sensors[s] = series.map(lambda t, n=n: t[:, :n])  # type: ignore[misc]
     return batch.replace(sensors=sensors)
@@ -88,7 +88,8 @@ def of_encoder(
                     every = encoder.tokenize(shown)
                     z = encoder(every)
                     dense = encoder.dense(shown, every, z)
-                    tokens = _over_slots(z, every.valid, every.cells) if name == ALL else tokens
+                    if name == ALL and encoder.depth:
+                        tokens = _over_slots(z, every.valid, every.cells)
                 else:
                     dense = encoder.features(shown)
                 dense = dense.double().cpu()
@@ -96,7 +97,8 @@ def of_encoder(
                 if name == ALL:
                     cells = pooled(dense)
             chunks.append(Features(pixels, cells, tokens))
-    joined = None if blank else torch.cat([c.tokens for c in chunks if c.tokens is not None])
+    tokens_of = [c.tokens for c in chunks if c.tokens is not None]
+    joined = torch.cat(tokens_of) if tokens_of else None
     pixels = {v: torch.cat([c.pixels[v] for c in chunks]) for v in seen}
     return Features(pixels, torch.cat([c.cells for c in chunks]), joined)
 

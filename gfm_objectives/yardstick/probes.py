@@ -6,7 +6,7 @@ All on the CPU in float64, without a draw of chance: the same features give the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -42,18 +42,35 @@ def logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     The penalty RIDGE / 2 x |W|^2, on standardised x, holds the intercept too: a class the fit never saw keeps a finite
     price.
     """
+    return _minimise(x, classes, lambda output: F.cross_entropy(output, labels))
+
+
+def logistic_each(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for K labels that may hold together: one logistic regression of each column of `present` (N, K) 0 or 1,
+    NaN = not known."""
+    known, y = ~present.isnan(), present.nan_to_num().to(x.dtype)
+
+    def loss(output: Tensor) -> Tensor:
+        each = F.binary_cross_entropy_with_logits(output, y, reduction="none") * known
+        return each.sum() / known.sum().clamp(min=1)
+
+    return _minimise(x, present.shape[1], loss)
+
+
+def _minimise(x: Tensor, outputs: int, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The linear map of x (N, D) to (N, outputs) with the least loss and penalty: weight (D, outputs) and bias."""
     mean, scale = _moments(x)
     fit = _with_one((x - mean) * scale)
-    weight = torch.zeros(fit.shape[1], classes, dtype=fit.dtype, requires_grad=True)
+    weight = torch.zeros(fit.shape[1], outputs, dtype=fit.dtype, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [weight], max_iter=STEPS, max_eval=STEPS, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(fit @ weight, labels) + RIDGE / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+        total = loss(fit @ weight) + RIDGE / 2 * weight.square().sum()
+        total.backward()
+        return total
 
     with torch.enable_grad():
         optimiser.step(closure)  # type: ignore[arg-type]
@@ -62,8 +79,21 @@ def logistic(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def class_flops(n: int, width: int, classes: int) -> float:
-    """Of fitting `logistic` to n examples: two products forward and back, as if every step were taken."""
+    """Of fitting `logistic` or `logistic_each` to n examples: two products forward and back, as if every step were taken."""
     return STEPS * 4.0 * n * (width + 1) * classes
+
+
+def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (D, C) and bias (C,) of a ridge regression of y (N, C) on x (N, D), with RIDGE on standardised x."""
+    mean, scale = _moments(x)
+    weight = _least_squares(_with_one((x - mean) * scale), y - y.mean(0))
+    slope = scale[:, None] * weight[:-1]
+    return slope, weight[-1] + y.mean(0) - mean @ slope
+
+
+def _least_squares(fit: Tensor, y: Tensor) -> Tensor:
+    penalty = RIDGE * len(fit) * torch.eye(fit.shape[1], dtype=fit.dtype)
+    return torch.linalg.solve(fit.T @ fit + penalty, fit.T @ y)
 
 
 def value_nll(fit: Tensor, y: Tensor, x: Tensor, truth: Tensor) -> Tensor:
@@ -74,14 +104,13 @@ def value_nll(fit: Tensor, y: Tensor, x: Tensor, truth: Tensor) -> Tensor:
     """
     fit, x = (_with_one(t) for t in standardise(fit, x))
     y, truth = standardise(y, truth)
-    penalty = RIDGE * len(fit) * torch.eye(fit.shape[1], dtype=fit.dtype)
-    weight = torch.linalg.solve(fit.T @ fit + penalty, fit.T @ y)
+    weight = _least_squares(fit, y)
     variance = (y - fit @ weight).square().mean(0).clamp(min=1e-6)
     return ((2 * math.pi * variance).log() + (truth - x @ weight).square() / variance) / 2
 
 
 def value_flops(n: int, width: int, values: int) -> float:
-    """Of fitting `value_nll` to n examples: the normal equations and the residuals; solving them counts as zero."""
+    """Of fitting `ridge` or `value_nll` to n examples: the normal equations and the residuals; solving them counts as zero."""
     return 2.0 * n * (width + 1) * (width + 1 + 2 * values)
 
 

@@ -1,0 +1,108 @@
+"""F, the fine-tuning budget of a task and label fraction: where every rival from scratch has stopped to gain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from gfm_objectives.compare.plan import Plan
+from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
+from gfm_objectives.errors import InputError
+from gfm_objectives.metrics import METRICS
+
+if TYPE_CHECKING:
+    from gfm_objectives.compare.comparison import Cell, Comparison
+
+
+@dataclass
+class Budgets:
+    """(task, fraction) -> F, and whether the plateau was seen there: without it a table compares speed."""
+
+    flops: dict[tuple[str, float], float] = field(default_factory=dict)
+    reached: dict[tuple[str, float], bool] = field(default_factory=dict)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [
+            {"task": t, "fraction": f, "flops": flops, "plateau": self.reached[t, f]}
+            for (t, f), flops in self.flops.items()
+        ]
+
+
+def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
+    """F of every task and fraction: the first of start, 2 start, 4 start, ... whose next two doublings together add
+    less than `finetune.plateau` to the validation of every rival from scratch, in the mean of len(PLATEAU) seeds.
+
+    Each rival is tuned once, at the first of them. The curves are kept in plateau.json. A fixed finetune.flops is F for
+    all, and where `finetune.limit` comes first F is the limit: neither is a plateau.
+    """
+    out = Budgets()
+    keys = [(b.task.name, f) for b in c.benches for f in c.fractions]
+    if c.finetune["flops"] is not None:
+        return Budgets(dict.fromkeys(keys, float(c.finetune["flops"])), dict.fromkeys(keys, False))
+    rivals = [cell for cell in c.cells() if cell[1].role == "scratch" and not cell[1].extra_flops]
+    if not rivals:
+        raise InputError(
+            "finetune.flops=null: no rival from scratch to find F by; add contenders=unet, or give a number"
+        )
+    start, limit = float(c.finetune["start"]), float(c.finetune["limit"])
+    number = 0
+    while jobs := [j for cell in rivals for j in c.proposed(cell, start)]:
+        number += 1
+        c.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"plateau, tuning round {number}")
+    curves: dict[tuple[str, float], dict[str, list[float]]] = {key: {} for key in keys}
+    flops, levels = start, []
+    while open_ := [key for key in keys if key not in out.flops]:
+        levels.append(flops)
+        cells = [cell for cell in rivals if (cell[0].task.name, cell[2]) in open_]
+        level = {id(cell): _jobs(c, cell, start, flops) for cell in cells}
+        todo = [j for js in level.values() for j in js if j not in c.log]
+        c.run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
+        for cell in cells:
+            key, sign = (cell[0].task.name, cell[2]), METRICS[cell[0].task.metric].better
+            value = fmean(c.log.rows[j.key]["val"] for j in level[id(cell)])
+            curves[key].setdefault(cell[1].name, []).append(sign * value)
+        for key in open_:
+            if (k := first_flat(curves[key], c.finetune["plateau"])) is not None:
+                out.flops[key], out.reached[key] = levels[k], True
+            elif 2 * flops > limit:
+                out.flops[key], out.reached[key] = flops, False
+        flops *= 2
+    _tell(c, curves, levels, out)
+    return out
+
+
+def first_flat(curves: Mapping[str, Sequence[float]], step: float) -> int | None:
+    """The first level from which two doublings add less than `step` to every curve; None where there is none yet."""
+    n = min(map(len, curves.values()))
+    flat = [k for k in range(n - 2) if all(max(v[k + 1 : k + 3]) - v[k] < step for v in curves.values())]
+    return flat[0] if flat else None
+
+
+def _jobs(c: Comparison, cell: Cell, start: float, flops: float) -> list[Job]:
+    """The seeds of one level, with the settings that were tuned at the first."""
+    hparams = c.log.best(c.job(cell, TUNING, start))
+    return [replace(c.job(cell, seed, flops), hparams=hparams) for seed in PLATEAU]
+
+
+def _tell(
+    c: Comparison,
+    curves: Mapping[tuple[str, float], Mapping[str, Sequence[float]]],
+    levels: Sequence[float],
+    out: Budgets,
+) -> None:
+    """The curves on the terminal and in plateau.json."""
+    records = []
+    for (task, fraction), rivals in curves.items():
+        f, reached = out.flops[task, fraction], out.reached[task, fraction]
+        end = "" if reached else " (finetune.limit comes first: no plateau)"
+        print(f"plateau, {task}, {fraction:.0%} of the labels: F = {f:.3g}{end}")
+        for rival, values in rivals.items():
+            points = list(zip(levels, values, strict=False))
+            print(f"  {rival}  " + "  ".join(f"{x:.2g}: {v:.3f}" for x, v in points))
+            about = {"task": task, "fraction": fraction, "contender": rival}
+            records += [{**about, "flops": x, "val": v, "chosen": reached and x == f} for x, v in points]
+    c.out.mkdir(parents=True, exist_ok=True)
+    (c.out / "plateau.json").write_text(json.dumps(records, indent=1) + "\n")

@@ -1,0 +1,187 @@
+"""Fine-tuning to a budget in FLOPs: one plain loop for every contender and every kind of task."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.budget import Budget
+from gfm_objectives.chance import mix
+from gfm_objectives.data.augment import augment
+from gfm_objectives.data.loader import StepLoader
+from gfm_objectives.data.places import Places
+from gfm_objectives.errors import InputError
+from gfm_objectives.finetune.head import fit_head
+from gfm_objectives.finetune.settings import HParams, frozen_modules, train_mode
+from gfm_objectives.flops import Cost, measure
+from gfm_objectives.tasks.kinds import Kind
+
+WARMUP = 0.1  # share of the budget
+WEIGHT_DECAY = 0.01
+CLIP = 1.0  # gradient norm
+
+
+class Diverged(InputError):
+    """The loss was not finite. Tuning drops such a trial; a final run stops the comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a fine-tuning run cost: per sample and in all, and the peak memory of the process (or GPU) in MiB.
+
+    epochs: how often a labelled place was seen, on average; the fit of the head not counted.
+    """
+
+    cost: Cost
+    flops: float
+    samples: int
+    epochs: float
+    steps: int
+    seconds: float
+    peak_memory_mib: float
+    last_loss: float
+
+
+def loss(model: nn.Module, batch: Batch, kind: Kind, layer: str) -> Tensor:
+    """The task's loss, a scalar; 0 where nothing is labelled."""
+    return kind.loss(model(batch), batch.targets[layer])
+
+
+def step_cost(model: nn.Module, batch: Batch, kind: Kind, layer: str) -> Cost:
+    """FLOPs per sample of a fine-tuning step; parameters frozen in `model` cost no gradient."""
+    return measure(model, batch.first(2), lambda m, b: loss(m, b, kind, layer))
+
+
+def finetune(
+    model: nn.Module,
+    train: Places,
+    kind: Kind,
+    layer: str,
+    flops: float,
+    hparams: HParams,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    workers: int = 0,
+) -> Result:
+    """Train `model` (Batch -> outputs (B, C, H, W)) in place on the labelled places `train` for `flops` x length.
+
+    AdamW, warm-up over the first tenth of the budget, then cosine to 0; flips and quarter turns; bf16 by autocast where
+    `dtype` says so. Order, augmentation and dropout are functions of (seed, step), so the result is one of its
+    arguments alone; `workers` processes that read ahead change nothing. Raises Diverged, and InputError where the
+    budget pays for less than a batch of two.
+    """
+    device = torch.device(device)
+    for module in frozen_modules(model, hparams.freeze):
+        module.requires_grad_(False)
+    cost = step_cost(model, train.read(range(min(2, len(train)))), kind, layer)
+    model.to(device)
+    _reset_peak_memory(device)
+    begun = time.perf_counter()
+    total, spent = flops * hparams.length, 0.0
+    if hparams.head_first:
+        spent = fit_head(model, train, kind, layer, total, hparams, seed, device, dtype)
+    budget = _budget(total, spent, cost.total, hparams)
+    train_mode(model, hparams.freeze)
+    optimiser = _optimiser(model, hparams)
+    peaks = [g["lr"] for g in optimiser.param_groups]
+    samples, step, value = 0, 0, torch.zeros(())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batches = iter(StepLoader(train, hparams.batch_size, mix(seed, "order"), workers=workers))
+        while take := min(hparams.batch_size, budget.samples_left(cost.total)):
+            batch = next(batches).first(take).to(device)  # the last one is cut
+            torch.manual_seed(mix(seed, step, "dropout"))
+            batch = augment(batch, torch.Generator().manual_seed(mix(seed, step, "augment")))
+            budget.spend(take * cost.total)
+            _refuse_nonfinite(value, step - 1, hparams)  # of the last step: a GPU is not made to wait
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule(budget.progress)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                value = loss(model, batch, kind, layer)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimiser.step()
+            samples, step = samples + take, step + 1
+    _refuse_nonfinite(value, step - 1, hparams)
+    seconds, epochs = time.perf_counter() - begun, samples / len(train)
+    return Result(
+        cost, spent + budget.spent, samples, epochs, step, seconds, _peak_memory(device), float(value.detach())
+    )
+
+
+def _budget(total: float, spent: float, per_sample: float, hparams: HParams) -> Budget:
+    """What the fit of the head leaves of the total. InputError where it pays for less than a batch of two."""
+    left = total - spent
+    if round(left / per_sample) < min(hparams.batch_size, 2):
+        head = f" of which the head took {spent:.2g}," if spent else ""
+        raise InputError(
+            f"fine-tuning with {total:.2g} FLOPs,{head} pays for {max(0.0, left / per_sample):.1f} samples of "
+            f"{per_sample:.2g}; raise finetune.flops (or finetune.start)"
+        )
+    return Budget(left)
+
+
+def schedule(progress: float) -> float:
+    """Factor on the learning rate; progress is counted at the end of the step."""
+    if progress < WARMUP:
+        return progress / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+def _optimiser(model: nn.Module, hparams: HParams) -> torch.optim.Optimizer:
+    """AdamW; biases and norms are not decayed; the encoder has its own learning rate."""
+    encoder = getattr(model, "encoder", None)
+    inside = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            groups.setdefault((id(p) in inside, p.ndim > 1), []).append(p)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": params,
+                "lr": hparams.lr * (hparams.encoder_factor if slow else 1.0),
+                "weight_decay": WEIGHT_DECAY if decay else 0.0,
+            }
+            for (slow, decay), params in groups.items()
+        ],
+        lr=hparams.lr,
+        fused=True,
+    )
+
+
+def _refuse_nonfinite(value: Tensor, step: int, hparams: HParams) -> None:
+    if not math.isfinite(float(value.detach())):
+        raise Diverged(
+            f"fine-tuning: loss is {float(value.detach())} at step {step} with {hparams.as_dict()}; lower lr"
+        )
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark anew
+    except OSError:
+        pass  # elsewhere the mark covers the process's whole life
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        marks = [v for v in status.read_text().splitlines() if v.startswith("VmHWM")]
+        if marks:
+            return int(marks[0].split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,174 @@
+"""Kinds of task: what the head puts out, the loss, and the statistic that is counted of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfm_objectives.errors import InputError
+from gfm_objectives.metrics import confusion, moments, score_histogram
+from gfm_objectives.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(ABC):
+    """metrics: keys of METRICS; the first decides unless the task names another, all are reported.
+
+    A model's output is (B, C, H, W) for every kind; kinds whose labels are of whole places (`dense` is False) take its
+    mean over the pixels. Losses are means over what is labelled, 0 where nothing is.
+    """
+
+    metrics: tuple[str, ...]
+    dense: ClassVar[bool] = True
+
+    @abstractmethod
+    def channels(self, classes: int) -> int:
+        """C, the outputs of the head per pixel."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """A scalar."""
+
+    @abstractmethod
+    def decide(self, output: Tensor) -> Tensor:
+        """What is counted: class numbers, values in the target's unit, or scores; of the target's shape."""
+
+    @abstractmethod
+    def count(self, decided: Tensor, target: Tensor, classes: int) -> Tensor:
+        """The additive statistic of each tile (B, *shape), see `metrics`; rows without training come in here."""
+
+    def observe(self, output: Tensor, target: Tensor, classes: int) -> Tensor:
+        """The statistic of each tile, on the CPU, from a model's output."""
+        return self.count(self.decide(output).cpu(), target.cpu(), classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation(Kind):
+    """A class for every pixel; target (B, H, W) long, -1 = none."""
+
+    def channels(self, classes: int) -> int:
+        return classes
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return _cross_entropy(output, target)
+
+    def decide(self, output: Tensor) -> Tensor:
+        return output.argmax(1)
+
+    def count(self, decided: Tensor, target: Tensor, classes: int) -> Tensor:
+        return confusion(decided, target, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Regression(Kind):
+    """A number for every pixel; target (B, H, W) float in its own unit, NaN = none.
+
+    Models put out (target - offset) / scale, so that one learning rate suits metres and tonnes; the loss is the mean
+    square, which is what RMSE and R2 judge.
+    """
+
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def channels(self, classes: int) -> int:
+        return 1
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        known = ~target.isnan()
+        wanted = (torch.where(known, target, self.offset) - self.offset) / self.scale
+        return ((output[:, 0].float() - wanted) ** 2 * known).sum() / known.sum().clamp(min=1)
+
+    def decide(self, output: Tensor) -> Tensor:
+        return output[:, 0].float() * self.scale + self.offset
+
+    def count(self, decided: Tensor, target: Tensor, classes: int) -> Tensor:
+        return moments(decided, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene(Kind):
+    """One class for a place; target (B,) long, -1 = none."""
+
+    dense: ClassVar[bool] = False
+
+    def channels(self, classes: int) -> int:
+        return classes
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return _cross_entropy(_pooled(output), target)
+
+    def decide(self, output: Tensor) -> Tensor:
+        return _pooled(output).argmax(1)
+
+    def count(self, decided: Tensor, target: Tensor, classes: int) -> Tensor:
+        return confusion(decided, target, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Multilabel(Kind):
+    """Any number of classes for a place; target (B, K) float, 1 = present, 0 = absent, NaN = not known."""
+
+    dense: ClassVar[bool] = False
+
+    def channels(self, classes: int) -> int:
+        return classes
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        known = ~target.isnan()
+        wanted = torch.where(known, target, 0)
+        each = F.binary_cross_entropy_with_logits(_pooled(output), wanted, reduction="none")
+        return (each * known).sum() / known.sum().clamp(min=1)
+
+    def decide(self, output: Tensor) -> Tensor:
+        return _pooled(output)
+
+    def count(self, decided: Tensor, target: Tensor, classes: int) -> Tensor:
+        return score_histogram(decided, target)
+
+
+_OF_CLASSES = ("miou", "f1", "precision", "recall", "accuracy")
+KINDS: dict[str, Kind] = {
+    "segmentation": Segmentation(_OF_CLASSES),
+    "change": Segmentation((*_OF_CLASSES, "change_f1")),  # between the dates of a sensor; the last class is change
+    "regression": Regression(("rmse", "mae", "r2")),
+    "scene": Scene(("accuracy", "f1", "precision", "recall")),
+    "multilabel": Multilabel(("map", "multilabel_f1")),
+}
+
+
+def kind_of(task: Task) -> Kind:
+    """The task's kind, with the offset and scale of its targets where it has them."""
+    kind = KINDS[task.kind]
+    return replace(kind, offset=task.offset, scale=task.scale) if isinstance(kind, Regression) else kind
+
+
+def standardised(task: Task, targets: Iterable[Tensor]) -> Task:
+    """The task with offset and scale of a regression: mean and deviation of its training labels, given batch by batch.
+
+    Tasks of other kinds come back as they are. InputError where not one pixel is labelled or all have one value.
+    """
+    if task.kind != "regression":
+        return task
+    n, y, y2 = sum(moments(t, t).sum(0) for t in targets)[:3].tolist()  # type: ignore[index]
+    mean = y / max(n, 1)
+    variance = y2 / max(n, 1) - mean**2
+    if variance <= 1e-12 * mean**2:  # as far as float64 can tell
+        held = "one value" if n else "nothing"
+        raise InputError(f"task {task.name}: the training labels of {task.layer} hold {held}; give it others")
+    return replace(task, offset=mean, scale=variance**0.5)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    return total / (target >= 0).sum().clamp(min=1)
+
+
+def _pooled(output: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C)"""
+    return output.float().mean((-2, -1))
