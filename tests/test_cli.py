@@ -33,7 +33,7 @@ def pretrain(monkeypatch):
     [
         ("train", ["objetive=mae"], "objective"),
         ("train", ["objective=mea"], "mae"),
-        ("train", ["budget.flops=-1"], "greater than 0"),
+        ("train", ["budget.flops=-1"], "must be from 1e6"),
         ("train", ["--objective", "mae"], "objective=mae"),
         ("eval", ["seeds=0"], "at least 1"),
         ("eval", ["checkpoints=runs/a"], "checkpoint?"),

@@ -78,6 +78,18 @@ def test_help_and_hints_know_it(site: Path, capsys: pytest.CaptureFixture[str]) 
     assert "blur_objective" not in sys.modules
 
 
+def test_its_ranges_are_checked_and_a_faulty_one_names_its_file(site: Path) -> None:
+    with pytest.raises(InputError, match=r"^objective\.mask_ratio=2: must be between 0 and 1, both excluded$"):
+        config.compose("train", ["objective=blur", "objective.mask_ratio=2"])
+    file = site / "blur.yaml"
+    assert "0 < x < 1" in file.read_text()
+    file.write_text(file.read_text().replace("0 < x < 1}", "x betwen 0 and 1}"))
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(file))}: ranges\.mask_ratio: x betwen 0 and 1: not a range;"
+    ):
+        config.compose("train", ["objective=blur"])
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gfm_objectives.config.composing import compose, derived_name, leaves, save
+from gfm_objectives.config.composing import compose, derived_name, save
 from gfm_objectives.config.files import load_choice, read_yaml
+from gfm_objectives.config.values import leaves
 
 __all__ = ["compose", "derived_name", "leaves", "load_choice", "read_yaml", "save"]

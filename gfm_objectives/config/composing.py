@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gfm_objectives.config.files import choices, config_root, first_line, load_choice, read_yaml
-from gfm_objectives.config.values import check_all, number, parse, split_commas
+from gfm_objectives.config.files import Choice, choices, first_line, read_choice, read_entry, read_yaml
+from gfm_objectives.config.ranges import Ranges, check, find, within
+from gfm_objectives.config.values import leaves, number, parse, split_commas
 from gfm_objectives.errors import InputError
 
 
@@ -24,8 +25,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     A comma list sweeps, unless the key's default is a list. `config=file` starts from a resolved config instead of the
     defaults. `choices` in the result keeps which choice of each group was taken. Raises InputError, in one line.
     """
-    defaults = read_yaml(config_root() / f"{entry}.yaml")
-    default_choices: dict[str, str] = defaults.pop("defaults")
+    default_choices, defaults = read_entry(entry)
     given = _pairs(argv, default_choices)
     saved = (
         _saved(Path(given.pop("config")).expanduser(), entry, defaults, default_choices) if "config" in given else {}
@@ -37,13 +37,14 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         chosen = dict(zip(picks, picked, strict=True))
         files: list[Path] = []
         kept = {k: v for k, v in saved.items() if k not in picks}
-        base = _base(defaults, start | chosen, kept, given.get("suite.tasks"), files)
-        values = {k: _values(base, k, text) for k, text in given.items()}
+        base, ranges = _base(defaults, start | chosen, kept, given.get("suite.tasks"), files)
+        values = {k: _values(base, ranges, k, text) for k, text in given.items()}
         swept = [k for k in (*picks, *values) if len(picks.get(k) or values[k]) > 1]
         for combo in itertools.product(*values.values()):
             cfg = copy.deepcopy(base)
             for key, value in zip(values, combo, strict=True):
                 _set(cfg, key, value)
+            check(cfg, ranges)
             runs.append(_finish(cfg, swept, files))
     names = [cfg.name for cfg in runs]
     if len(set(names)) < len(names):
@@ -79,59 +80,65 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _saved(path: Path, entry: str, defaults: Mapping[str, Any], groups: Mapping[str, str]) -> dict[str, Any]:
+def _saved(path: Path, entry: str, defaults: Choice, groups: Mapping[str, str]) -> dict[str, Any]:
     """A resolved config (or its run folder) read back. A derived name is forgotten: it must follow the overrides."""
     path = path / "config.yaml" if path.is_dir() else path
     saved = read_yaml(path)
     sections = [saved.get("choices"), *(saved.get(g) for g in groups)]
     if not all(isinstance(s, dict) for s in sections) or saved["choices"].keys() != groups.keys():
         raise InputError(f"config={path}: not a resolved {entry} config (expected one such as runs/demo/config.yaml)")
-    saved = _base(defaults, saved["choices"], saved, None, [])
-    check_all(saved)
+    saved, ranges = _base(defaults, saved["choices"], saved, None, [])
+    check(saved, ranges)
     if saved["name"] == derived_name(saved):
         saved["name"] = None
     return saved
 
 
 def _base(
-    defaults: Mapping[str, Any],
-    chosen: Mapping[str, str],
-    saved: Mapping[str, Any],
-    tasks: str | None,
-    files: list[Path],
-) -> dict[str, Any]:
-    """Everything but the overrides: the entry's keys, one section for each group, and `choices`."""
-    base = copy.deepcopy(dict(defaults))
+    defaults: Choice, chosen: Mapping[str, str], saved: Mapping[str, Any], tasks: str | None, files: list[Path]
+) -> Choice:
+    """Everything but the overrides: the entry's keys, one section for each group, and `choices`; and the ranges."""
+    base, ranges = copy.deepcopy(defaults.options), dict(defaults.ranges)
     loose = {k: v for k, v in saved.items() if k not in chosen and k not in ("choices", "tasks")}
-    base = _restore(base, loose, "", deep=True) | {"choices": dict(chosen)}
+    base = _restore(base, loose, ranges, "", deep=True) | {"choices": dict(chosen)}
     for group, choice in chosen.items():
-        if group not in saved:
-            base[group] = load_choice(group, choice, files)
-        else:
-            known = load_choice(group, choice, files) if choice in choices(group) else saved[group]
-            base[group] = _restore(known, saved[group], f"{group}.", deep=False)
+        known = Choice(saved.get(group, {}), {})
+        if group not in saved or choice in choices(group):
+            known = read_choice(group, choice, files)
+            ranges |= within(known.ranges, f"{group}.")
+        base[group] = _restore(known.options, saved.get(group, {}), ranges, f"{group}.", deep=False)
     if "suite" in base:
         names = parse("suite.tasks", [""], tasks) if tasks else base["suite"]["tasks"]
         kept = saved.get("tasks", {}) if "suite" in saved else {}
-        base["tasks"] = {Path(n).stem: kept.get(Path(n).stem) or load_choice("task", n, files) for n in names}
-    return base
+        base["tasks"] = {}
+        for name in names:
+            stem = Path(name).stem
+            task = Choice(kept.get(stem, {}), {})
+            if stem not in kept or name in choices("task"):
+                task = read_choice("task", name, files)
+                ranges |= within(task.ranges, f"tasks.{stem}.")
+            base["tasks"][stem] = kept.get(stem) or task.options
+    return Choice(base, ranges)
 
 
-def _restore(known: Mapping[str, Any], saved: Mapping[str, Any], where: str, deep: bool) -> dict[str, Any]:
+def _restore(
+    known: Mapping[str, Any], saved: Mapping[str, Any], ranges: Ranges, where: str, deep: bool
+) -> dict[str, Any]:
     """`saved` over `known`, refusing keys and types that `known` does not have."""
     out = dict(known)
     for key, value in saved.items():
+        name = f"{where}{key}"
         if key not in known:
-            raise _unknown(f"{where}{key}", known, where)
+            raise _unknown(name, known, where)
         if isinstance(value, dict) and isinstance(known[key], dict):
-            out[key] = _restore(known[key], value, f"{where}{key}.", deep) if deep else value
+            out[key] = _restore(known[key], value, ranges, f"{name}.", deep) if deep else value
         else:
             scalar = not isinstance(value, dict | list) and not isinstance(known[key], dict | list)
-            out[key] = parse(f"{where}{key}", known[key], value) if scalar else value
+            out[key] = parse(name, known[key], value, find(ranges, name)) if scalar else value
     return out
 
 
-def _values(base: dict[str, Any], key: str, text: str) -> list[Any]:
+def _values(base: dict[str, Any], ranges: Ranges, key: str, text: str) -> list[Any]:
     """The values that `key=text` asks for: several where it sweeps."""
     group, _, rest = key.partition(".")
     if group in base["choices"] and rest == "name":
@@ -143,10 +150,12 @@ def _values(base: dict[str, Any], key: str, text: str) -> list[Any]:
         node = node[part]
     if isinstance(node, dict):
         raise InputError(f"{key} is a section; set one of its keys: {', '.join(f'{key}.{k}' for k in node)}")
-    texts = [text] if isinstance(node, list) else split_commas(key, text)
+    stated = find(ranges, key)
+    listed = isinstance(stated.like if node is None and stated else node, list)
+    texts = [text] if listed else split_commas(key, text)
     if key == "name" and len(texts) > 1:
         raise InputError(f"name={text}: one name only; the values of a sweep are appended to it")
-    return [parse(key, node, t) for t in texts]
+    return [parse(key, node, t, stated) for t in texts]
 
 
 def _set(cfg: dict[str, Any], key: str, value: Any) -> None:
@@ -157,8 +166,7 @@ def _set(cfg: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _finish(cfg: dict[str, Any], swept: Sequence[str], files: Sequence[Path]) -> DictConfig:
-    """Check, name and resolve one config."""
-    check_all(cfg)
+    """Name and resolve one config."""
     explicit = cfg["name"] is not None
     name = cfg["name"] if explicit else derived_name(cfg)
     in_name = () if explicit else ("objective", "encoder", "data", "budget.flops", "seed", "suite")
@@ -190,15 +198,6 @@ def _label(cfg: Mapping[str, Any], key: str) -> str:
     if key == "budget.flops":
         return number(value)
     return re.sub(r"[^\w.+-]", "_", f"s{value}" if key == "seed" else f"{key.split('.')[-1]}{value}")
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf, in order."""
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _unknown(key: str, base: Mapping[str, Any], where: str = "") -> InputError:

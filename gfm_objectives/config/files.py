@@ -6,15 +6,26 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gfm_objectives.config.ranges import Ranges, parse_range, read_ranges, within
 from gfm_objectives.errors import InputError
 
 EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
+PLACES = {"train": "int >= 1 or null", "val": "int >= 1 or null", "test": "int >= 1 or null"}  # of a task; null = all
+# Ranges of the keys that config itself adds or reads: they hold in a user's yaml that states none, too.
+OWN = {"task": PLACES, "suite": {"tasks": "some of text"}, "budget": {"flops": "x > 0"}}
+
+
+class Choice(NamedTuple):
+    """What a yaml says: its options, without the section `ranges`, and the range of each that states one."""
+
+    options: dict[str, Any]
+    ranges: Ranges
 
 
 def config_root() -> Path:
@@ -65,33 +76,51 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return out  # type: ignore[return-value]
 
 
-def load_choice(group: str, choice: str, files: list[Path] | None = None, depth: int = 0) -> dict[str, Any]:
-    """The options of one choice of a group: a shipped name or a yaml file. Files read are appended to `files`.
+def read_entry(entry: str) -> tuple[dict[str, str], Choice]:
+    """configs/<entry>.yaml: the default choice of each group, and the entry's own options."""
+    path = config_root() / f"{entry}.yaml"
+    options = read_yaml(path)
+    defaults, section = options.pop("defaults"), options.pop("ranges", {})
+    return defaults, Choice(options, read_ranges(section, options, path))
 
-    `use: name` at the top starts from another choice of the group and merges the rest over it; `data: {use: name}`
-    inside a task does the same with the data group. A task given as a suite becomes the suite of that task alone.
+
+def load_choice(group: str, choice: str) -> dict[str, Any]:
+    """The options of one choice of a group: see `read_choice`."""
+    return read_choice(group, choice).options
+
+
+def read_choice(group: str, choice: str, files: list[Path] | None = None, depth: int = 0) -> Choice:
+    """One choice of a group, a shipped name or a yaml file. Files read are appended to `files`.
+
+    `use: name` at the top starts from another choice of the group and merges the rest over it, ranges too; `data: {use:
+    name}` inside a task does so with the data group. A task given as a suite becomes the suite of that task alone.
     """
     files = [] if files is None else files
     path = choice_path(group, choice)
     options = read_yaml(path)
     files.append(path)
+    section, ranges = options.pop("ranges", {}), {}
     if group == "suite" and "tasks" not in options:
-        return {"name": path.stem, "tasks": [choice]}
+        options, section = {"name": path.stem, "tasks": [choice]}, {}  # what the file says is of the task
     if group == "task":
-        options = {"train": None, "val": None, "test": None} | options  # so that they can be set: how many places
+        options = dict.fromkeys(PLACES) | options  # so that they can be set
         if isinstance(options.get("data"), dict):
-            options["data"] = _use("data", options["data"], files, depth)
-    return _use(group, options, files, depth)
+            options["data"], of_data = _use("data", options["data"], files, depth)
+            ranges = within(of_data, "data.")
+    options, used = _use(group, options, files, depth)
+    own = {key: parsed for key, text in OWN.get(group, {}).items() if key in options and (parsed := parse_range(text))}
+    return Choice(options, own | used | ranges | read_ranges(section, options, path))
 
 
-def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> dict[str, Any]:
+def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> Choice:
     if "use" not in options:
-        return options
+        return Choice(options, {})
     rest = {k: v for k, v in options.items() if k != "use"}
     if depth > 8:
         raise InputError(f"{files[-1]}: 'use: {options['use']}' leads in a circle")
-    merged = OmegaConf.merge(load_choice(group, str(options["use"]), files, depth + 1), rest)
-    return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
+    used = read_choice(group, str(options["use"]), files, depth + 1)
+    merged = OmegaConf.to_container(OmegaConf.merge(used.options, rest), resolve=False)
+    return Choice(merged, used.ranges)  # type: ignore[arg-type]
 
 
 def choice_path(group: str, choice: str) -> Path:

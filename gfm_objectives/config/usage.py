@@ -1,21 +1,19 @@
-"""The text of --help: groups with their choices, and every key with its default and its comment in the yaml."""
+"""The text of --help: groups with their choices, and every key with its default, comment and range in the yaml."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from gfm_objectives.config.composing import leaves
-from gfm_objectives.config.files import choice_path, choices, config_root, load_choice, read_yaml
-from gfm_objectives.config.values import show
+from gfm_objectives.config.files import Choice, choice_path, choices, config_root, load_choice, read_choice, read_entry
+from gfm_objectives.config.ranges import find
+from gfm_objectives.config.values import leaves, show
 
 
 def usage(entry: str, program: str) -> str:
     """The help of `train` or `eval`, as `program` (the words typed before the keys) was called."""
     path = config_root() / f"{entry}.yaml"
-    keys = read_yaml(path)
-    groups: dict[str, str] = keys.pop("defaults")
+    groups, keys = read_entry(entry)
     lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help] [--version]", ""]
     lines += [*_header(path), "", "A comma list of values is a sweep, save for keys whose default is a list."]
     lines += ["config=runs/demo/config.yaml starts from that run's config; other words still apply.", ""]
@@ -28,32 +26,38 @@ def usage(entry: str, program: str) -> str:
         lines += ["", f"keys of {group}, as {group}={default} has them:", *_group_keys(group, default)]
         shown = {k for k, _ in leaves(load_choice(group, default))}
         for name in choices(group):
-            other = {k: v for k, v in _options(group, name).items() if k not in shown}
-            if other and group not in ("suite", "data"):
-                lines += [
-                    f"  only with {group}={name}:",
-                    *_keys(other, _comments(choice_path(group, name)), group + "."),
-                ]
+            chosen = _settable(group, name)
+            other = Choice({k: v for k, v in chosen.options.items() if k not in shown}, chosen.ranges)
+            if other.options and group not in ("suite", "data"):
+                rows = _keys(other, _comments(choice_path(group, name)), f"{group}.")
+                lines += [f"  only with {group}={name}:", *rows]
     if "suite" in groups:
         tasks = load_choice("suite", groups["suite"])["tasks"]
         lines += ["", "keys of each task (train, val, test: how many places of the split, null = all):"]
         for task in tasks:
-            lines += _keys(_options("task", task), _comments(choice_path("task", task)), f"tasks.{task}.")
+            lines += _keys(_settable("task", task), _comments(choice_path("task", task)), f"tasks.{task}.")
     return "\n".join(lines) + "\n"
 
 
 def _group_keys(group: str, name: str) -> list[str]:
-    return _keys(_options(group, name), _comments(choice_path(group, name)), group + ".")
+    return _keys(_settable(group, name), _comments(choice_path(group, name)), group + ".")
 
 
-def _options(group: str, name: str) -> dict[str, Any]:
+def _settable(group: str, name: str) -> Choice:
     """The keys of a choice that a command line can set: not its name, nor tables from code to label."""
-    options = leaves(load_choice(group, name))
-    return {k: v for k, v in options if k.split(".")[-1] != "name" and not re.search(r"\.-?\d+$", k)}
+    options, ranges = read_choice(group, name)
+    flat = {k: v for k, v in leaves(options) if k.split(".")[-1] != "name" and not re.search(r"\.-?\d+$", k)}
+    return Choice(flat, ranges)
 
 
-def _keys(options: dict[str, Any], comments: dict[str, str], prefix: str = "") -> list[str]:
-    return [_row(f"  {prefix}{k}={show(v)}", comments.get(k, "")) for k, v in leaves(options)]
+def _keys(choice: Choice, comments: dict[str, str], prefix: str = "") -> list[str]:
+    """A row for each key: its default, its comment, and its range in brackets."""
+    rows = []
+    for key, value in leaves(choice.options):
+        stated = find(choice.ranges, key)
+        bracket = f"[{stated.text}]" if stated else ""
+        rows.append(_row(f"  {prefix}{key}={show(value)}", f"{comments.get(key, '')} {bracket}".strip()))
+    return rows
 
 
 def _row(left: str, right: str) -> str:
