@@ -94,14 +94,15 @@ class Synthetic(Source):
         for layer in layers:
             if not self.events.get(EVENT_OF.get(layer, ""), 1.0):
                 raise InputError(f"data.layers={layer}: every place is 0; set data.events.{EVENT_OF[layer]} above 0")
-        for key, value, top in (
+        dials: tuple[tuple[str, float, float], ...] = (
             ("clouds", clouds, 0.95),
             ("label_noise", label_noise, 0.6),
             ("redundancy", redundancy, 1.0),
             ("temporal", temporal, 2.0),
             ("test_shift", test_shift, 1.0),
             *((f"events.{k}", v, 1.0) for k, v in self.events.items()),
-        ):
+        )
+        for key, value, top in dials:
             if not 0 <= value <= top:
                 raise InputError(f"data.{key}={value}: must lie in 0..{top}")
         if not 16 <= size <= 256 or not 1 <= dates <= 24:

@@ -47,7 +47,7 @@ def frozen_modules(model: nn.Module, freeze: str) -> list[nn.Module]:
     encoder = getattr(model, "encoder", None)
     found = [encoder] if encoder is not None else []
     if freeze == "tokens" and found:
-        parts = dict(encoder.named_children())
+        parts = dict(found[0].named_children())
         found = [m for name, m in parts.items() if name != "dense_path"] if "dense_path" in parts else []
     if not any(True for m in found for _ in m.parameters()):
         raise InputError(f"freeze={freeze}: a {type(model).__name__} has no such part; its settings cannot name it")
