@@ -27,9 +27,11 @@ def make_run(folder, seed=0, objective="mae", flops=3e8, model=None, **recipe):
     """A finished run, untrained."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    save_encoder(model or Encoder(BANDS, **OPTIONS), folder)
+    model = model or Encoder(BANDS, **OPTIONS)
+    save_encoder(model, folder)
     Ledger(objective, seed, "c", "d", "abc", flops_spent=flops).write(folder / "ledger.json")
-    config = {"name": folder.name, "seed": seed, "objective": {"name": objective, **recipe}}
+    options = {"name": type(model).__name__, **model.options}
+    config = {"name": folder.name, "seed": seed, "objective": {"name": objective, **recipe}, "encoder": options}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return str(folder)
 

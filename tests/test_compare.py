@@ -18,9 +18,13 @@ from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, work
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
 from gfm_objectives.scores import Store
+
+
+# Three labelled places do not show every class, and the comparison says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled pixel")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +200,11 @@ def test_trial_log_survives_a_torn_line_and_diverged_trials(tmp_path, bench):
     again.add(Outcome(other, float("nan"), 2e9, 1.0))
     with pytest.raises(InputError, match="every tuning trial diverged"):
         again.best(other)
+
+
+def test_a_fraction_that_shows_nothing_of_a_class_is_told(tmp_path):
+    with pytest.warns(InputWarning, match=r"landcover, 0\.2 of the labels \(1 places\): some seed has no .*water"):
+        compare.run(config(tmp_path, fractions=[0.2], contenders=["map"]))
 
 
 def test_rows_that_read_the_map_need_one(tmp_path):

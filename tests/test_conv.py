@@ -114,15 +114,6 @@ def test_hidden_pixels_are_not_seen(conv: Encoder, batch: Batch) -> None:
     assert not torch.equal(features((~pixels).float()), features(torch.zeros(())))
 
 
-def test_places_that_do_not_divide_into_cells_are_refused_by_what_hides_them(spec: Spec) -> None:
-    odd = Spec(spec.bands, spec.dates, 36, spec.gsd, spec.legends)
-    with pytest.raises(
-        InputError, match=r"data.size=36: objective=masked_seg hides cells: take a multiple of 8 pixels"
-    ):
-        build_objective(options("masked_seg"), Encoder.from_config(CONV, odd), odd)
-    build_objective(options("supervised"), Encoder.from_config(CONV, odd), odd)
-
-
 def test_a_run_of_it_is_measured_exported_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("objective=supervised", "encoder.depth=0", "budget.flops=1e10", "yardstick=true")
     run = pretrain.run(small(tmp_path, *words))

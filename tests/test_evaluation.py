@@ -38,17 +38,16 @@ def test_tiles_of_any_size_are_scored_as_a_whole(overlap):
 
 def test_tiles_go_together_up_to_a_number_of_pixels():
     class Counting(type(build())):
-        seen: list[int] = []
-
         def forward(self, b):
-            self.seen.append(len(b) * b.size[0] * b.size[1])
+            seen.append(len(b) * b.size[0] * b.size[1])
             return super().forward(b)
 
+    seen: list[int] = []
     torch.manual_seed(0)
     model = Counting()
     n = PIXELS // 256 + 3
     stats, _ = evaluate(model, Held(places(n)), SEGMENTATION, "label", 3, 16)
-    assert Counting.seen == [PIXELS, 3 * 256] and len(stats) == n
+    assert seen == [PIXELS, 3 * 256] and len(stats) == n
 
 
 def test_the_model_is_evaluated_in_evaluation_mode_and_left_without_gradients():
@@ -60,6 +59,8 @@ def test_the_model_is_evaluated_in_evaluation_mode_and_left_without_gradients():
 
 def test_a_rule_is_scored_as_a_model_is():
     tiles = [tile(16, 16, 0), tile(20, 9, 1)]
-    stats, (shown,) = evaluate_rule(lambda b: (b.sensors["s2"].x[:, 0, 0] > 0).long(), Tiles(tiles), "label", 3, (1,))
+    stats, (shown,) = evaluate_rule(
+        lambda b: (b.sensors["s2"].x[:, 0, 0] > 0).long(), Tiles(tiles), SEGMENTATION, "label", 3, (1,)
+    )
     assert stats.shape == (2, 3, 3) and stats[:, :, 2].sum() == 0 and shown.shape == (20, 9)
     assert stats.sum() == sum(int((t.targets["label"] >= 0).sum()) for t in tiles)

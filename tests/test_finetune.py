@@ -16,6 +16,7 @@ from gfm_objectives.finetune import Diverged, HParams, evaluate, finetune, loss,
 from gfm_objectives.finetune.loop import schedule
 from gfm_objectives.metrics import miou
 from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.sensors import Legend
@@ -180,6 +181,11 @@ def test_mistakes(spec):
         HParams(0.01, encoder_factor=0)
     with pytest.raises(InputError, match="freeze=tokens: a UNet has no such part"):
         tune(UNet(spec, 3, 8), places(4), 40, HParams(0.01, freeze="tokens"))
+    conv = Segmenter(Encoder(spec.bands, dim=32, depth=0, heads=2, patch=8, dense_width=8), 3)
+    with pytest.raises(InputError, match="freeze=tokens: a Segmenter has no such part"):
+        tune(conv, places(4), 40, HParams(0.01, freeze="tokens"))
+    with pytest.raises(InputError, match="freeze=encoder: a PixelMLP has no such part"):
+        tune(PixelMLP(spec, 3, 8), places(4), 40, HParams(0.01, freeze="encoder"))
 
 
 def test_settings_that_are_not_used_are_not_written():

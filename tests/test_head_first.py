@@ -20,7 +20,8 @@ from gfm_objectives.finetune.head import examples
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import UNet
-from gfm_objectives.tasks.kinds import KINDS
+from gfm_objectives.tasks.kinds import KINDS, kind_of, standardised
+from gfm_objectives.tasks.task import Task
 
 SEGMENTATION = KINDS["segmentation"]
 TWO = HParams(0.01, batch_size=2, head_first=True)
@@ -106,7 +107,7 @@ def targets(kind: str, b: Batch) -> torch.Tensor:
     x = b.sensors["s2"].x[:, 0]  # (B, 2, H, W)
     if kind == "regression":
         y = x[:, 0] - 0.5 * x[:, 1]
-        return y.index_fill(1, torch.arange(3), float("nan"))
+        return 50 + 7 * y.index_fill(1, torch.arange(3), float("nan"))  # metres, say
     mean = x.mean((2, 3))
     return (mean[:, 0] > 0).long() if kind == "scene" else (mean > 0).float()
 
@@ -118,12 +119,13 @@ def test_other_kinds_are_fitted_and_trained(kind):
     b.sensors["s2"].x.add_(torch.randn(32, 1, 2, 1, 1, generator=g))  # so that places differ as a whole
     b = b.replace(targets={"label": targets(kind, b)})
     torch.manual_seed(0)
-    model = type(build())(KINDS[kind].channels(2))
-    before = float(loss(model, b, KINDS[kind], "label").detach())
-    fit_head(model, Held(b), KINDS[kind], "label", 1e10, HParams(0.01), seed=0)
-    fitted = float(loss(model.eval(), b, KINDS[kind], "label").detach())
+    learned = kind_of(standardised(Task("t", {}, "label", kind=kind), [b.targets["label"]]))
+    model = type(build())(learned.channels(2))
+    before = float(loss(model, b, learned, "label").detach())
+    fit_head(model, Held(b), learned, "label", 1e10, HParams(0.01), seed=0)
+    fitted = float(loss(model.eval(), b, learned, "label").detach())
     assert fitted < 0.5 * before
-    result = finetune(model, Held(b), KINDS[kind], "label", flops(2000), HParams(0.01), seed=0)
+    result = finetune(model, Held(b), learned, "label", flops(2000), HParams(0.01), seed=0)
     assert result.last_loss < 1.1 * fitted
 
 

@@ -1,4 +1,4 @@
-"""Places that are kept: read once, the same in every process, and nothing of them outlives the process that kept them."""
+"""Places that are kept: read once, the same in every process, and nothing of them outlives the one that kept them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ CHILD = """
 import pickle, sys, time
 sys.path.insert(0, {tests!r})
 from test_places import Kept, Made
-pickle.dump(Kept(Made(), 10, ["label"]), open({out!r}, "wb"))
+kept = Kept(Made(), 10, ["label"])
+pickle.dump(kept, open({out!r}, "wb"))
 print("ready", flush=True)
 time.sleep(600)
 """

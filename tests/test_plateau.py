@@ -14,6 +14,9 @@ from gfm_objectives.compare.plateau import first_flat
 from gfm_objectives.compare.trials import PLATEAU, Outcome
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled pixel")  # of three places
+
+
 def test_one_flat_step_or_one_flat_rival_is_no_plateau():
     assert first_flat({"a": [0.3, 0.305, 0.308]}, 0.01) == 0
     assert first_flat({"a": [0.3, 0.305, 0.312]}, 0.01) is None, "two doublings together"

@@ -245,7 +245,7 @@ def test_pages_are_filled_from_results(folder, tmp_path):
     assert [p.name for p in pages.reproduce(tmp_path)] == ["README.md"]
     text = readme.read_text()
     assert "an old table" not in text and text.count("Before.") == text.count("After.") == 2
-    assert "| 100 % of the labels | landcover | flood |" in text and "pretraining FLOPs |" in text
+    assert "| 100 % of the labels | landcover | flood |" in text and "pretraining FLOPs, P |" in text
     assert pages.reproduce(tmp_path) == []  # nothing changes twice
     for mark, told in (("headline 0.7", "0.2 or 1.0"), ("scoers", "no table `scoers`"), ("scores 1.0", "no table")):
         readme.write_text(page.format(mark))

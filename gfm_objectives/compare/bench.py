@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from gfm_objectives.batch import Spec
+from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.chance import mix, order
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
-from gfm_objectives.data.places import Kept, Places, Subset
+from gfm_objectives.data.places import CHUNK, Kept, Places, Subset
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS, Legend
 from gfm_objectives.tasks import build_task
-from gfm_objectives.tasks.kinds import KINDS, Kind
+from gfm_objectives.tasks.kinds import Kind, kind_of, standardised
 from gfm_objectives.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
@@ -59,13 +58,19 @@ class Bench:
         return len(self.legend)
 
     @property
+    def kind(self) -> Kind:
+        """What is counted and reported; what a model learns is `kind_for` its labels."""
+        return kind_of(self.task)
+
+    def kind_for(self, train: Places) -> Kind:
+        """The kind whose targets, where they are numbers, are learned in deviations from the mean of these labels."""
+        targets = (part.targets[self.task.layer] for part in _chunks(train)) if self.task.kind == "regression" else ()
+        return kind_of(standardised(self.task, targets))
+
+    @property
     def outputs(self) -> int:
         """Channels of a model's output."""
         return self.kind.channels(self.classes)
-
-    @property
-    def kind(self) -> Kind:
-        return KINDS[self.task.kind]
 
     def source(self, split: str) -> Kept:
         """The places of train, to learn from; the whole tiles of val and test, to be scored."""
@@ -85,14 +90,19 @@ class Bench:
         return Subset(train, np.sort(index).tolist())
 
     def unseen(self, fraction: float, seed: int) -> list[str]:
-        """Classes of which this fraction of the labels shows nothing."""
-        if not self.kind.classes:
+        """Classes of which this fraction of the labels shows nothing, not one pixel."""
+        if self.task.kind == "regression":
             return []
-        train, seen = self.subset(fraction, seed), torch.zeros(self.classes, dtype=torch.bool)
-        for first in range(0, len(train), CHUNK):
-            target = train.read(range(first, min(first + CHUNK, len(train)))).targets[self.task.layer]
-            seen |= self.kind.seen(target, self.classes)
-        return [name for name, there in zip(self.legend.classes, seen.tolist(), strict=True) if not there]
+        seen: set[int] = set()
+        for part in _chunks(self.subset(fraction, seed)):
+            target = part.targets[self.task.layer]
+            seen |= set((target.nan_to_num().amax(0).nonzero()[:, 0] if target.ndim == 2 else target.unique()).tolist())
+        return [name for k, name in enumerate(self.legend.classes) if k not in seen]
+
+
+def _chunks(places: Places) -> Iterator[Batch]:
+    """All places, some at a time."""
+    return (places.read(range(k, min(k + CHUNK, len(places)))) for k in range(0, len(places), CHUNK))
 
 
 def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, earths: int = 1) -> Bench:

@@ -62,6 +62,7 @@ def run(cfg: DictConfig) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         config.save(cfg, out / "config.yaml")
         count_final(out, benches)
+        comparison.warn_of_unseen()
         comparison.untrained()  # quick, and what is wrong with them is better known before hours of work than after
         budgets = find_budgets(comparison, pool, plan)
         if cfg.finetune.flops is None:
@@ -183,6 +184,17 @@ class Comparison:
             where, least = min(short.items(), key=lambda s: s[1])
             more = f"{len(short)} cells see their labelled places less than once (least: {where}, {least:.2g} epochs)"
             warnings.warn(f"F pays for less than an epoch: {more}; raise finetune.flops", InputWarning, stacklevel=2)
+
+    def warn_of_unseen(self) -> None:
+        """Say which share of the labels shows nothing of a class, for some seed."""
+        for bench in self.benches:
+            for fraction in self.fractions:
+                seeds = range(self.options["seeds"])
+                absent = {name for s in seeds for name in bench.at(s).unseen(fraction, s)}
+                if absent:
+                    where = f"{bench.task.name}, {fraction:.3g} of the labels ({bench.labelled(fraction)} places)"
+                    told = f"{where}: some seed has no labelled pixel of {', '.join(sorted(absent))}"
+                    warnings.warn(told, InputWarning, stacklevel=2)
 
     def untrained(self) -> None:
         """Rows that need no training; a task that does not declare one has no such row."""

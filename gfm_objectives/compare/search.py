@@ -53,7 +53,7 @@ def proposals(space: Space, tried: Mapping[HParams, float], trials: int) -> list
             return todo[:left]
         break
     if -WIDEN < left <= 0:
-        return _untried(space, best(tried), tried, "lr")[: left + WIDEN]
+        return _beyond(space, tried, "lr")[: left + WIDEN]
     return []
 
 
@@ -63,9 +63,16 @@ def best(tried: Mapping[HParams, float]) -> HParams:
 
 
 def corners(space: Space, tried: Mapping[HParams, float]) -> list[str]:
-    """The levers of which the winner lies at the end of what was tried, although there is something beyond."""
-    numeric = [n for n in LEVERS if n in ("lr", "width", "batch_size", "encoder_factor", "length")]
-    return [n for n in numeric if _untried(space, best(tried), tried, n)]
+    """The levers of which the winner lies at the end of the values tried, although there is something beyond."""
+    return [n for n in ("lr", "width", "batch_size", "encoder_factor", "length") if _beyond(space, tried, n)]
+
+
+def _beyond(space: Space, tried: Mapping[HParams, float], lever: str) -> list[HParams]:
+    """The winner with a value beyond all that were tried of this lever, where its own is the first or last of them."""
+    winner = best(tried)
+    values = {getattr(h, lever) for h in tried}
+    further = [h for h in space.neighbours(winner, lever) if getattr(h, lever) not in values]
+    return further if getattr(winner, lever) in (min(values), max(values)) else []
 
 
 def _untried(space: Space, at: HParams, tried: Mapping[HParams, float], lever: str) -> list[HParams]:

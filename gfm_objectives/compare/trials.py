@@ -84,14 +84,15 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
+    kind = bench.kind_for(train)
     try:
-        result = finetune(model, train, bench.kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
+        result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
     except Diverged as e:
         if job.trial:
             return Outcome(job, math.nan, job.flops * job.hparams.length, 0.0)
         where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
-    about = (bench.kind, task.layer, bench.classes, bench.spec.size)
+    about = (kind, task.layer, bench.classes, bench.spec.size)
     val = total(METRICS[task.metric], evaluate(model, bench.source("val"), *about, device=device, dtype=dtype)[0])
     if job.trial:
         return Outcome(job, val, result.flops, result.seconds, result)

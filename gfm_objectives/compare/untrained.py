@@ -35,5 +35,5 @@ def evaluate_untrained(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Statistics of every tile (tiles, *shape), and the predictions of the tiles to show."""
     rule = partial(RULES[kind].predict, bench.task)
-    stats, shown = evaluate_rule(rule, bench.source(split), bench.task.layer, bench.classes, show)
+    stats, shown = evaluate_rule(rule, bench.source(split), bench.kind, bench.task.layer, bench.classes, show)
     return stats.numpy(), shown

@@ -1,4 +1,4 @@
-"""The synthetic source: places of a procedural Earth, a function of (world, split, seed, index) and nothing else."""
+"""The synthetic source: places of procedural Earths, a function of (world, seed, split, index) and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.chance import seed_of
 from gfm_objectives.data import earth
-from gfm_objectives.data.earth import labels, sensing, tables
+from gfm_objectives.data.earth import labels, mapping, sensing, tables
 from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.events import NATURAL, Event
 from gfm_objectives.data.earth.fire import fire_draws, make_fire
@@ -40,15 +40,17 @@ REPEATS = 8  # places in a row that may show the first of them again
 
 
 class Synthetic(Source):
-    """Places of the procedural Earth; docs/synthetic.md says what is modelled and what is not.
+    """Places of a procedural Earth; docs/synthetic.md says what is modelled and what is not.
 
-    split: one of SPLITS; world: dev (to iterate on) or final (for the verdict): other regions; seed: another Earth of
-    the same kind; size in pixels of 10 m; dates per sensor and year; sensors among s2, s1, dem, hls; layers among map,
-    map_exact, landcover, crop, flood, burn, boundary, debris, builtup; places and regions: how many, by split and by
-    zone; clouds: mean cover 0..1; label_noise: share of wrong pixels in the map; redundancy: share of pretraining
-    places that show an earlier place at other dates; temporal: how far the seasons of crops lie apart (1 = as in life,
-    0 = not at all); events: share of places with a fire and on the coast (None: as NATURAL in pretraining, none in the
-    other splits). A place without an event is the same whatever their shares are.
+    split: one of SPLITS; world: dev (to iterate on) or final (for the verdict), two families of Earths; seed: the
+    number of the Earth, whose regions and places are its own in every split (None: 0); size in pixels of 10 m; dates
+    per sensor and year; sensors among s2, s1, dem, hls; layers among map, map_exact, landcover, crop, flood, burn,
+    boundary, debris, builtup; places and regions: how many, by split and by zone; clouds: mean cover 0..1;
+    label_noise: share of wrong pixels in the map; redundancy: share of pretraining places that show an earlier place at
+    other dates; temporal: how far the seasons of crops lie apart (1 = as in life, 0 = not at all); events: share of
+    places with a fire and on the coast (None: as NATURAL in pretraining, none in the other splits); a place without an
+    event is the same whatever their shares are; test_shift: how far test regions lie beyond the prior of the others,
+    0..1; map_errors: random, or pixels (a weak classifier's); map_year: age of the map in years.
 
     InputError for unknown names, numbers out of range, and a layer whose event never occurs.
     """
@@ -60,7 +62,7 @@ class Synthetic(Source):
         split: str,
         *,
         world: str = "dev",
-        seed: int = 0,
+        seed: int | None = None,
         size: int = 64,
         dates: int = 4,
         sensors: Sequence[str] = ("s2", "s1", "dem"),
@@ -72,37 +74,50 @@ class Synthetic(Source):
         redundancy: float = 0.3,
         temporal: float = 1.0,
         events: Mapping[str, float] | None = None,
+        test_shift: float = 0.0,
+        map_errors: str = "random",
+        map_year: int = 0,
     ) -> None:
         assert split in SPLITS, split
+        seed = 0 if seed is None else seed
+        for key, number, top in (("seed", seed, 2**63), ("map_year", map_year, mapping.YEARS)):
+            if not isinstance(number, int) or not 0 <= number <= top:
+                raise InputError(f"data.{key}={number}: must be a whole number in 0..{top}")
         _choice("world", [world], WORLDS)
         _choice("sensors", sensors, BANDS)
         _choice("layers", layers, tables.LEGENDS)
         _choice("events", events or (), NATURAL)
+        _choice("map_errors", [map_errors], mapping.ERRORS)
         if events is None and split == "pretrain":
             events = NATURAL
         self.events = dict.fromkeys(NATURAL, 0.0) | dict(events or {})
         for layer in layers:
             if not self.events.get(EVENT_OF.get(layer, ""), 1.0):
                 raise InputError(f"data.layers={layer}: every place is 0; set data.events.{EVENT_OF[layer]} above 0")
-        for key, value, top in (
+        dials: tuple[tuple[str, float, float], ...] = (
             ("clouds", clouds, 0.95),
             ("label_noise", label_noise, 0.6),
             ("redundancy", redundancy, 1.0),
             ("temporal", temporal, 2.0),
+            ("test_shift", test_shift, 1.0),
             *((f"events.{k}", v, 1.0) for k, v in self.events.items()),
-        ):
-            if not 0 <= value <= top:
-                raise InputError(f"data.{key}={value}: must lie in 0..{top}")
+        )
+        for key, share, top in dials:
+            if not 0 <= share <= top:
+                raise InputError(f"data.{key}={share}: must lie in 0..{top}")
         if not 16 <= size <= 256 or not 1 <= dates <= 24:
             raise InputError(f"data.size={size}, data.dates={dates}: size must lie in 16..256 and dates in 1..24")
         self.split, self.zone = split, ZONE_OF[split]
         self.world, self.seed, self.size, self.dates = world, seed, size, dates
+        self.earth = f"{world}:{seed}"
         self.sensors, self.layers = tuple(sensors), tuple(layers)
         self.places = PLACES | dict(places or {})
         self.clouds, self.label_noise, self.temporal = clouds, label_noise, temporal
         self.redundancy = redundancy if split == "pretrain" else 0.0  # labelled places are all different
+        self.map_errors, self.map_year = map_errors, map_year
+        self.test_shift = test_shift if split == "test" else 0.0
         self.region_count = (REGIONS | dict(regions or {}))[self.zone]
-        self.regions: Regions = make_regions(world, self.zone, seed, self.region_count, temporal)
+        self.regions: Regions = make_regions(world, self.zone, seed, self.region_count, temporal, self.test_shift)
         self.spec = Spec(
             bands={s: BANDS[s] for s in self.sensors},
             dates={s: 1 if s == "dem" else dates for s in self.sensors},
@@ -115,6 +130,7 @@ class Synthetic(Source):
             k: getattr(self, k)
             for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count", "events")
         }
+        options |= {k: getattr(self, k) for k in ("test_shift", "map_errors", "map_year")}
         text = json.dumps([VERSION, source_hash(), repr(SENSORS), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -122,7 +138,8 @@ class Synthetic(Source):
         return self.places[self.split]
 
     def groups(self) -> list[str]:
-        return [f"{self.zone}-{self.region_of(i)}" for i in range(len(self))]
+        """The region of each place, named as no other on any Earth: world:seed:zone-number, such as dev:3:test-7."""
+        return [f"{self.earth}:{self.zone}-{self.region_of(i)}" for i in range(len(self))]
 
     def layout_of(self, index: int) -> int:
         """The place `index` shows: its own, or for a near-repeat the first of its row of REPEATS."""
@@ -157,11 +174,10 @@ class Synthetic(Source):
         return parts[0] if len(parts) == 1 else collate(parts)
 
     def _make(self, indices: Sequence[int]) -> Batch:
-        key = (self.world, self.split, self.seed)
         homes = [self.layout_of(i) for i in indices]
         region = self.regions.rows(torch.tensor([self.region_of(i) for i in indices]))
-        ground = Draws([seed_of(*key, "layout", h) for h in homes], layout_draws(self.size))
-        looks = Draws([seed_of(*key, "looks", i) for i in indices], sensing.look_draws(self.size, self.dates))
+        ground = self._draws("layout", homes, layout_draws(self.size))
+        looks = self._draws("looks", indices, sensing.look_draws(self.size, self.dates))
         sea = torch.tensor([self.sea_of(i) for i in indices])
         layout = make_layout(ground, region, self.size, sea)
         lonlat = region.lonlat + 2.4 * (ground.uniform(2) - 0.5)
@@ -174,7 +190,7 @@ class Synthetic(Source):
         sensors = self._sense(looks, layout, region, calendar, flood, list(events.values()))
         exact = labels.map_exact(layout)
         made: dict[str, Callable[[], Tensor]] = {
-            "map": lambda: labels.noisy_map(ground, exact, region, self.label_noise),
+            "map": lambda: self._map(homes, ground, layout, region),
             "map_exact": lambda: exact,
             "landcover": lambda: layout.use,
             "crop": lambda: labels.crop_label(layout),
@@ -186,6 +202,21 @@ class Synthetic(Source):
         }
         targets = {layer: made[layer]() for layer in self.layers}
         return Batch(sensors, targets, torch.full((len(indices),), self.spec.gsd), lonlat)
+
+    def _map(self, homes: Sequence[int], ground: Draws, layout: sensing.Layout, region: Regions) -> Tensor:
+        """(B, H, W) the map, from chance of its own where it is not `ground`'s; near-repeats have the same."""
+        if self.map_year:
+            draws = self._draws("map year", homes, mapping.year_draws(self.size))
+            layout = mapping.other_year(draws, layout, self.map_year)
+        exact = labels.map_exact(layout)
+        if self.map_errors == "random":
+            return labels.noisy_map(ground, exact, region, self.label_noise)
+        draws = self._draws("mapper", homes, mapping.MAPPER_DRAWS)
+        mapper = mapping.fit_mapper(self.world, self.seed, self.temporal)
+        return mapping.pixel_map(draws, mapper, layout, region, exact, self.label_noise)
+
+    def _draws(self, what: str, places: Sequence[int], count: int) -> Draws:
+        return Draws([seed_of(self.world, self.split, self.seed, what, p) for p in places], count, self.earth)
 
     def _events(
         self, indices: Sequence[int], layout: sensing.Layout, region: Regions, calendar: sensing.Calendar
@@ -204,12 +235,12 @@ class Synthetic(Source):
             if not ids:
                 out[name] = Event(place, [], torch.zeros(0, self.size, self.size, dtype=torch.long))
                 continue
-            home, ground, country = Draws(zone, 64), layout.rows(place), region.rows(place)
+            home, ground, country = Draws(zone, 64, self.earth), layout.rows(place), region.rows(place)
             if name == "fire":
-                draws = Draws(here, fire_draws(self.size))
+                draws = Draws(here, fire_draws(self.size), self.earth)
                 out[name] = make_fire(place, draws, home, ground, country, calendar.season[place])
             else:
-                draws = Draws(here, sea_draws(self.size, self.dates))
+                draws = Draws(here, sea_draws(self.size, self.dates), self.earth)
                 out[name] = make_sea(place, draws, home, ground, country, self.dates)
         return out
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.places import Places
 from gfm_objectives.data.windows import sliding
-from gfm_objectives.metrics import confusion
 from gfm_objectives.tasks.kinds import Kind
 
 OVERLAP = 0.25  # of a window's side, where a tile is larger than a window: what is cut off by one edge is whole in the
@@ -52,27 +51,22 @@ def evaluate(
     for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
         stats.append(kind.observe(output, tile.targets[layer], classes))
         if number in show:
-            shown[number] = prediction(output)[0].numpy()
+            shown[number] = kind.decide(output)[0].numpy()
     return torch.cat(stats), [shown[k] for k in show]
 
 
 def evaluate_rule(
-    rule: Callable[[Batch], Tensor], source: Places, layer: str, classes: int, show: Sequence[int] = ()
+    rule: Callable[[Batch], Tensor], source: Places, kind: Kind, layer: str, classes: int, show: Sequence[int] = ()
 ) -> tuple[Tensor, list[np.ndarray]]:
-    """The same for a rule that needs no training: Batch -> class of every pixel, (B, H, W) long."""
+    """The same for a rule that needs no training: Batch -> what the task asks, such as classes (B, H, W) long."""
     stats, shown = [], {}
     for k in range(source.tiles()):
         tile = source.tile(k)
-        pred = rule(tile)
-        stats.append(confusion(pred, tile.targets[layer], classes))
+        decided = rule(tile)
+        stats.append(kind.count(decided, tile.targets[layer], classes))
         if k in show:
-            shown[k] = pred[0].numpy()
+            shown[k] = decided[0].numpy()
     return torch.cat(stats), [shown[k] for k in show]
-
-
-def prediction(output: Tensor) -> Tensor:
-    """The class of every pixel, or the one number that is predicted of it: (B, C, H, W) -> (B, H, W)."""
-    return output[:, 0] if output.shape[1] == 1 else output.argmax(1)
 
 
 def _outputs(

@@ -6,7 +6,7 @@ not (LP-FT, Kumar et al. 2022, arXiv:2202.10054).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,13 +20,11 @@ from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.places import Places
 from gfm_objectives.finetune.settings import HParams, train_mode
 from gfm_objectives.flops import measure
-from gfm_objectives.tasks.kinds import Kind
+from gfm_objectives.tasks.kinds import Kind, Multilabel, Regression
 from gfm_objectives.yardstick import probes
 
 SHARE = 0.05  # of the budget: what computing the features may cost, but for one batch
 EXAMPLES = 2**14  # labelled pixels the head is fitted on
-
-Solver = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # x (N, D), labels, outputs -> (D, outputs), (outputs,)
 
 
 @torch.no_grad()
@@ -74,11 +72,10 @@ def fit_head(
     spent, labels = steps * size * forward, torch.cat(y)
     if not len(labels):
         return spent  # nothing is labelled, so the head stays as it was drawn
-    solve, price = SOLVERS[kind.name]
-    weight, bias = solve(torch.cat(x), labels, head.out_channels)
+    weight, bias, price = solve(kind, torch.cat(x), labels, head.out_channels)
     head.weight.copy_(weight.T.reshape(head.weight.shape))
     head.bias.copy_(bias)  # type: ignore[union-attr]
-    return spent + price(len(labels), len(weight), head.out_channels)
+    return spent + price
 
 
 def examples(features: Tensor, target: Tensor, head: nn.Conv2d, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -115,11 +112,14 @@ def averaged_statistics(model: nn.Module) -> Iterator[None]:
             m.momentum = value
 
 
-# How the head of each kind of task is fitted, and what that costs.
-SOLVERS: dict[str, tuple[Solver, Callable[[int, int, int], float]]] = {
-    "segmentation": (probes.logistic, probes.class_flops),
-    "change": (probes.logistic, probes.class_flops),
-    "scene": (probes.logistic, probes.class_flops),
-    "multilabel": (lambda x, y, _: probes.logistic_each(x, y), probes.class_flops),
-    "regression": (lambda x, y, _: probes.ridge(x, y[:, None].double()), probes.value_flops),
-}
+def solve(kind: Kind, x: Tensor, y: Tensor, outputs: int) -> tuple[Tensor, Tensor, float]:
+    """Weight (D, outputs) and bias of the linear map of x (N, D) that fits the labels y, and the FLOPs that takes."""
+    n, width = x.shape
+    match kind:
+        case Regression():
+            wanted = (y.double() - kind.offset) / kind.scale
+            return *probes.ridge(x, wanted[:, None]), probes.value_flops(n, width, 1)
+        case Multilabel():
+            return *probes.logistic_each(x, y), probes.class_flops(n, width, outputs)
+        case _:
+            return *probes.logistic(x, y, outputs), probes.class_flops(n, width, outputs)

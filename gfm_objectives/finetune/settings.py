@@ -45,10 +45,13 @@ def frozen_modules(model: nn.Module, freeze: str) -> list[nn.Module]:
     if not freeze:
         return []
     encoder = getattr(model, "encoder", None)
-    if encoder is None or (freeze == "tokens" and not hasattr(encoder, "dense_path")):
+    found = [encoder] if encoder is not None else []
+    if freeze == "tokens" and found:
+        parts = dict(found[0].named_children())
+        found = [m for name, m in parts.items() if name != "dense_path"] if "dense_path" in parts else []
+    if not any(True for m in found for _ in m.parameters()):
         raise InputError(f"freeze={freeze}: a {type(model).__name__} has no such part; its settings cannot name it")
-    parts = dict(encoder.named_children())
-    return [encoder] if freeze == "encoder" else [m for name, m in parts.items() if name != "dense_path"]
+    return found
 
 
 def train_mode(model: nn.Module, freeze: str) -> None:

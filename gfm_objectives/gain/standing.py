@@ -63,7 +63,8 @@ def knowledge(table: Table) -> Rows:
 
 def _best(table: Table, fraction: float, tasks: Sequence[str]) -> dict[str, Any]:
     better = table.metrics[tasks[0]].better
-    found, incomplete = [], []
+    found: Rows = []
+    incomplete = []
     for name, row in table.rows.items():
         cells = [c for t in tasks if (c := table.cell(t, fraction, name))]
         value = float(np.mean([c.sampled.point.mean() for c in cells])) if len(cells) == len(tasks) else math.nan

@@ -117,10 +117,10 @@ def windows(batch: Batch, size: int) -> Batch:
     def cut(t: Tensor) -> Tensor:
         return rearrange(t, "b ... (h p) (w q) -> (b h w) ... p q", p=size, q=size)
 
-    sensors = {
-        k: Series(cut(s.x), cut(s.valid), s.day.repeat_interleave(n, 0), s.bands) for k, s in batch.sensors.items()
-    }
-    return Batch(sensors, {}, batch.gsd.repeat_interleave(n))
+    def window(s: Series) -> Series:
+        return s.replace(x=cut(s.x), valid=cut(s.valid), day=s.day.repeat_interleave(n, 0))
+
+    return Batch({k: window(s) for k, s in batch.sensors.items()}, {}, batch.gsd.repeat_interleave(n))
 
 
 def open_backbone(spec: Spec, name: str, size: int | None = None, weights: str | Path | None = None) -> Backbone:

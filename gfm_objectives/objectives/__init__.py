@@ -44,12 +44,11 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
     """The objective `options["name"]`; the other options go to its constructor as keywords, but for `segments`: that
     section says how the data's layer is made (data/segments.py).
 
-    InputError for an unknown name, for an encoder that has not what the objective needs, and for places that do not
-    divide into the cells it hides.
+    InputError for an unknown name, and for an encoder that has not what the objective needs.
     """
     name = options["name"]
     objective = find_objective(name)
-    _check(name, objective.needs, encoder, spec)
+    _check(name, objective.needs, encoder)
     keywords = {k: v for k, v in options.items() if k not in ("name", "segments")}
     try:
         return objective(encoder, spec, **keywords)  # type: ignore[arg-type]
@@ -57,8 +56,8 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
         raise InputError(f"objective {name}: {e}") from None
 
 
-def _check(name: str, needs: str, encoder: Encoder | UNet, spec: Spec) -> None:
-    """Whether the encoder and the size of the places suit the objective; else InputError."""
+def _check(name: str, needs: str, encoder: Encoder | UNet) -> None:
+    """InputError where the encoder has not what the objective needs."""
     if not isinstance(encoder, Encoder):
         what, has = "encoder=unet", "features"
     else:
@@ -66,10 +65,6 @@ def _check(name: str, needs: str, encoder: Encoder | UNet, spec: Spec) -> None:
     if NEEDS.index(needs) > NEEDS.index(has):
         fit = ", ".join(n for n, o in OBJECTIVES.items() if NEEDS.index(o.needs) <= NEEDS.index(has))
         raise InputError(f"objective={name}: needs the encoder's {needs}, which {what} has not; with {what} take {fit}")
-    if needs != "features" and isinstance(encoder, Encoder) and spec.size % encoder.patch:
-        raise InputError(
-            f"data.size={spec.size}: objective={name} hides cells: take a multiple of {encoder.patch} pixels"
-        )
 
 
 def find_objective(name: str) -> type[Objective]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.module import Pretraining
+from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import Table
 from gfm_objectives.yardstick import Figures, Yardstick
 from gfm_objectives.yardstick.probes import alarm
@@ -45,7 +45,7 @@ class Measuring(L.Callback):
             return
         began, cfg, step = time.perf_counter(), module.cfg, module.count["step"]
         try:
-            source = build_source(OmegaConf.to_container(cfg.data), "val")  # type: ignore[arg-type]
+            source = build_source(data_options(cfg), "val")
             self.yardstick = Yardstick(source, module.objective.encoder, self.dtype)
         except InputError as error:
             print(f"{cfg.name}: no yardstick, for want of held-out places: {error}", flush=True)

@@ -9,7 +9,7 @@ from math import nan
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
@@ -24,6 +24,7 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
+from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import last_loss
 from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import open_folder
@@ -97,7 +98,7 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     Where the objective's target is a layer made of them, they lack what it is made of; the encoder is built to read all
     the same, since probes and tasks show it.
     """
-    source = build_source(OmegaConf.to_container(cfg.data), "pretrain")  # type: ignore[arg-type]
+    source = build_source(data_options(cfg), "pretrain")
     if cfg.objective.get("target") not in LAYERS:
         return source, source.spec
     made = Segmented(source, cfg.objective.target, **cfg.objective.segments)

@@ -79,7 +79,7 @@ def _minimise(x: Tensor, outputs: int, loss: Callable[[Tensor], Tensor]) -> tupl
 
 
 def class_flops(n: int, width: int, classes: int) -> float:
-    """Of fitting `logistic` or `logistic_each` to n examples: two products forward and back, as if every step were taken."""
+    """Of a logistic regression of n examples: two products forward and back, as if every step were taken."""
     return STEPS * 4.0 * n * (width + 1) * classes
 
 
@@ -110,7 +110,7 @@ def value_nll(fit: Tensor, y: Tensor, x: Tensor, truth: Tensor) -> Tensor:
 
 
 def value_flops(n: int, width: int, values: int) -> float:
-    """Of fitting `ridge` or `value_nll` to n examples: the normal equations and the residuals; solving them counts as zero."""
+    """Of a ridge regression of n examples: the normal equations and the residuals; solving them counts as zero."""
     return 2.0 * n * (width + 1) * (width + 1 + 2 * values)
 
 

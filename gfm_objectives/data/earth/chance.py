@@ -9,19 +9,24 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gfm_objectives.chance import seed_of
+
 
 class Draws:
-    """Standard normal numbers of B places, each from its own seed, dealt out in order as (B, *shape)."""
+    """Standard normal numbers of B places, each from its own seed, dealt out in order as (B, *shape).
 
-    def __init__(self, seeds: Sequence[int], count: int) -> None:
-        self.seeds = list(seeds)
+    earth names the Earth the places lie on (world:seed), whose bank of pixel noise they read.
+    """
+
+    def __init__(self, seeds: Sequence[int], count: int, earth: str) -> None:
+        self.seeds, self.earth = list(seeds), earth
         gens = [torch.Generator().manual_seed(s) for s in seeds]
         self.numbers = torch.stack([torch.randn(count, generator=g) for g in gens])
         self.used = 0
 
     def fork(self, stream: int, count: int) -> Draws:
         """Further numbers of the same places, unaffected by how many were used here."""
-        return Draws([s + 1 + stream for s in self.seeds], count)
+        return Draws([s + 1 + stream for s in self.seeds], count, self.earth)
 
     def normal(self, *shape: int) -> Tensor:
         n = math.prod(shape)
@@ -39,6 +44,13 @@ class Draws:
         up = spline(n, size).expand(len(z), -1, -1)
         # bmm and not matmul: each place is its own product, whatever the batch
         return torch.bmm(torch.bmm(up, z), up.transpose(1, 2)).view(-1, count, size, size)
+
+    def pixels(self, kind: str, length: int) -> list[Tensor]:
+        """For each place a stretch of the `kind` of pixel noise, from an offset of its own."""
+        assert length < BANK, length
+        source = bank(kind, self.earth)
+        starts = (self.uniform(1)[:, 0] * ((BANK - length) // 16)).long() * 16
+        return [source[s : s + length] for s in starts.tolist()]
 
 
 def knots_at(knots: int, size: int) -> int:
@@ -58,23 +70,15 @@ def spline(n: int, size: int) -> Tensor:
 BANK = 1 << 20
 
 
-@lru_cache(maxsize=4)
-def bank(kind: str) -> Tensor:
-    """A bank of pixel noise, the same in every process. Places read from it at their own offsets: drawing afresh for
-    every pixel, band and date would cost more than all the rest.
+@lru_cache(maxsize=8)
+def bank(kind: str, earth: str) -> Tensor:
+    """An Earth's bank of pixel noise, the same in every process. Places read from it at their own offsets: drawing
+    afresh for every pixel, band and date would cost more than all the rest.
     """
-    g = torch.Generator().manual_seed(20240229)
+    g = torch.Generator().manual_seed(seed_of(earth, "bank", kind))
     if kind == "normal":
         return torch.randn(BANK, generator=g)
     # speckle: 10 log10 of a gamma variable of 5 looks and mean 1
     looks = 5
     exponential = -torch.log(torch.rand(looks, BANK, generator=g).clamp_(min=1e-7))
     return 10 * torch.log10(exponential.mean(0))
-
-
-def slices(kind: str, where: Tensor, length: int) -> list[Tensor]:
-    """For each place a stretch of the bank; `where` (B,) uniform in 0..1."""
-    assert length < BANK, length
-    source = bank(kind)
-    starts = (where * ((BANK - length) // 16)).long() * 16
-    return [source[s : s + length] for s in starts.tolist()]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfm_objectives.data.earth.chance import Draws, slices
+from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.regions import Regions
 from gfm_objectives.data.earth.tables import CROPS, E, U
 
@@ -65,14 +65,14 @@ def make_layout(draws: Draws, region: Regions, size: int, sea: Tensor) -> Layout
     managed = [U[n] - 1 for n in ("orchard", "arable land", "dense urban", "scattered settlement")]
     at = centre.flatten(1)[:, None].expand(-1, len(managed), -1)  # (B, managed, P)
     score[:, managed] = score[:, managed].flatten(2).gather(2, at).view(b, len(managed), size, size)
-    use = _argmax(score) + 1
+    use = argmax(score) + 1
     water = (river < 0) | (basin < 0)
     use.masked_fill_(water, U["water"])
 
     # Ground elements within each use.
     mid = draws.field(1, 24, size)[:, 0]
     coarse = draws.field(1, 9, size)[:, 0]
-    grain = torch.stack(slices("normal", draws.uniform(1)[:, 0], size * size)).view(b, size, size)
+    grain = torch.stack(draws.pixels("normal", size * size)).view(b, size, size)
     lottery = draws.uniform(PARCELS)
     mine = lottery.gather(1, parcel.flatten(1)).view_as(parcel)
     crop = _crops(draws, region)
@@ -164,10 +164,10 @@ def _crops(draws: Draws, region: Regions) -> Tensor:
     kinds = len(CROPS) + 1
     taste = region.crops + 0.5 * draws.normal(kinds)
     u = draws.uniform(kinds, PARCELS).clamp_(min=1e-6)
-    return _argmax(taste[..., None] - torch.log(-torch.log(u)))
+    return argmax(taste[..., None] - torch.log(-torch.log(u)))
 
 
-def _argmax(score: Tensor) -> Tensor:
+def argmax(score: Tensor) -> Tensor:
     """argmax over dimension 1, ten times as fast as torch's on a few classes."""
     best, which = score[:, 0], torch.zeros_like(score[:, 0], dtype=torch.uint8)
     for k in range(1, score.shape[1]):

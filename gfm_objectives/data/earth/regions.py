@@ -11,6 +11,8 @@ from gfm_objectives.chance import seed_of
 from gfm_objectives.data.earth import tables
 from gfm_objectives.data.earth.tables import CROPS, ELEMENTS, SPECTRA, USES
 
+# Families of Earths: the world is part of every key of chance and has half of the grid to itself, so that `final` is a
+# base that nothing on `dev` has drawn from, whatever the number of the Earth.
 WORLDS = ("dev", "final")
 # Fine-tuning and validation share regions, as a practitioner's labels do; pretraining and test have their own.
 ZONE_OF = {"pretrain": "pretrain", "train": "finetune", "val": "finetune", "test": "test"}
@@ -18,6 +20,7 @@ ZONE_OF = {"pretrain": "pretrain", "train": "finetune", "val": "finetune", "test
 _WAVE = torch.linspace(-1, 1, 10)
 SHAPES = torch.stack([torch.ones(10), _WAVE, _WAVE.square() - 0.4, torch.sin(4 * _WAVE)])
 BEND = torch.tensor([0.20, 0.15, 0.10, 0.06])
+BEYOND = 3.0  # deviations that a shift of 1 moves a region away from the mean, the way it deviates already
 CELL = 3.0  # degrees; a region lies in one cell of this grid
 ROWS, COLS = 34, 120  # from 42 south to 60 north
 
@@ -54,18 +57,20 @@ _BY_WARMTH = torch.tensor([0.0, 0.0, -0.6, 0.1, 0.5, 0.1, 0.0, 0.3, 0.0, 0.0])
 _BY_WET = torch.tensor([0.0, 0.6, 0.3, 0.4, -0.2, 0.0, 0.1, -0.6, 0.0, 0.0])
 
 
-def cells(world: str, zone: str, count: int) -> Tensor:
-    """(count,) cells of the global grid. Worlds and zones never share one."""
+def cells(world: str, zone: str, seed: int, count: int) -> Tensor:
+    """(count,) cells of the grid. Worlds never share one, nor do the zones of an Earth; each Earth deals its own."""
     order = torch.randperm(ROWS * COLS, generator=torch.Generator().manual_seed(seed_of("cells")))
     share = len(order) // len(WORLDS)
     order = order[WORLDS.index(world) * share :][:share]
+    order = order[torch.randperm(share, generator=torch.Generator().manual_seed(seed_of(world, seed, "cells")))]
     third = share // 3
     start = ("pretrain", "finetune", "test").index(zone) * third
     assert count <= third, (count, third)
     return order[start : start + count]
 
 
-def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) -> Regions:
+def make_regions(world: str, zone: str, seed: int, count: int, temporal: float, shift: float = 0.0) -> Regions:
+    """The `count` regions of a zone; `shift` moves their spectra, seasons and parcels beyond what the prior gives."""
     gens = [torch.Generator().manual_seed(seed_of(world, zone, seed, "region", i)) for i in range(count)]
     draw = torch.stack([torch.randn(512, generator=g) for g in gens])  # (R, 512), read from left to right
     used = 0
@@ -77,22 +82,27 @@ def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) 
         assert used <= draw.shape[1], used
         return draw[:, used - n : used].reshape(count, *shape)
 
-    cell = cells(world, zone, count)
+    def far(*shape: int) -> Tensor:
+        """As normal; each vector along the last axis is BEYOND * shift longer."""
+        z = normal(*shape)
+        return z * (1 + BEYOND * shift / z.norm(dim=-1, keepdim=True))
+
+    cell = cells(world, zone, seed, count)
     lonlat = torch.stack([(cell % COLS) * CELL - 180 + CELL / 2, (cell // COLS) * CELL - 42 + CELL / 2], 1)
     warmth = (1.4 - lonlat[:, 1].abs() / 25)[:, None] + 0.4 * normal(1)  # about -1 (north) to 1.4
     wet = normal(1)  # standard normal, 0 = average
     logits = _BASE + warmth * _BY_WARMTH + wet * _BY_WET + 0.45 * normal(len(USES))
     crops = 0.7 * normal(len(CROPS) + 1) + torch.tensor([0.4, 0, 0, 0.3, 0, 0, -0.5])
 
-    bend = normal(len(SPECTRA), 4) * BEND
+    bend = far(len(SPECTRA), 4) * BEND
     air = normal(1, 4) * torch.tensor([0.04, 0.05, 0.02, 0.01])  # a tilt of its own
-    spectra = SPECTRA * torch.exp((bend + air) @ SHAPES)
+    spectra = (SPECTRA * torch.exp((bend + air) @ SHAPES)).clamp(max=0.95)
 
     season = tables.seasons(temporal).repeat(count, 1, 1)
-    spread = normal(len(ELEMENTS), 4)
-    season[..., 1] += 11 * normal(1) + 6 * spread[..., 0]
+    spread = far(len(ELEMENTS), 4)
+    season[..., 1] += 11 * far(1) + 6 * spread[..., 0]
     season[..., 4] += 6 * spread[..., 1]
-    season[..., 2] *= torch.exp(0.10 * normal(1) + 0.08 * spread[..., 2])
+    season[..., 2] *= torch.exp(0.10 * far(1) + 0.08 * spread[..., 2])
     season[..., 0] *= torch.exp(0.2 * spread[..., 3])
     dry = torch.sigmoid(2 * warmth - 1.5 * wet)  # grass browns in a dry summer and is green in winter and spring
     for name in ("grass", "meadow", "shrub"):
@@ -108,7 +118,8 @@ def make_regions(world: str, zone: str, seed: int, count: int, temporal: float) 
     fractions[:, tables.E["water"], 2:4] = torch.stack([1 - mud, mud], 1)
     fractions[:, 1:] *= torch.exp(0.08 * normal(len(ELEMENTS) - 1, 1)).clamp(max=1.15)
 
-    parcel = 11 * torch.exp(torch.cat([0.25 * normal(1) + 0.2, 0.25 * normal(1) + 0.05], 1)).clamp(0.65, 2.0)
+    sides = torch.exp(torch.cat([0.25 * far(1) + 0.2, 0.25 * far(1) + 0.05], 1))
+    parcel = 11 * sides.clamp(0.65 / (1 + shift), 2.0 * (1 + shift))
     relief = 28 * torch.exp(0.9 * normal(1))[:, 0].clamp(0.2, 6)
     noise = torch.exp(0.25 * normal(1))[:, 0].clamp(0.6, 1.6)
     return Regions(

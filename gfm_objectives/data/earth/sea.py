@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gfm_objectives.data.earth.chance import Draws, slices
+from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.events import Cover, Event, bent
 from gfm_objectives.data.earth.layout import Layout
 from gfm_objectives.data.earth.regions import Regions
@@ -73,7 +73,7 @@ def make_sea(place: Tensor, draws: Draws, home: Draws, layout: Layout, region: R
     surf = 0.5 * lot[:, :, 9] * (F.max_pool2d(1 - sea, 3, 1, 1) > 0) * (patchy[:, :dates] > 0.3)
     foam = torch.stack([foam, surf, wake]).amax(0) * sea
     plume = torch.sigmoid(2 * draws.field(1, 4, size)) * mine[:, 2]
-    waves = torch.stack(slices("normal", draws.uniform(1)[:, 0], dates * size * size)).view(-1, dates, size, size)
+    waves = torch.stack(draws.pixels("normal", dates * size * size)).view(-1, dates, size, size)
     bright = 0.3 * lot[:, :, 10] * torch.sigmoid(2 * draws.field(dates, 4, size))
     glint = (bright * (1 + 0.35 * waves)).clamp(0, 0.6) * have(11, 0.4) * sea
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gfm_objectives.batch import Series
-from gfm_objectives.data.earth.chance import Draws, slices
+from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.events import Event, echo, lay
 from gfm_objectives.data.earth.layout import FIRST_CROP, PARCELS, Layout
 from gfm_objectives.data.earth.regions import Regions
@@ -204,7 +204,7 @@ def optical(
     haze = 0.006 * draws.normal(dates, 1) * torch.linspace(1.5, 0.2, len(S2_TEN))[pick]  # left by the correction
     x += ((haze - mean) / std)[..., None]
     sigma = (0.0045 / std)[:, None]
-    for place, noise in zip(x, slices("normal", draws.uniform(1)[:, 0], dates * bands * pixels), strict=True):
+    for place, noise in zip(x, draws.pixels("normal", dates * bands * pixels), strict=True):
         place.addcmul_(noise.view(dates, bands, pixels), sigma)
     valid = ~sky.flagged & swath_edges(draws, dates, size, 0.05)
     x *= valid.flatten(2)[:, :, None]
@@ -271,7 +271,7 @@ def radar(
     east, _ = slopes(layout.height)
     x += (9 * east.clamp(-0.5, 0.5))[:, None, None]  # slopes that face the antenna are brighter
     echo(x, events)
-    for place, speckle in zip(x, slices("speckle", draws.uniform(1)[:, 0], dates * 2 * size * size), strict=True):
+    for place, speckle in zip(x, draws.pixels("speckle", dates * 2 * size * size), strict=True):
         place += speckle.view(dates, 2, size, size)
     floor = torch.tensor([-26.0, -31.0]).view(2, 1, 1)  # thermal noise
     x = torch.maximum(x, floor)
