@@ -185,7 +185,7 @@ def test_scores_and_truths_that_are_none_are_refused(score, truth):
 
 @pytest.mark.parametrize(("spread", "shift"), [(1, 0), (3, 0), (2, -4), (8, -3)])
 def test_average_precision_is_near_the_exact_one(spread, shift):
-    """As near as BINS says: one figure of 100 hits in 1000 places by .013, of ten times as many by .003, less in mean."""
+    """As near as BINS says: one figure of 100 hits in 1000 places by .013, of ten times as many by .003."""
     for n, single in ((1000, 0.013), (10_000, 0.003)):
         off = []
         for seed in range(10):

@@ -14,7 +14,7 @@ from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import confusion, miou
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import SENSORS, calibration
 from gfm_objectives.tasks import build_task
 from gfm_objectives.tasks.baselines import recode_map, rules, spectral_index
 from gfm_objectives.tasks.kinds import KINDS
@@ -91,6 +91,16 @@ def test_the_index_reads_the_change_from_the_first_to_the_last_valid_date():
     drop = build_task("water", {**GOOD, "index": {**INDEX, "change": True, "threshold": 0.5}})
     # 0.2 to -0.33; 0.2 to -0.33 at the second date, the last that is valid; no change; no change among valid dates
     assert spectral_index(drop, batch).tolist() == [[[1, 1, 0, 0]]]
+
+
+def test_the_index_reads_the_unit_of_the_series_level():
+    bands, ok = ("B08", "B04"), torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    x = calibration("s2", "L1C").normalise(torch.tensor([0.22, 0.20]).view(1, 1, 2, 1, 1), ok, bands)
+    batch = Batch({"s2": Series(x, ok, torch.zeros(1, 1), bands, "L1C")}, {}, torch.tensor([10.0]))
+    ndvi = {"sensor": "s2", "plus": "B08", "minus": "B04", "above": 1, "below": 0}  # 0.02 / 0.42 = 0.048
+    for threshold, label in ((0.04, 1), (0.05, 0)):
+        task = build_task("green", {**GOOD, "index": {**ndvi, "threshold": threshold}})
+        assert spectral_index(task, batch).tolist() == [[[label]]]
 
 
 def test_the_index_counts_on_some_labels_of_the_map_only():

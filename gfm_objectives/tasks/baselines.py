@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import calibration
 from gfm_objectives.tasks.task import Task
 
 
@@ -51,7 +51,7 @@ def spectral_index(task: Task, batch: Batch) -> Tensor:
             f"task {task.name}: index needs the bands {plus} and {minus} of {sensor}, absent from the data"
         )
     pick = [series.bands.index(plus), series.bands.index(minus)]
-    x = SENSORS[sensor].denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
+    x = calibration(sensor, series.level).denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
     value = (x[:, :, 0] - x[:, :, 1]) / (x[:, :, 0] + x[:, :, 1])  # (B, T, H, W), NaN where both are 0: below
     order = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None]
     last = (series.valid * order).argmax(1, keepdim=True)  # (B, 1, H, W); 0 where none is valid
