@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.chance import order
+from gfm_objectives.chance import mix, order, seed_of
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -62,6 +62,14 @@ def test_order_depends_on_position_alone():
 
 def test_order_is_the_same_in_every_version():
     assert order(0, 10, np.arange(10)).tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
+
+
+def test_seeds_depend_on_every_part_and_stay_the_same_in_every_version():
+    assert mix(0, "order") == 3
+    assert seed_of("synthetic", 0) == 3
+    parts = [(0, 1), (1, 0), (0, 1, "a"), ("0", "1a"), (1, "a", 0), (11, 1), (1, 11), (111,)]
+    for draw in (mix, seed_of):
+        assert len({draw(*p) for p in parts}) == len(parts) and all(0 <= draw(*p) < 2**63 for p in parts)
 
 
 def test_a_later_start_gives_the_same_steps():

@@ -199,8 +199,27 @@ def test_map_head_weighs_by_inverse_root_frequency_up_to_five() -> None:
     by_hand = (w0 * each[0, 0] + w1 * each[1, 1]) / (w0 + w1)
     torch.testing.assert_close(head.loss(logits, target), by_hand)
     head.counts.copy_(torch.tensor([1e9, 1.0]))
-    only_rare = head.loss(logits, torch.tensor([[[-1, 1]]]))
-    torch.testing.assert_close(only_rare, each[1, 1])
+    w0 = 0.5**0.5
+    torch.testing.assert_close(head.loss(logits, target), (w0 * each[0, 0] + 5 * each[1, 1]) / (w0 + 5))
+
+
+def test_what_is_not_valid_may_as_well_be_absent(encoder: Encoder, batch: Batch) -> None:
+    """A date without a valid pixel, and a sensor without any, are read as if they were not there."""
+    s2, s1 = batch.sensors["s2"], batch.sensors["s1"]
+    clouded = Series(s2.x, s2.valid.clone(), s2.day, s2.bands)
+    clouded.valid[:, -1] = False
+    absent = batch.replace(sensors={"s2": s2.map(lambda t: t[:, :-1]), "dem": batch.sensors["dem"]})
+    silent = Series(s1.x, torch.zeros_like(s1.valid), s1.day, s1.bands)
+    present = absent.replace(sensors=batch.sensors | {"s2": clouded, "s1": silent})
+    model = Segmenter(encoder, 3)
+    torch.testing.assert_close(model(present), model(absent), rtol=1e-4, atol=1e-5)
+
+
+def test_invalid_tokens_are_nobodys_keys(encoder: Encoder, batch: Batch) -> None:
+    one = encoder.tokenize(batch.first(1))
+    assert not one.valid.all()
+    valid = one.valid[0].nonzero()[None, :, 0]
+    torch.testing.assert_close(encoder(one)[:, valid[0]], encoder(one.take(valid)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hidden_date_weighs_nothing(spec: Spec) -> None:

@@ -24,7 +24,8 @@ NAMES = sorted(OBJECTIVES)
 
 
 def options(name: str) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(config_root() / "objective" / f"{name}.yaml"))  # type: ignore
+    file = OmegaConf.to_container(OmegaConf.load(config_root() / "objective" / f"{name}.yaml"))
+    return {k: v for k, v in file.items() if k != "ranges"}  # type: ignore[union-attr]
 
 
 def build(name: str, spec: Spec, **changes: object) -> Objective:

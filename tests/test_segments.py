@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gfm_objectives import pretrain
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.config import compose
 from gfm_objectives.data import codebook
-from gfm_objectives.data.segments import Segmented, choose
+from gfm_objectives.data.segments import Segmented, choose, split, without
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
@@ -149,6 +150,18 @@ def test_what_is_withheld_changes_nothing_in_the_prediction(withhold: str) -> No
         torch.manual_seed(1)
         assert torch.isfinite(objective(batch)["loss"])
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(("dates", "seen"), [(2, [0]), (3, [0, 2]), (4, [0, 2]), (5, [0, 2, 4])])
+def test_every_second_date_is_withheld(dates: int, seen: list[int]) -> None:
+    batch = spec_of(s2=(2, dates), dem=(1, 1)).dummy(2, "cpu")
+    s2 = batch.sensors["s2"]
+    dated = batch.replace(sensors=batch.sensors | {"s2": replace(s2, day=torch.arange(dates).expand(2, dates))})
+    shown, withheld = split(dated, "dates")
+    assert shown.sensors["s2"].day[1].tolist() == seen
+    assert withheld.keys() == {"s2"} and withheld["s2"].day[1].tolist() == [t for t in range(dates) if t not in seen]
+    assert shown.sensors["dem"].x.shape[1] == 1
+    assert without(spec_of(s2=(2, dates), dem=(1, 1)), "dates").dates == {"s2": len(seen), "dem": 1}
 
 
 def spec_of(**sensors: tuple[int, int]) -> Spec:
