@@ -22,7 +22,6 @@ from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
 from gfm_objectives.scores import Store
 
-
 # Three labelled places do not show every class, and the comparison says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled pixel")
 

@@ -13,7 +13,6 @@ from gfm_objectives import compare
 from gfm_objectives.compare.plateau import first_flat
 from gfm_objectives.compare.trials import PLATEAU, Outcome
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled pixel")  # of three places
 
 

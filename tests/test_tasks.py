@@ -14,11 +14,13 @@ from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import confusion, miou
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import SENSORS, calibration
 from gfm_objectives.tasks import build_task
-from gfm_objectives.tasks.baselines import recode_map, spectral_index
+from gfm_objectives.tasks.baselines import recode_map, rules, spectral_index
+from gfm_objectives.tasks.kinds import KINDS
 
 INDEX = {"sensor": "hls", "plus": "green", "minus": "swir1", "threshold": 0.0, "above": 1, "below": 0}
+FIRST = {"segmentation": "miou", "change": "miou", "regression": "rmse", "scene": "accuracy", "multilabel": "map"}
 GOOD: dict[str, Any] = {"data": {"name": "chips"}, "layer": "label", "recode": {7: 1, -1: 0}, "index": INDEX}
 
 
@@ -28,6 +30,14 @@ def test_build_task_takes_what_the_yaml_says():
     assert task.recode == {7: 1, -1: 0} and task.index == INDEX
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_takes_its_kinds_first_metric_or_another_of_them(kind: str):
+    cfg = {"data": {"name": "chips"}, "layer": "label", "kind": kind}
+    assert build_task("water", cfg).metric == build_task("water", {**cfg, "metric": None}).metric == FIRST[kind]
+    for metric in KINDS[kind].metrics:
+        assert build_task("water", {**cfg, "metric": metric}).metric == metric
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -35,7 +45,12 @@ def test_build_task_takes_what_the_yaml_says():
         ({"layer": None}, r"task water: layer is missing"),
         ({"data": "hls_water"}, r"task water: data='hls_water': expected the options of a source"),
         ({"kind": "counting"}, r"task water: kind=counting: choose from segmentation"),
-        ({"metric": "f1"}, r"task water: metric=f1: choose from miou"),
+        ({"metric": "rmse"}, r"task water: metric=rmse: choose from miou, f1, precision, recall, accuracy$"),
+        ({"metric": "change_f1"}, r"task water: metric=change_f1: choose from miou"),
+        ({"kind": "regression", "metric": "miou"}, r"task water: metric=miou: choose from rmse, mae, r2"),
+        ({"kind": "regression"}, r"task water: recode gives each pixel a class, which kind=regression has not"),
+        ({"kind": "scene", "recode": None}, r"task water: index gives each pixel a class, which kind=scene has not"),
+        ({"offset": 3.0}, r"task water: no key 'offset'"),
         ({"train": 0}, r"task water: train=0: expected a number of places, or null for all"),
         ({"recode": {"water": 1}}, r"task water: recode=.*: expected \{map label: task label\}"),
         ({"index": {"sensor": "hls"}}, r"task water: index=.*: expected the keys sensor, plus, minus"),
@@ -78,6 +93,16 @@ def test_the_index_reads_the_change_from_the_first_to_the_last_valid_date():
     assert spectral_index(drop, batch).tolist() == [[[1, 1, 0, 0]]]
 
 
+def test_the_index_reads_the_unit_of_the_series_level():
+    bands, ok = ("B08", "B04"), torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    x = calibration("s2", "L1C").normalise(torch.tensor([0.22, 0.20]).view(1, 1, 2, 1, 1), ok, bands)
+    batch = Batch({"s2": Series(x, ok, torch.zeros(1, 1), bands, "L1C")}, {}, torch.tensor([10.0]))
+    ndvi = {"sensor": "s2", "plus": "B08", "minus": "B04", "above": 1, "below": 0}  # 0.02 / 0.42 = 0.048
+    for threshold, label in ((0.04, 1), (0.05, 0)):
+        task = build_task("green", {**GOOD, "index": {**ndvi, "threshold": threshold}})
+        assert spectral_index(task, batch).tolist() == [[[label]]]
+
+
 def test_the_index_counts_on_some_labels_of_the_map_only():
     batch = reflectances([[0.3, 0.3, 0.1]], [[0.2, 0.2, 0.2]], [[True, True, True]])
     water = build_task("water", {**GOOD, "index": {**INDEX, "only": [7]}})
@@ -93,6 +118,21 @@ def test_the_map_is_recoded_and_the_rest_has_its_label():
     assert recode_map(build_task("water", GOOD), batch).tolist() == [[[1, 0, 0, 0]]]
     other = build_task("water", {**GOOD, "recode": {0: 2, 7: 1, -1: 3}})
     assert recode_map(other, batch).tolist() == [[[1, 2, 3, 3]]]
+
+
+def test_a_task_has_the_rules_it_declares_and_they_read_any_batch():
+    batch = reflectances([[0.3, 0.1, 0.3]], [[0.2, 0.2, 0.2]], [[True] * 3])
+    batch.targets["map"] = torch.tensor([[[7, 3, 3]]])
+    found = rules(build_task("water", GOOD))
+    assert {kind: rule(batch).tolist() for kind, rule in found.items()} == {
+        "map": [[[1, 0, 0]]],
+        "index": [[[1, 0, 1]]],
+    }
+    other = reflectances([[0.1, 0.3]], [[0.2, 0.2]], [[True] * 2])  # of another size, as of another Earth
+    other.targets["map"] = torch.tensor([[[0, 7]]])
+    assert {k: rule(other).tolist() for k, rule in found.items()} == {"map": [[[0, 1]]], "index": [[[0, 1]]]}
+    assert list(rules(build_task("water", {**GOOD, "recode": None}))) == ["index"]
+    assert list(rules(build_task("water", {**GOOD, "index": None}))) == ["map"]
 
 
 def test_rows_that_cannot_be_made_say_why():

@@ -253,7 +253,9 @@ class Comparison:
         job, c, result = outcome.job, outcome.job.contender, outcome.result
         assert outcome.stats is not None and result is not None, job
         pretraining = c.run(job.seed)
-        tuning = self.job((job.bench, c, job.fraction), TUNING, budgets.flops[job.bench.task.name, job.fraction])
+        name = job.bench.task.name
+        bench = next(b for b in self.benches if b.task.name == name)  # where it was tuned: not the Earth of this seed
+        tuning = self.job((bench, c, job.fraction), TUNING, budgets.flops[name, job.fraction])
         return Score.measured(
             outcome.stats,
             job.bench.groups,

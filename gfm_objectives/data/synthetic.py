@@ -102,9 +102,9 @@ class Synthetic(Source):
             ("test_shift", test_shift, 1.0),
             *((f"events.{k}", v, 1.0) for k, v in self.events.items()),
         )
-        for key, share, top in dials:
-            if not 0 <= share <= top:
-                raise InputError(f"data.{key}={share}: must lie in 0..{top}")
+        for dial, level, most in dials:
+            if not 0 <= level <= most:
+                raise InputError(f"data.{dial}={level}: must lie in 0..{most}")
         if not 16 <= size <= 256 or not 1 <= dates <= 24:
             raise InputError(f"data.size={size}, data.dates={dates}: size must lie in 16..256 and dates in 1..24")
         self.split, self.zone = split, ZONE_OF[split]

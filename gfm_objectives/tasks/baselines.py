@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import calibration
 from gfm_objectives.tasks.task import Task
+
+
+def rules(task: Task) -> dict[str, Callable[[Batch], Tensor]]:
+    """Kind of contender -> its rule, any Batch -> the class of every pixel (B, H, W) long, as far as the task declares
+    it: `map` needs `recode`, `index` needs `index`. A rule looks at one place at a time, whatever world it is of."""
+    declared = {"map": (recode_map, task.recode), "index": (spectral_index, task.index)}
+    return {kind: partial(rule, task) for kind, (rule, options) in declared.items() if options}
 
 
 def recode_map(task: Task, batch: Batch) -> Tensor:
@@ -18,12 +28,11 @@ def recode_map(task: Task, batch: Batch) -> Tensor:
     """
     if not task.recode or "map" not in batch.targets:
         raise InputError(f"task {task.name}: the map row needs `recode` and data with a layer named map")
-    y = batch.targets["map"]
-    table = torch.full((max(int(y.max()), *task.recode) + 1,), task.recode.get(-1, 0), dtype=torch.long)
+    out = torch.full_like(batch.targets["map"], task.recode.get(-1, 0))
     for source, label in task.recode.items():
         if source >= 0:
-            table[source] = label
-    return torch.where(y >= 0, table.to(y.device)[y.clamp(min=0)], task.recode.get(-1, 0))
+            out[batch.targets["map"] == source] = label
+    return out
 
 
 def spectral_index(task: Task, batch: Batch) -> Tensor:
@@ -42,7 +51,7 @@ def spectral_index(task: Task, batch: Batch) -> Tensor:
             f"task {task.name}: index needs the bands {plus} and {minus} of {sensor}, absent from the data"
         )
     pick = [series.bands.index(plus), series.bands.index(minus)]
-    x = SENSORS[sensor].denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
+    x = calibration(sensor, series.level).denormalise(series.x[:, :, pick], [plus, minus])  # (B, T, 2, H, W)
     value = (x[:, :, 0] - x[:, :, 1]) / (x[:, :, 0] + x[:, :, 1])  # (B, T, H, W), NaN where both are 0: below
     order = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None]
     last = (series.valid * order).argmax(1, keepdim=True)  # (B, 1, H, W); 0 where none is valid

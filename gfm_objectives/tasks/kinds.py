@@ -18,12 +18,13 @@ from gfm_objectives.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Kind(ABC):
-    """metrics: keys of METRICS; the first decides unless the task names another, all are reported.
+    """name: key of KINDS; metrics: keys of METRICS, the first decides unless the task names another, all are reported.
 
     A model's output is (B, C, H, W) for every kind; kinds whose labels are of whole places (`dense` is False) take its
     mean over the pixels. Losses are means over what is labelled, 0 where nothing is.
     """
 
+    name: str
     metrics: tuple[str, ...]
     dense: ClassVar[bool] = True
 
@@ -134,11 +135,14 @@ class Multilabel(Kind):
 
 _OF_CLASSES = ("miou", "f1", "precision", "recall", "accuracy")
 KINDS: dict[str, Kind] = {
-    "segmentation": Segmentation(_OF_CLASSES),
-    "change": Segmentation((*_OF_CLASSES, "change_f1")),  # between the dates of a sensor; the last class is change
-    "regression": Regression(("rmse", "mae", "r2")),
-    "scene": Scene(("accuracy", "f1", "precision", "recall")),
-    "multilabel": Multilabel(("map", "multilabel_f1")),
+    k.name: k
+    for k in (
+        Segmentation("segmentation", _OF_CLASSES),
+        Segmentation("change", (*_OF_CLASSES, "change_f1")),  # between a sensor's dates; the last class is change
+        Regression("regression", ("rmse", "mae", "r2")),
+        Scene("scene", ("accuracy", "f1", "precision", "recall")),
+        Multilabel("multilabel", ("map", "multilabel_f1")),
+    )
 }
 
 
