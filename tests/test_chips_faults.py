@@ -196,6 +196,11 @@ def test_nan_and_declared_no_data_are_pixels_without_value_or_label(root: Path):
     assert (batch.sensors["s1"].x[0, 0, 0].numpy()[diagonal] == 0).all()
 
 
+def test_pixels_have_a_size(root: Path):
+    with pytest.raises(InputError, match=r"data\.gsd=-1: expected metres per pixel, greater than 0"):
+        build_source({**options(root), "gsd": -1}, "pretrain")
+
+
 def test_an_unknown_kind_of_fault_is_refused(root: Path):
     with pytest.raises(InputError, match=r"data\.skip=all: no such kind of fault; choose from missing, unreadable"):
         build_source(options(root, skip=["all"]), "pretrain")

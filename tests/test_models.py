@@ -7,6 +7,7 @@ import torch
 from conftest import NANO, random_batch
 
 from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.errors import InputError
 from gfm_objectives.models import masking
 from gfm_objectives.models.bands import BandWeights
 from gfm_objectives.models.encoder import Encoder
@@ -28,6 +29,15 @@ def spoiled(batch: Batch, value: float = float("nan")) -> Batch:
         for k, s in batch.sensors.items()
     }
     return batch.replace(sensors=sensors)
+
+
+@pytest.mark.parametrize(
+    "size", [{"dim": 60}, {"heads": 3}, {"heads": 0}, {"patch": 7}, {"patch": 1}, {"dense_width": 2}]
+)
+def test_sizes_that_do_not_fit_are_refused(size: dict[str, int], spec: Spec) -> None:
+    ((name, value),) = size.items()
+    with pytest.raises(InputError, match=rf"^encoder: .*{name}={value}.* do not fit: dim must be a multiple of 8"):
+        Encoder.from_config({**NANO, **size}, spec)
 
 
 def test_shapes(encoder: Encoder, batch: Batch) -> None:

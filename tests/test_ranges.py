@@ -166,6 +166,8 @@ def test_a_yaml_without_ranges_is_not_checked(tmp_path):
         ("train", "objective=mix objective.parts.masked_seg.loss_on=al", "loss_on=al: must be one of all, hidden"),
         ("eval", "finetune.start=1e13", "finetune.start=1e13: must be greater than 0 and at most finetune.limit=8e12"),
         ("eval", "suite=crop suite.tasks=[]", "suite.tasks=[]: must be at least one"),
+        ("eval", "suite=crop tasks.crop.data.dates=0", "tasks.crop.data.dates=0: must be from 1 to 24"),
+        ("eval", "suite=hls_water tasks.hls_water.data.gsd=-1", "data.gsd=-1: must be greater than 0"),
         ("eval", "suite=crop tasks.crop.train=0", "tasks.crop.train=0: must be a whole number, at least 1, or null"),
         ("inspect", "places=0", "places=0: must be at least 1, or null"),
     ],

@@ -53,9 +53,13 @@ def _extension_path(point: EntryPoint) -> Path:
 
 def choices(group: str) -> list[str]:
     """Names of the choices of a group, those of other packages included. A task is also a suite: of that task alone."""
-    names = {p.stem for p in (config_root() / group).glob("*.yaml")}
+    names = _shipped(group)
     names |= {name for name, point in extensions(group).items() if _extension_path(point).is_file()}
     return sorted(names | set(choices("task"))) if group == "suite" else sorted(names)
+
+
+def _shipped(group: str) -> set[str]:
+    return {path.stem for path in (config_root() / group).glob("*.yaml")}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -106,6 +110,8 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
         options = dict.fromkeys(PLACES) | options  # so that they can be set
         if isinstance(options.get("data"), dict):
             options["data"], of_data = _use("data", options["data"], files, depth)
+            if not of_data and (name := str(options["data"].get("name"))) in _shipped("data"):
+                of_data = read_choice("data", name).ranges  # data written out, of a source that has a yaml of its own
             ranges = within(of_data, "data.")
     options, used = _use(group, options, files, depth)
     own = {key: parsed for key, text in OWN.get(group, {}).items() if key in options and (parsed := parse_range(text))}

@@ -65,6 +65,8 @@ class Chips(Windows):
         self.license = license
         self._split, self._root = split, find_folder(root)
         self._gsd = number("data.gsd", gsd)
+        if self._gsd <= 0:
+            raise InputError(f"data.gsd={gsd}: expected metres per pixel, greater than 0")
         self._asked = None if size is None else whole("data.size", size, least=1)
         for kind in skip:
             if kind not in KINDS:

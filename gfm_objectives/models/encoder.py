@@ -13,6 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.errors import InputError
 from gfm_objectives.models.attention import attention_kernel
 from gfm_objectives.models.dense import DensePath
 from gfm_objectives.models.tokens import Tokenizer, Tokens, metres, unread
@@ -49,7 +50,13 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
-        """An encoder of `configs/encoder` for the sensors and bands of `spec`."""
+        """An encoder of `configs/encoder` for the sensors and bands of `spec`. InputError for sizes that do not fit."""
+        dim, heads, patch, width = (options[k] for k in ("dim", "heads", "patch", "dense_width"))
+        if min(dim, heads, width) < 1 or dim % 8 or dim % heads or patch < 2 or patch & (patch - 1) or width % 4:
+            raise InputError(
+                f"encoder: dim={dim}, heads={heads}, patch={patch}, dense_width={width} do not fit: dim must be a "
+                "multiple of 8 and of heads, patch a power of two, dense_width a multiple of 4"
+            )
         return cls(spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model")})
 
     @property
