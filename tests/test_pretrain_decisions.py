@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,7 +78,8 @@ def watch(folder: Path, seed: int) -> Watched:
     words += [f"seed={seed}", f"optim.clip={CLIP}", f"optim.lr={LR}", f"optim.batch_size={BATCH}"]
     cfg = small(folder, *words)
     source, whole = pretrain.open_source(cfg)
-    price = pretrain.step_cost(build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole), source, (), BATCH)
+    objective = build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole)
+    price = pretrain.step_cost(objective, source, (), BATCH)
     words.append(f"budget.flops={SAMPLES * price.total}")
     hook = register_optimizer_step_post_hook(stepped)
     with pytest.MonkeyPatch.context() as patch:
@@ -154,8 +156,8 @@ def test_the_teacher_follows_after_every_step(runs: list[Watched]) -> None:
     for run in runs:
         assert len(run.progress) == len(run.seen)
         assert run.progress == sorted(run.progress) and run.progress[-1] == pytest.approx(1, abs=0.005)
-        states = [*run.teacher, {k.removeprefix("objective.teacher."): v for k, v in run.saved.items() if "teacher" in k}]
-        for before, after in zip(states, states[1:], strict=False):
+        last = {k.removeprefix("objective.teacher."): v for k, v in run.saved.items() if "teacher" in k}
+        for before, after in pairwise([*run.teacher, last]):
             assert any(not torch.equal(v, after[k]) for k, v in before.items() if "running" not in k)
 
 
@@ -221,6 +223,7 @@ def test_processes_share_the_schedule_and_nothing_of_chance_but_the_kind_of_step
     assert one.rates[0] == 0.5 * 8 / 100  # warm-up counts the samples of both
     for (kind, x, draw), (same, y, another) in zip(one.objective.steps, other.objective.steps, strict=True):
         assert kind == same and len(x) == len(y) and draw != another
-    assert sum(not torch.equal(x, y) for (_, x, _), (_, y, _) in zip(*(m.objective.steps for m in (one, other)))) > 10
+    pairs = zip(one.objective.steps, other.objective.steps, strict=True)
+    assert sum(not torch.equal(x, y) for (_, x, _), (_, y, _) in pairs) > 10
     spent = sum(2 * len(x) * COSTS[v].total for v, x, _ in one.objective.steps)
     assert one.budget.spent == spent and one.count["samples"] == 2 * sum(len(x) for _, x, _ in one.objective.steps)
