@@ -80,7 +80,10 @@ def peak(device: torch.device | str) -> tuple[str, float | None]:
 @lru_cache
 def _measured_gemm(threads: int, n: int = 1024, repeats: int = 8) -> tuple[str, float]:
     best = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    known = {"fp32": torch.float32}
+    if has_bf16(torch.device("cpu")):  # emulated it is slower, and takes seconds to find out
+        known["bf16"] = torch.bfloat16
+    for name, dtype in known.items():
         a = torch.randn(n, n).to(dtype)
         seconds = []
         for _ in range(repeats):

@@ -65,7 +65,7 @@ def test_no_area_is_judged_by_what_was_fitted_on_it(
     for pairs in calls.values():
         for (fit, judged, _), (other_fit, other_judged, _) in zip(pairs[::2], pairs[1::2], strict=True):
             assert (fit, judged) == (other_judged, other_fit)
-            assert len(fit | judged) > 0.9 * n  # a place may be under clouds
+            assert len(fit | judged) > 0.7 * n  # some are under clouds
             assert not {areas[i] for i in fit} & {areas[i] for i in judged}
 
     def mean(name: str, *which: int) -> float:
