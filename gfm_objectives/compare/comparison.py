@@ -103,10 +103,16 @@ class Comparison:
         space = contender.space(bench.spec, self.finetune["batch_size"])
         return Job(bench.at(seed), contender, fraction, seed, space.start, flops + contender.extra_flops)
 
-    def proposed(self, cell: Cell, flops: float) -> list[Job]:
-        """The tuning trials that come next, none where the search is over."""
+    def tuning(self, cell: Cell, budgets: Mapping[tuple[str, float], float]) -> Job:
+        """Where the settings of a cell are searched: in the cell itself, or, shared, at F with the most labels."""
+        bench, contender, fraction = cell
+        if self.finetune.get("share"):
+            contender, fraction = replace(contender, extra_flops=0.0), self.fractions[-1]
+        return self.job((bench, contender, fraction), TUNING, budgets[bench.task.name, fraction])
+
+    def proposed(self, cell: Cell, first: Job) -> list[Job]:
+        """The tuning trials that come next, after the `first`; none where the search is over."""
         bench, contender, _ = cell
-        first = self.job(cell, TUNING, flops)
         space = contender.space(bench.spec, self.finetune["batch_size"])
         next_ = proposals(space, self.log.tried(first.cell), self.finetune["trials"])
         return [replace(first, hparams=h) for h in next_]
@@ -130,7 +136,7 @@ class Comparison:
                 flops = budgets.flops[bench.task.name, fraction]
                 job = self.job(cell, s, flops)
                 show = self.pictures.tiles(job.bench) if fraction == most and s == 0 else ()
-                jobs.append(replace(job, hparams=self.log.best(self.job(cell, TUNING, flops)), show=show))
+                jobs.append(replace(job, hparams=self.log.best(self.tuning(cell, budgets.flops)), show=show))
         return jobs
 
     # -- the story
@@ -138,20 +144,19 @@ class Comparison:
     def tune(self, budgets: Budgets, pool: Workers, plan: Plan) -> None:
         """Every contender's trials, round after round; what they chose is written to tuning.json."""
         cells = [c for c in self.cells() if self.seeds_left(c)]
-        at = {i: budgets.flops[bench.task.name, f] for i, (bench, _, f) in enumerate(cells)}
+        first = [self.tuning(c, budgets.flops) for c in cells]
         number = 0
-        while jobs := [j for i, c in enumerate(cells) for j in self.proposed(c, at[i])]:
+        while jobs := [j for c, f in zip(cells, first, strict=True) for j in self.proposed(c, f)]:
             number += 1
             self.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"tuning, round {number}")
         path = self.out / "tuning.json"
         choices = {(r["task"], r["fraction"], r["contender"]): r for r in json.loads(_text(path) or "[]")}
-        for i, cell in enumerate(cells):
-            choices |= {tuple(list(r.values())[:3]): r for r in [self._choice(cell, at[i])]}
+        for cell, job in zip(cells, first, strict=True):
+            choices |= {tuple(list(r.values())[:3]): r for r in [self._choice(cell, job)]}
         path.write_text(json.dumps(list(choices.values()), indent=1) + "\n")
 
-    def _choice(self, cell: Cell, flops: float) -> dict[str, Any]:
+    def _choice(self, cell: Cell, job: Job) -> dict[str, Any]:
         bench, contender, fraction = cell
-        job = self.job(cell, TUNING, flops)
         tried = self.log.tried(job.cell)
         space = contender.space(bench.spec, self.finetune["batch_size"])
         return {
@@ -255,7 +260,7 @@ class Comparison:
         pretraining = c.run(job.seed)
         name = job.bench.task.name
         bench = next(b for b in self.benches if b.task.name == name)  # where it was tuned: not the Earth of this seed
-        tuning = self.job((bench, c, job.fraction), TUNING, budgets.flops[name, job.fraction])
+        tuning = self.tuning((bench, c, job.fraction), budgets.flops)
         return Score.measured(
             outcome.stats,
             job.bench.groups,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -69,13 +68,15 @@ class Plan:
     def _stages(self, flops: Mapping[tuple[str, float], float]) -> list[tuple[str, int, float]]:
         """(stage, runs, seconds) of what is not done, on all workers; every search is taken to use all its trials."""
         c, runs, trials, seconds, tuning = self.comparison, 0, 0, 0.0, 0.0
+        searched: set[str] = set()
         for cell in c.cells():
             if left := len(c.seeds_left(cell)):
-                job = c.job(cell, TUNING, flops[cell[0].task.name, cell[2]])
-                open_ = max(0, c.finetune["trials"] - len(c.log.of_cell(job.cell)))
+                job = c.tuning(cell, flops)
+                open_ = max(0, c.finetune["trials"] - len(c.log.of_cell(job.cell))) * (job.cell not in searched)
+                searched.add(job.cell)
                 runs, trials = runs + left, trials + open_
                 tuning += open_ * self.seconds(job)
-                seconds += left * self.seconds(replace(job, seed=0))
+                seconds += left * self.seconds(c.job(cell, 0, flops[cell[0].task.name, cell[2]]))
         return [("tuning", trials, tuning / c.workers), ("seeds", runs, seconds / c.workers)]
 
     def _search(self) -> list[Job]:

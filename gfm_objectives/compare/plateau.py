@@ -49,7 +49,7 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
         )
     start, limit = float(c.finetune["start"]), float(c.finetune["limit"])
     number = 0
-    while jobs := [j for cell in rivals for j in c.proposed(cell, start)]:
+    while jobs := [j for cell in rivals for j in c.proposed(cell, c.job(cell, TUNING, start))]:
         number += 1
         c.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"plateau, tuning round {number}")
     curves: dict[tuple[str, float], dict[str, list[float]]] = {key: {} for key in keys}
