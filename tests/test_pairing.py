@@ -98,7 +98,7 @@ def test_what_was_not_run_is_never_replaced():
 def test_what_was_not_pretrained_has_rivals_at_f_alone():
     assert versus(EVERY, "best", contender="f") == ("c", {"b", "c", "d"})
     assert versus(EVERY, "map", contender="e") == ("f", {"f"})  # not itself
-    assert Table(EVERY).shares("f", "best") == [1]
+    assert Table(EVERY, 3).shares("f", "best") == [1] and Table(EVERY, 3).shares("e", "best") == [1, 3]
 
 
 def test_the_shape_is_the_contenders_own():

@@ -50,6 +50,12 @@ def test_nan_and_none_round_trip(tmp_path: Path):
     assert math.isnan(back.val) and back.pretrain_seed is None and back.value == 1.0 and back.groups == ("0",)
 
 
+def test_numbers_of_other_types_can_be_read_again(tmp_path: Path):
+    s = score(fraction=1, labels=20.0, seed=np.int64(3), synthetic=np.bool_(True), seconds=torch.tensor(1.5))
+    Store(tmp_path).add(s)
+    assert Store(tmp_path).load() == [s] and Store(tmp_path).done(s.key)
+
+
 def statistics(name: str) -> torch.Tensor:
     """Of three tiles."""
     g = torch.Generator().manual_seed(0)

@@ -82,6 +82,11 @@ def test_break_even_is_the_smallest_n_with_a_gain():
     for against in ("best", "unet"):
         even = one(s["break_even"], task="t", against=against)
         assert even["n"] == 4 and even["measured"] == [1, 4] and even["contender"] == "mae"
+    gains = {n: one(s["gains"], against="best", n=n, contender="mae") for n in (1, 4)}
+    assert gains[4]["per_eflop"] == pytest.approx(gains[4]["gain"] / (2e-5 / 4), rel=1e-5)
+    assert gains[1]["per_eflop"] == pytest.approx(gains[1]["gain"] / 2e-5, rel=1e-5)
+    part = [row("mae", GOOD, task=t) for t in "tu"] + [row("U-Net", BAD), row("U-Net, longer", BAD)]
+    assert one(summarise(part)["break_even"], task="mean", against="best")["n"] == "not run"  # u lacks rivals
     worse = summarise([row("mae", BAD), row("U-Net", GOOD), row("U-Net, longer", GOOD)])
     assert one(worse["break_even"], task="mean", against="best")["n"] == "none"
     assert one(summarise(rows[:2])["break_even"], task="t", against="best")["n"] == "not run"
@@ -132,11 +137,19 @@ def test_a_mean_names_the_tasks_it_lacks():
     assert mean["wins"] + mean["losses"] + mean["ties"] + mean["undecided"] == 3
 
 
+def test_a_mean_is_over_the_seeds_that_all_tasks_have():
+    rows = [r for r in suite() if (r.task, r.contender, r.seed) != ("u", "mae", 4)]
+    mean = one(summarise(rows)["means"], against="best", n=1)
+    assert mean["seeds"] == 4 and mean["interval"] == "not given (4 seeds)"
+    assert mean["gain"] == pytest.approx(np.mean(list(EFFECTS.values())) + LUCK[:4].mean(), rel=1e-4)
+
+
 def test_one_mean_for_each_metric():
     rows = suite() + [row(n, GOOD, s, task="x") for n in ("mae", "U-Net") for s in range(5)]
     means = [m for m in summarise(rows)["means"] if m["against"] == "equal"]
     assert [(m["metric"], m["tasks"]) for m in means] == [("accuracy", list(EFFECTS)), ("miou", ["x"])]
     assert means[1]["without_best"] is None
+    assert [m["wins"] + m["losses"] + m["ties"] for m in means] == [4, 1]
     even = [r["metric"] for r in summarise(rows)["break_even"] if (r["task"], r["against"]) == ("mean", "best")]
     assert even == ["accuracy", "miou"]
 
@@ -220,6 +233,15 @@ def test_labels_saved_are_read_off_the_best_rivals_curve():
     assert mine["versus"] == "conv" and mine["needed"] == pytest.approx(100) and mine["saved"] == pytest.approx(90)
     assert one(s, contender="mae", fraction=1.0)["status"] == "more than measured"
     assert one(s, contender="map as input")["status"] == "fewer than measured"
+
+
+def test_a_label_curve_that_dips_counts_as_flat():
+    values = {0.1: (0.4, 0.5), 0.3: (0.6, 0.6), 1.0: (0.3, 0.55)}
+    rows = [points(n, v, fraction=f, labels=round(1000 * f)) for f, pair in values.items()
+            for n, v in zip(("U-Net", "mae"), pair, strict=True)]  # fmt: skip
+    s = summarise(rows)["labels_saved"]
+    assert one(s, fraction=1.0)["needed"] == pytest.approx(np.sqrt(np.sqrt(3)) ** 3 * 100, rel=1e-4)  # 3/4 of the way
+    assert [r["status"] for r in s] == ["ok"] * 3
 
 
 def test_resources_are_means_over_runs():
