@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,7 @@ class Score:
         groups = tuple(str(i) for i in range(len(stats))) if groups is None else tuple(groups)
         assert len(groups) == len(stats), (len(groups), stats.shape)
         value = float(METRICS[metric].of(_total(stats)))
+        about = {n: _CASTS[_TYPES[n]](v) if _TYPES[n] in _CASTS else v for n, v in about.items()}
         return cls(stats=stats, groups=groups, metric=metric, role=role, value=value, tiles=len(stats), **about)
 
     @property
@@ -123,6 +124,7 @@ def _total(stats: np.ndarray) -> torch.Tensor:
 
 
 _TYPES = {f.name: str(f.type) for f in dataclasses.fields(Score)}
+_CASTS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool}  # what is written can be read
 SCORE_COLUMNS = tuple(n for n in _TYPES if n not in ("stats", "groups"))
 STATISTICS_COLUMNS = (*Key._fields, "dtype", "shape", "stats", "groups")
 
