@@ -10,15 +10,17 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from gfm_objectives import config
+from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.pictures import Pictures
@@ -29,12 +31,13 @@ from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
-from gfm_objectives.compare.untrained import RULES, evaluate_untrained
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.errors import InputWarning
+from gfm_objectives.finetune import evaluate_rule
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.runs.provenance import commit
 from gfm_objectives.scores import Key, Score, Store
+from gfm_objectives.tasks.baselines import rules
 
 Cell = tuple[Bench, Contender, float]  # task, row, share of the labels
 
@@ -205,19 +208,20 @@ class Comparison:
         """Rows that need no training; a task that does not declare one has no such row."""
         for bench in self.benches:
             for seed in range(self.options["seeds"] if bench.earths else 1):
-                here = bench.at(seed)
-                for c in (c for c in self.rows if not c.trained):
-                    key = Key(bench.task.name, 1.0, c.name, seed, here.fingerprint)
-                    if not RULES[c.kind].declared(bench.task) or self.store.done(key):
-                        continue
-                    show = self.pictures.tiles(here) if seed == 0 else ()
-                    val, _ = evaluate_untrained(c.kind, here, "val")
-                    stats, shown = evaluate_untrained(c.kind, here, "test", show)
-                    if show:
-                        self.pictures.add(here, c.name, shown)
-                    about = self._about(here, c, seed)
-                    metric = METRICS[bench.task.metric]
-                    self.store.add(Score.measured(stats, here.groups, **about, val=total(metric, val)))
+                here, declared = bench.at(seed), rules(bench.task)
+                for c in (c for c in self.rows if c.kind in declared):
+                    if not self.store.done(Key(bench.task.name, 1.0, c.name, seed, here.fingerprint)):
+                        self._untrained(here, c, seed, declared[c.kind])
+
+    def _untrained(self, bench: Bench, c: Contender, seed: int, rule: Callable[[Batch], Tensor]) -> None:
+        about = (bench.kind, bench.task.layer, bench.classes)
+        show = self.pictures.tiles(bench) if seed == 0 else ()
+        val, _ = evaluate_rule(rule, bench.source("val"), *about)
+        stats, shown = evaluate_rule(rule, bench.source("test"), *about, show)
+        if show:
+            self.pictures.add(bench, c.name, shown)
+        val_figure = total(METRICS[bench.task.metric], val)
+        self.store.add(Score.measured(stats, bench.groups, **self._about(bench, c, seed), val=val_figure))
 
     def report(self, context: Mapping[str, Any], budgets: Budgets) -> None:
         """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""

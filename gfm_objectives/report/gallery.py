@@ -30,7 +30,7 @@ UNLABELLED = (1.0, 1.0, 1.0)
 def predictions(
     task: str, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None, colors: Sequence[str] | None
 ) -> Figure:
-    """A grid: image, label, then what each contender predicted; unlabelled pixels are white."""
+    """A grid: image, label, then what each contender predicted, classes or numbers; unlabelled pixels are white."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -38,23 +38,34 @@ def predictions(
     label = arrays["label"]
     contenders = [k.removeprefix("pred/") for k in arrays if k.startswith("pred/")]
     maps = [label, *(arrays[f"pred/{c}"] for c in contenders)]
-    classes = max(len(names or ()), *(int(m.max()) + 1 for m in maps))
-    paint = np.array([to_rgb(c) for c in palette(classes, colors)] + [UNLABELLED])  # index -1 is the last
     count, columns = len(label), 2 + len(contenders)
+    numbers = label.dtype.kind == "f"
+    if numbers:
+        low, high = np.nanpercentile(label, [2, 98])
+    else:
+        classes = max(len(names or ()), *(int(m.max()) + 1 for m in maps))
+        paint = np.array([to_rgb(c) for c in palette(classes, colors)] + [UNLABELLED])  # index -1 is the last
     figure = Figure(figsize=(1.65 * columns, 1.65 * count + 1.2), layout="constrained")
     axes = figure.subplots(count, columns, squeeze=False)
     for i in range(count):
         axes[i][0].imshow(arrays["image"][i].clip(0, 1))
         for ax, m in zip(axes[i][1:], maps, strict=True):
-            ax.imshow(paint[np.where(m[i] < 0, classes, m[i])], interpolation="nearest")
+            if numbers:
+                shown = ax.imshow(m[i], vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+            else:
+                ax.imshow(paint[np.where(m[i] < 0, classes, m[i])], interpolation="nearest")
         for ax in axes[i]:
             ax.set_xticks([])
             ax.set_yticks([])
     for ax, title in zip(axes[0], ["image", "label", *contenders], strict=True):
         ax.set_title(fill(title, 18), fontsize=9)
-    texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
-    patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=8, frameon=False)
+    if numbers:
+        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, aspect=40)
+    else:
+        texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
+        patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
+        where = {"loc": "outside lower center", "ncols": min(6, len(patches))}
+        figure.legend(handles=patches, fontsize=8, frameon=False, **where)
     figure.suptitle(f"{task}: predictions beside labels, test tiles", fontsize=11)
     return figure
 
