@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import LANDCOVER, config, make_conv_run, make_run, make_unet_run
+from small import BANDS, LANDCOVER, OPTIONS, config, make_conv_run, make_run, make_unet_run
 
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
@@ -20,6 +20,7 @@ from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, work
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
+from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.scores import Store
 
 # Three labelled places do not show every class, and the comparison says so.
@@ -81,13 +82,16 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
     assert "2 seeds give no interval; 5 do" in text
     with pytest.raises(InputError, match=r"finetune\.trials=1; choose another name"):
         compare.run(OmegaConf.merge(cfg, {"finetune": {"trials": 2}}))
+    deep = make_run(tmp_path / "deep", model=Encoder(BANDS, **OPTIONS | {"depth": 2}))
+    with pytest.raises(InputError, match="holds scores of another network named 'mae'; choose another name="):
+        compare.run(OmegaConf.merge(cfg, {"checkpoint": [deep]}))
 
 
 def test_a_plan_leaves_nothing_behind(tmp_path, capsys):
     cfg = config(tmp_path, seeds=5, plan_only=True, finetune={"flops": None, "limit": 1.6e10, "trials": 2})
     compare.run(cfg)
     text = capsys.readouterr().out
-    assert "plateau  at most" in text and "(F = 1e+09) to" in text and "expected: gains +- 3.1 points" in text
+    assert "plateau  at most" in text and "(F = 1e+09) to" in text and "expected: gains +- 3.1 mIoU points" in text
     assert not (tmp_path / "results").exists()
 
 
@@ -207,12 +211,14 @@ def test_a_fraction_that_shows_nothing_of_a_class_is_told(tmp_path):
 
 
 def test_rows_that_read_the_map_need_one(tmp_path):
-    from gfm_objectives.compare.comparison import can_run
+    from gfm_objectives.compare.fitting import can_run, notes_on
 
     without = {**LANDCOVER, "data": {**LANDCOVER["data"], "layers": ["landcover"]}, "recode": None}
     rows = contenders(["all"], [make_run(tmp_path / "a")], 1, None)
     there = {c.kind for c in rows if can_run(open_bench("x", without), c)}
-    assert there.isdisjoint({"map_context", "unet_map_input", "pretrained_map_input"}) and "pixel" in there
+    assert there.isdisjoint({"map_context", "unet_map_input", "pretrained_map_input", "map"}) and "pixel" in there
+    (told,) = notes_on([open_bench("x", without)], rows)
+    assert told.startswith("x: not run, for want of a map or a rule") and "conv, map as input" in told
 
 
 def test_looks_at_the_final_world_are_counted(tmp_path, bench, capsys):

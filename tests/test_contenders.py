@@ -104,6 +104,9 @@ def test_the_rival_of_other_means_is_told(tmp_path):
     other = contenders(kinds, [run, make_unet_run(tmp_path / "v", flops=6e8)], 3, None)
     why = "U-Net pretrained on the map had 6e+08 pretraining FLOPs, which no encoder beside it had."
     assert notes(other) == [why]
+    masked = make_run(tmp_path / "m", objective="masked_seg", model=Encoder(BANDS, **OPTIONS | {"depth": 0}))
+    with pytest.raises(InputError, match=r"conv pretrained with objective=masked_seg; .* must be objective=supervised"):
+        contenders(kinds, [run, masked], 3, None)
 
 
 def test_the_search_for_a_recipe_is_charged_to_its_own_rows(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from small import config
 from gfm_objectives import compare
 from gfm_objectives.compare.plateau import first_flat
 from gfm_objectives.compare.trials import PLATEAU, Outcome
+from gfm_objectives.metrics import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled pixel")  # of three places
 
@@ -22,6 +24,10 @@ def test_one_flat_step_or_one_flat_rival_is_no_plateau():
     assert first_flat({"a": [0.3, 0.2, 0.4, 0.4, 0.4]}, 0.01) == 2, "a dip is no plateau"
     assert first_flat({"a": [0.3, 0.3]}, 0.01) is None
     assert first_flat({"a": [0.3] * 4, "b": [0.1, 0.2, 0.2, 0.2]}, 0.01) == 1, "every rival"
+    assert first_flat({"a": [0.3, math.nan, 0.3, 0.3, 0.3]}, 0.01) is None, "no plateau where a run diverged"
+    rmse = METRICS["rmse"]  # less is better, and the step is a share of it
+    assert first_flat({"a": [9.0, 5.0, 4.97, 4.96]}, 0.01, rmse) == 1
+    assert first_flat({"a": [9.0, 5.0, 4.97, 4.9]}, 0.01, rmse) is None
 
 
 CURVES = {
@@ -74,4 +80,4 @@ def test_where_the_limit_comes_first_it_is_a_comparison_of_speed(tmp_path, work,
     assert budgets(cfg, monkeypatch) == [{"task": "landcover", "fraction": 0.5, "flops": 4e9, "plateau": False}]
     assert "no plateau" in capsys.readouterr().out
     fixed = OmegaConf.merge(cfg, {"name": "fixed", "finetune": {"flops": 3e9}})
-    assert budgets(fixed, monkeypatch)[0]["plateau"] is False
+    assert budgets(fixed, monkeypatch)[0]["plateau"] is None, "not looked for"

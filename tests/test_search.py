@@ -51,10 +51,17 @@ def test_a_winner_at_the_end_of_the_learning_rates_widens_them():
     assert best(falling).lr == 1e-3 and "lr" not in corners(SPACE, falling)
 
 
+def test_a_winner_at_the_end_of_another_lever_widens_it_too():
+    space = Space(HParams(4e-3, width=8), {"width": (8, 16, 32, 64, 128)})
+    tried = walk(lambda h: h.width - 100 * abs(math.log2(h.lr / 4e-3)), trials=4, space=space)
+    assert {h.width for h in tried} == {8, 16, 32, 64, 128} and len(tried) <= 4 + WIDEN
+    assert corners(space, tried) == [], "128 is the last there is"
+
+
 def test_all_levers_are_tried_in_one_order():
     tried = list(walk(lambda h: -abs(math.log2(h.lr / 4e-3)) - (h != SPACE.start), trials=50))
     moved = [next(n for n in LEVERS if getattr(h, n) != getattr(SPACE.start, n)) for h in tried[1:]]
-    assert moved == ["lr", "lr", "head_first", "width", "batch_size", "length"]
+    assert moved == ["lr", "lr", "width", "head_first", "batch_size", "length"]
 
 
 def test_a_start_that_diverges_is_left_downwards():

@@ -160,7 +160,9 @@ def _fingerprint(task: Task, spec: Spec, sizes: Mapping[str, int], sources: Mapp
 
 
 def _identity(task: Task) -> str:
-    """What areas are named after: the source of made-up data, the folder of real data. Tasks on the same data share
-    their areas."""
-    root = task.data.get("root")
-    return find_folder(root).resolve().name if root else str(task.data["name"])
+    """What areas are named after: the source of made-up data, the folder of real data, told apart from others of its
+    name by its path. Tasks on the same data share their areas."""
+    if not (root := task.data.get("root")):
+        return str(task.data["name"])
+    path = find_folder(root).resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"

@@ -23,6 +23,7 @@ from gfm_objectives import config
 from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.compare.fitting import can_run, check_rows, notes_on
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets, find_budgets
@@ -54,7 +55,8 @@ def run(cfg: DictConfig) -> Path:
     context: dict[str, Any] = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
-    context["notes"] += other_earths(benches, rows)
+    context["notes"] += notes_on(benches, rows)
+    check_rows(Store(out), rows, out)
     workers = cfg.workers or (1 if device.type == "cuda" else _cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
@@ -168,7 +170,7 @@ class Comparison:
             "contender": contender.name,
             "cap": job.flops,
             "hparams": self.log.best(job).as_dict(),
-            "val": max(tried.values()),
+            "val": METRICS[bench.task.metric].better * max(tried.values()),
             "trials": len(tried),
             "corners": corners(space, tried),
             "tuning_flops": self.log.flops([job.cell]),
@@ -198,7 +200,7 @@ class Comparison:
         for bench in self.benches:
             for fraction in self.fractions:
                 seeds = range(self.options["seeds"])
-                absent = {name for s in seeds for name in bench.at(s).unseen(fraction, s)}
+                absent = {name for s in seeds if fraction < 1 for name in bench.at(s).unseen(fraction, s)}
                 if absent:
                     where = f"{bench.task.name}, {fraction:.3g} of the labels ({bench.labelled(fraction)} places)"
                     told = f"{where}: some seed has no labelled pixel of {', '.join(sorted(absent))}"
@@ -305,22 +307,6 @@ class Comparison:
             "fingerprint": bench.fingerprint,
             "commit": self.commit,
         }
-
-
-def can_run(bench: Bench, contender: Contender) -> bool:
-    """Whether the task's data has what the row reads."""
-    return "map" in bench.spec.legends or not ("map_input" in contender.kind or contender.kind == "map_context")
-
-
-def other_earths(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
-    """Notes on pretraining runs of another Earth than the one their seed is compared on."""
-    earths = range(max((len(b.earths) for b in benches), default=0))
-    out = []
-    for c in (c for c in rows if c.role == "pretrained" and earths):
-        known = {s: r.earth for s in earths if (r := c.run(s)) and r.earth is not None}
-        if wrong := [s for s, e in known.items() if e != s]:
-            out.append(f"{c.name}: seeds {', '.join(map(str, wrong))} use encoders pretrained on other Earths.")
-    return out
 
 
 def _cores() -> int:

@@ -165,6 +165,11 @@ def _vit_space(spec: Spec, batch: int) -> Space:
     return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "tokens", "encoder")})
 
 
+def _map_reader_space(spec: Spec, batch: int) -> Space:
+    """A frozen encoder would never learn to read the map."""
+    return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "tokens")})
+
+
 def _conv_space(spec: Spec, batch: int) -> Space:
     return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "encoder")})
 
@@ -210,7 +215,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "pretrained": Kind("pretrained", _pretrained(), _vit_space),
-    "pretrained_map_input": Kind("pretrained", _reading_the_map(_pretrained()), _vit_space, suffix=", map as input"),
+    "pretrained_map_input": Kind(
+        "pretrained", _reading_the_map(_pretrained()), _map_reader_space, suffix=", map as input"
+    ),
     "foreign": Kind("pretrained", _foreign, _foreign_space),
     "frozen": Kind("part", _pretrained(), _frozen_space, suffix=", frozen"),  # all but a linear head
     "fresh_dense": Kind("part", _pretrained("-dense_path."), _vit_space, suffix=", fresh dense path"),
@@ -225,7 +232,9 @@ KINDS: dict[str, Kind] = {
     "conv_map": Kind("saw_map", _pretrained(), _conv_space, "conv pretrained on the map"),
     "unet_map_input": Kind("saw_map", _reading_the_map(_unet), _unet_space, "U-Net, map as input"),
     "conv_map_input": Kind("saw_map", _reading_the_map(_scratch), _conv_space, "conv, map as input"),
-    "scratch_map_input": Kind("saw_map", _reading_the_map(_scratch), _vit_space, "ViT from scratch, map as input"),
+    "scratch_map_input": Kind(
+        "saw_map", _reading_the_map(_scratch), _map_reader_space, "ViT from scratch, map as input"
+    ),
     "map_context": Kind("saw_map", _map_context, _pixel_space, "map's neighbourhood alone"),
     "map": Kind("untrained", None, _no_space, "map, recoded"),
     "index": Kind("untrained", None, _no_space, "spectral index"),

@@ -12,13 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers, speed
 from gfm_objectives.gain.intervals import MIN_SEEDS, half_width
 from gfm_objectives.gain.means import deviation_of_gains
+from gfm_objectives.metrics import METRICS, Metric
 from gfm_objectives.scores import Score
 
 if TYPE_CHECKING:
     from gfm_objectives.compare.comparison import Comparison
     from gfm_objectives.compare.plateau import Budgets
 
-USUAL = 0.025  # deviation among seeds of a paired gain on one task (LOG.md, 2026-11-26)
+USUAL = 0.025  # deviation among seeds of a paired mIoU gain on one task (LOG.md, 2026-11-26)
 
 
 class Plan:
@@ -49,7 +50,7 @@ class Plan:
         lines = [
             f"run plan: {len(c.benches)} tasks x {len(c.fractions)} shares of labels x {len(c.trained)} contenders, "
             f"{f['trials']} trials and {c.options['seeds']} seeds each; {c.workers} at a time on {c.device_name}",
-            f"  {expected(c.store.load(), c.options['seeds'])}",
+            f"  {expected(c.store.load(), c.options['seeds'], METRICS[c.benches[0].task.metric])}",
         ]
         fixed = budgets.flops if budgets else dict.fromkeys(keys, float(f["flops"])) if f["flops"] else None
         if fixed:
@@ -66,7 +67,7 @@ class Plan:
         return "\n".join([*lines, "  the plateau rule finds F; the plan is printed again when it is known"])
 
     def _stages(self, flops: Mapping[tuple[str, float], float]) -> list[tuple[str, int, float]]:
-        """(stage, runs, seconds) of what is not done, on all workers; every search is taken to use all its trials."""
+        """(stage, runs, seconds) of what is not done, on all workers; searches are taken to use their trials alone."""
         c, runs, trials, seconds, tuning = self.comparison, 0, 0, 0.0, 0.0
         searched: set[str] = set()
         for cell in c.cells():
@@ -81,9 +82,11 @@ class Plan:
 
     def _search(self) -> list[Job]:
         """All runs that the plateau rule could ask for and that are not done."""
+        from gfm_objectives.compare.plateau import is_rival
+
         c = self.comparison
         start, jobs = float(c.finetune["start"]), []
-        for cell in (x for x in c.cells() if x[1].role == "scratch" and not x[1].extra_flops):
+        for cell in (x for x in c.cells() if is_rival(x[1])):
             first = c.job(cell, TUNING, start)
             jobs += [first] * max(0, c.finetune["trials"] - len(c.log.of_cell(first.cell)))
             flops = start
@@ -93,14 +96,21 @@ class Plan:
         return jobs
 
 
-def expected(scores: Sequence[Score], seeds: int) -> str:
-    """The half-width that the interval of a mean gain will have, from what is stored, else from the usual deviation."""
+def expected(scores: Sequence[Score], seeds: int, metric: Metric) -> str:
+    """The half-width that the interval of a mean gain will have for what seeds do to it, from what is stored, else from
+    the usual deviation."""
     if seeds < MIN_SEEDS:
         return f"{seeds} seeds give no interval; {MIN_SEEDS} do"
     sd = deviation_of_gains(scores)
     told = "as among the seeds in this folder" if sd else "as on the synthetic Earth so far"
-    half = half_width(seeds, sd or USUAL)
-    return f"expected: gains +- {100 * half:.1f} points (deviation among seeds {100 * (sd or USUAL):.1f}, {told})"
+    if not sd and metric.scale != 100:
+        return f"{seeds} seeds; what half-width to expect of a gain in {metric.title} nothing tells yet"
+    half, unit = (
+        half_width(seeds, sd or USUAL),
+        f" {metric.title} points" if metric.scale == 100 else f" {metric.title}",
+    )
+    spread = f"deviation among seeds {metric.scale * (sd or USUAL):.2g}, {told}"
+    return f"expected: gains +- {metric.scale * half:.2g} {unit} ({spread}); real test areas add to it"
 
 
 class Clock:

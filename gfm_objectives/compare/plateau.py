@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.plan import Plan
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
 from gfm_objectives.errors import InputError
-from gfm_objectives.metrics import METRICS
+from gfm_objectives.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from gfm_objectives.compare.comparison import Cell, Comparison
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Budgets:
-    """(task, fraction) -> F, and whether the plateau was seen there: without it a table compares speed."""
+    """(task, fraction) -> F, and whether the plateau was seen there (None: not looked for): without it a table compares
+    speed."""
 
     flops: dict[tuple[str, float], float] = field(default_factory=dict)
-    reached: dict[tuple[str, float], bool] = field(default_factory=dict)
+    reached: dict[tuple[str, float], bool | None] = field(default_factory=dict)
 
     def records(self) -> list[dict[str, Any]]:
         return [
@@ -41,8 +44,8 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     out = Budgets()
     keys = [(b.task.name, f) for b in c.benches for f in c.fractions]
     if c.finetune["flops"] is not None:
-        return Budgets(dict.fromkeys(keys, float(c.finetune["flops"])), dict.fromkeys(keys, False))
-    rivals = [cell for cell in c.cells() if cell[1].role == "scratch" and not cell[1].extra_flops]
+        return Budgets(dict.fromkeys(keys, float(c.finetune["flops"])), dict.fromkeys(keys))
+    rivals = [cell for cell in c.cells() if is_rival(cell[1])]
     if not rivals:
         raise InputError(
             "finetune.flops=null: no rival from scratch to find F by; add contenders=unet, or give a number"
@@ -53,6 +56,7 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
         number += 1
         c.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"plateau, tuning round {number}")
     curves: dict[tuple[str, float], dict[str, list[float]]] = {key: {} for key in keys}
+    metrics = {(b.task.name, f): METRICS[b.task.metric] for b in c.benches for f in c.fractions}
     flops, levels = start, []
     while open_ := [key for key in keys if key not in out.flops]:
         levels.append(flops)
@@ -61,11 +65,11 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
         todo = [j for js in level.values() for j in js if j not in c.log]
         c.run_trials(todo, pool, plan, f"plateau, F = {flops:.3g}")
         for cell in cells:
-            key, sign = (cell[0].task.name, cell[2]), METRICS[cell[0].task.metric].better
-            value = fmean(c.log.rows[j.key]["val"] for j in level[id(cell)])
-            curves[key].setdefault(cell[1].name, []).append(sign * value)
+            values = [c.log.rows[j.key]["val"] for j in level[id(cell)]]
+            mean = math.nan if None in values else fmean(values)  # NaN: a run diverged there, which is no plateau
+            curves[cell[0].task.name, cell[2]].setdefault(cell[1].name, []).append(mean)
         for key in open_:
-            if (k := first_flat(curves[key], c.finetune["plateau"])) is not None:
+            if (k := first_flat(curves[key], c.finetune["plateau"], metrics[key])) is not None:
                 out.flops[key], out.reached[key] = levels[k], True
             elif 2 * flops > limit:
                 out.flops[key], out.reached[key] = flops, False
@@ -74,16 +78,29 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     return out
 
 
-def first_flat(curves: Mapping[str, Sequence[float]], step: float) -> int | None:
-    """The first level from which two doublings add less than `step` to every curve; None where there is none yet."""
+def first_flat(curves: Mapping[str, Sequence[float]], step: float, metric: Metric = METRICS["miou"]) -> int | None:
+    """The first level from which two doublings add less than `step` to every curve; None where there is none yet.
+
+    `step` is in the metric where it is a share, printed in points, else a share of the value itself.
+    """
+
+    def flat(v: Sequence[float], k: int) -> bool:
+        gain = max(metric.better * (x - v[k]) for x in v[k + 1 : k + 3])
+        return gain < step * (1 if metric.scale == 100 else abs(v[k]))
+
     n = min(map(len, curves.values()))
-    flat = [k for k in range(n - 2) if all(max(v[k + 1 : k + 3]) - v[k] < step for v in curves.values())]
-    return flat[0] if flat else None
+    return next((k for k in range(n - 2) if all(flat(v, k) for v in curves.values())), None)
+
+
+def is_rival(c: Contender) -> bool:
+    """Whether it has a say in F: from scratch, with F alone, and without the weights of others."""
+    return c.role == "scratch" and not c.extra_flops and not c.weights
 
 
 def _jobs(c: Comparison, cell: Cell, start: float, flops: float) -> list[Job]:
-    """The seeds of one level, with the settings that were tuned at the first."""
-    hparams = c.log.best(c.job(cell, TUNING, start))
+    """The seeds of one level, with the settings that were tuned at the first, but all of F and nothing frozen: what was
+    best with little would make a curve flat that is not."""
+    hparams = replace(c.log.best(c.job(cell, TUNING, start)), length=1.0, freeze="")
     return [replace(c.job(cell, seed, flops), hparams=hparams) for seed in PLATEAU]
 
 

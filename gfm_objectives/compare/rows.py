@@ -51,6 +51,7 @@ def contenders(
             rows += [_of_runs(n + KINDS[kind].suffix, kind, mine[n], shapes[n], spent) for n in mine]
         elif kind in ("unet_map", "conv_map"):
             mine = {n: runs for n, runs in groups.items() if runs[0].model == kind.removesuffix("_map")}
+            _refuse_other_objectives(mine)
             names = _told_apart(KINDS[kind].title, list(mine))
             rows += [_of_runs(names[n], kind, mine[n], shapes[n], spent) for n in mine]
         elif kind in ("foreign", "foreign_frozen"):
@@ -69,6 +70,9 @@ def contenders(
     if PLUS in kinds:
         given = _extras([*groups.values(), *(p.runs for p in foreign)], suite_size)[0]
         rows += [_plus(c, e) for c in list(rows) if c.role == "scratch" for e in given]
+    if len({c.name for c in rows}) < len(rows):
+        twice = next(c.name for c in rows if [d.name for d in rows].count(c.name) > 1)
+        raise InputError(f"checkpoint: two rows would be named {twice!r}; compare them in two evaluations")
     if not rows:
         raise InputError("nothing to compare: give checkpoint=runs/<name>, encoder=, or contenders=scratch,unet")
     return rows
@@ -112,9 +116,20 @@ def _of_runs(name: str, kind: str, runs: tuple[Run, ...], shape: str, spent: Map
     return Contender(name, kind, runs, recipe, shape, search_flops=spent.get((runs[0].model, runs[0].objective), 0.0))
 
 
+def _refuse_other_objectives(groups: Mapping[str, tuple[Run, ...]]) -> None:
+    """A U-Net or conv that was pretrained on something else never saw the map, and has no row."""
+    for r in (runs[0] for runs in groups.values() if runs[0].objective != "supervised"):
+        raise InputError(
+            f"checkpoint={r.folder}: a {r.model} pretrained with objective={r.objective}; as a rival that saw the map "
+            "it must be objective=supervised"
+        )
+
+
 def _plus(c: Contender, extra: float) -> Contender:
     """The same rival with `extra` FLOPs on top of F."""
-    return Contender(f"{c.name} + {flops(extra)} FLOPs", c.kind, shape=c.shape, extra_flops=extra, weights=c.weights)
+    return Contender(
+        f"{c.name} + {flops(extra, digits=3)} FLOPs", c.kind, shape=c.shape, extra_flops=extra, weights=c.weights
+    )
 
 
 def _search_flops(folders: Sequence[str]) -> dict[tuple, float]:
@@ -151,17 +166,17 @@ def _default_shape() -> str:
 
 
 def _json(options: Mapping[str, Any]) -> str:
+    if options.get("depth") == 0:  # what only a ViT has makes no other network
+        options = {**options, "dim": 64, "heads": 1}
     return json.dumps({k: v for k, v in sorted(options.items()) if k not in ("name", "model", "band_dropout")})
 
 
 def _of_shapes(title: str, shapes: Sequence[str], without_vit: bool) -> dict[str, str]:
     """Shape -> name of the row, which tells what sets it apart; one alone needs no figures in its name."""
     every = [json.loads(s) | ({"depth": 0} if without_vit else {}) for s in shapes]
-    if without_vit:  # what only a ViT has makes no other network
-        every = [o | {"dim": every[0]["dim"], "heads": every[0]["heads"]} for o in every]
-    else:
+    if not without_vit:
         every = [o for o in every if o["depth"]] or [json.loads(_default_shape())]
-    options = {_json(o): o for o in every}
+    options = {s: json.loads(s) for s in map(_json, every)}
     keys = [k for k in every[0] if len({str(o.get(k)) for o in options.values()}) > 1]
     return {shape: " ".join([title, *(f"{k}={o.get(k)}" for k in keys)]) for shape, o in options.items()}
 

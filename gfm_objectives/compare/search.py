@@ -13,10 +13,10 @@ from typing import Any
 
 from gfm_objectives.finetune import HParams
 
-# In the order in which they are tried: what moved scores most comes first (LOG.md, 2026-11-26).
-LEVERS = ("lr", "head_first", "width", "encoder_factor", "freeze", "batch_size", "mode", "length")
+# In the order in which they are tried: what moved scores most so far comes first (LOG.md, 2026-11-22 and 2026-11-23).
+LEVERS = ("lr", "width", "head_first", "encoder_factor", "freeze", "batch_size", "mode", "length")
 STEP = 2.0  # from one learning rate to the next; the ladder has no end
-WIDEN = 4  # further trials, beyond their number, for a winner that lies at the end of the learning rates tried
+WIDEN = 4  # further trials, beyond their number, for a winner that lies at the end of the values tried of a lever
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Space:
 def proposals(space: Space, tried: Mapping[HParams, float], trials: int) -> list[HParams]:
     """The settings to try next, none where the search is over; a function of what was `tried` (-> validation) alone.
 
-    At most `trials` in all, and up to WIDEN more while the best learning rate lies at the end of those tried with it.
+    At most `trials` in all, and up to WIDEN more while the winner has a lever at the end of the values tried.
     """
     if space.start not in tried:
         return [space.start]
@@ -53,7 +53,7 @@ def proposals(space: Space, tried: Mapping[HParams, float], trials: int) -> list
             return todo[:left]
         break
     if -WIDEN < left <= 0:
-        return _beyond(space, tried, "lr")[: left + WIDEN]
+        return [h for n in corners(space, tried) for h in _beyond(space, tried, n)][: left + WIDEN]
     return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gfm_objectives.gain.means import deviation_of_gains, expected_half_width
+from gfm_objectives.gain.means import deviation_of_gains
 from gfm_objectives.gain.summary import summarise, write
 
-__all__ = ["deviation_of_gains", "expected_half_width", "summarise", "write"]
+__all__ = ["deviation_of_gains", "summarise", "write"]

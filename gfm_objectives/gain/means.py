@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.gain.intervals import MIN_SEEDS, Estimate, estimate, half_width, over_tasks
+from gfm_objectives.gain.intervals import Estimate, estimate, over_tasks
 from gfm_objectives.gain.pairing import AGAINST, NOT_RUN, Pair, Table
 from gfm_objectives.scores import Score
 
@@ -144,15 +144,6 @@ def deviation_of_gains(scores: Sequence[Score]) -> float | None:
         if variances:
             return math.sqrt(np.mean(variances))
     return None
-
-
-def expected_half_width(scores: Sequence[Score], seeds: int = MIN_SEEDS) -> float | None:
-    """Of the interval for a mean gain from `seeds` seeds that vary as the stored ones do; None where nothing tells.
-
-    In the metric's unit. Real test areas, which all seeds share, widen the interval beyond this.
-    """
-    sd = deviation_of_gains(scores)
-    return None if sd is None or seeds < 2 else half_width(seeds, sd)
 
 
 def _common(seeds: Sequence[Sequence[int]]) -> list[int]:

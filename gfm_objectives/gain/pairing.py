@@ -129,7 +129,8 @@ class Table:
         if against in ("unet", "equal"):
             rivals, who = [r for r in rivals if r.kind == "unet"], "U-Net"
         elif against == "same":
-            rivals, who = [r for r in rivals if r.shape and r.shape == me.shape], "row from scratch of its shape"
+            alike = me.shape and not me.kind.endswith("map_input")  # what reads the map is another network
+            rivals, who = [r for r in rivals if alike and r.shape == me.shape], "row from scratch of its shape"
         plain = [r.name for r in rivals if not r.extra_flops]
         if not plain:
             return f"{NOT_RUN}: no {who} at F"

@@ -29,12 +29,13 @@ def scores(table: Table) -> Rows:
                 cell = table.cell(task, fraction, name)
                 head = {"task": task, "fraction": fraction, "contender": name, "metric": table.metrics[task].name}
                 if cell is None:
-                    nothing = dict.fromkeys(("value", "interval", "error", "val"))
+                    nothing = dict.fromkeys(("value", "interval", "error", "val", "epochs"))
                     out.append({**head, "status": NOT_RUN, **nothing, "seeds": 0, "figures": {}, "classes": {}})
                     continue
                 e = estimate([cell.sampled], seedless=row.role == "untrained" and not table.nested[task])
                 value = {"value": e.mean, "interval": interval(e), "error": e.error, "seeds": e.seeds}
                 value["val"] = cell.validation(cell.seeds)
+                value["epochs"] = float(np.mean([s.epochs for s in cell.scores]))
                 out.append({**head, "status": "ok", **value, **_figures(cell, table.metrics[task].statistic)})
     return out
 

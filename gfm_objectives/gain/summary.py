@@ -18,7 +18,7 @@ digits; null = not known or not run. `status` is 'ok' or 'not run: <what>'. `int
                   tiles (of a seed)}}
     synthetic     [task]; worlds, commits, devices [text]; fingerprints {task: text}
     labels        {task: {fraction: labelled places}}
-    scores        [{task, fraction, contender, metric, status, value, interval, error, seeds, val,
+    scores        [{task, fraction, contender, metric, status, value, interval, error, seeds, val, epochs,
                   figures {metric: mean over seeds; all that the statistic gives},
                   classes {'iou' | 'f1' | 'precision' | 'recall': [K] mean over seeds}; {} unless confusions}]
     gains         [{contender, fraction, against, n, task, metric, status, versus (who stands for `against`),

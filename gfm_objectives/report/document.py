@@ -62,11 +62,11 @@ def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) ->
     )
     others = ", ".join(c for c in summary["contenders"] if c not in trained)
     fractions = ", ".join(words.percent(f) for f in summary["fractions"])
+    tasks = f"{len(summary['tasks'])} task{'s' * (len(summary['tasks']) != 1)} ({', '.join(summary['tasks'])})"
     lines = [
         f"# {context.get('title', 'What pretraining gained')}\n",
         f"Pretrained: {pretrained or 'none'}. Beside them: {others or 'none'}.  ",
-        f"{len(summary['tasks'])} tasks ({', '.join(summary['tasks'])}), {fractions} of the training labels, "
-        f"**{words.seeds(*summary['seeds'])}** per cell.  ",
+        f"{tasks}, {fractions} of the training labels, **{words.seeds(*summary['seeds'])}** per cell.  ",
     ]
     if any(r["pretrain_runs"] < summary["seeds"][0] for r in trained.values()):
         lines.append("Seeds that share a pretraining run: intervals do not hold the luck of pretraining.  ")
@@ -92,8 +92,10 @@ def _budgets(context: Mapping[str, Any]) -> str:
     span = " to ".join(words.flops(x) for x in dict.fromkeys([*spent[:1], *spent[-1:]]))
     if verdict.is_gain(context):
         return f"F, the fine-tuning budget, is {span} FLOPs: where every rival from scratch had stopped to gain.  "
-    seen = sum(b["plateau"] for b in budgets)
-    why = f"the plateau was seen in {seen} of {len(budgets)} cells" if budgets else "its plateau was not looked for"
+    looked = [b["plateau"] for b in budgets if b["plateau"] is not None]
+    why = (
+        f"the plateau was seen in {sum(looked)} of {len(looked)} cells" if looked else "its plateau was not looked for"
+    )
     told = f"F is {span} FLOPs and" if spent else "F was set by hand, and"
     return f"**Speed, not gain**: {told} {why}; below it, a comparison of fine-tuning speed.  "
 
@@ -142,7 +144,11 @@ def _scores(summary: tables.Summary) -> str:
 def _classes(summary: tables.Summary, context: Mapping[str, Any]) -> str:
     names = context.get("classes", {})
     made = [tables.classes(summary, t, names.get(t), k) for t in summary["tasks"] for k in ("iou", "f1")]
-    return "## Per class, points, mean over seeds\n\n" + "\n".join(m for m in made if m) if any(made) else ""
+    every = "\n".join(tables.figures(summary, t) for t in summary["tasks"])
+    parts = [f"## Further figures, mean over seeds\n\n{every}"]
+    if any(made):
+        parts.append("## Per class, points, mean over seeds\n\n" + "\n".join(m for m in made if m))
+    return "\n".join(parts)
 
 
 def _means(summary: tables.Summary, curve: list[dict[str, Any]], pictures: Mapping[str, Path]) -> str:

@@ -64,8 +64,8 @@ def predictions(
     else:
         texts = [*(names or [f"class {k}" for k in range(classes)]), "no label"]
         patches = [Patch(facecolor=c, edgecolor="0.5", label=t) for c, t in zip(paint, texts, strict=False)]
-        where = {"loc": "outside lower center", "ncols": min(6, len(patches))}
-        figure.legend(handles=patches, fontsize=8, frameon=False, **where)
+        columns = min(6, len(patches))
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     figure.suptitle(f"{task}: predictions beside labels, test tiles", fontsize=11)
     return figure
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gfm_objectives.gain.pairing import AGAINST, GAINERS
+from gfm_objectives.metrics import METRICS
 from gfm_objectives.report import words
 
 Summary = Mapping[str, Any]
-AGAINST = ("best", "best_on_test", "unet", "equal", "same", "map")
-SHARED = ("best", "best_on_test", "unet")  # those that are given P/n
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -35,7 +35,7 @@ def metrics(summary: Summary) -> list[str]:
 
 def gainers(summary: Summary) -> list[str]:
     """The rows whose gains are told: what knows more than the labels."""
-    return [c for c in summary["contenders"] if summary["rows"][c]["role"] in ("pretrained", "part", "saw_map")]
+    return [c for c in summary["contenders"] if summary["rows"][c]["role"] in GAINERS]
 
 
 def titles(summary: Summary) -> list[str]:
@@ -112,6 +112,18 @@ def classes(summary: Summary, task: str, names: Sequence[str] | None, figure: st
     return markdown([f"{task}, {figure}", "labels", *heads], rows)
 
 
+def figures(summary: Summary, task: str) -> str:
+    """Every figure that a task's statistics give, mean over seeds."""
+    rows, names = [], {}
+    for f in summary["fractions"]:
+        for c in summary["contenders"]:
+            row = find(summary["scores"], task=task, fraction=f, contender=c)
+            if row and row["status"] == "ok":
+                names = {n: METRICS[n] for n in row["figures"]}
+                rows.append([c, words.percent(f), *(words.value(row["figures"][n], m.scale) for n, m in names.items())])
+    return markdown([task, "labels", *(m.title for m in names.values())], rows) if rows else ""
+
+
 def gain_rows(summary: Summary, fraction: float) -> list[tuple[str, str, int, str]]:
     """(contender, against, n, metric) in the order shown: by rival, n = 1 first, then the suite's size, the rest."""
     keys = ("contender", "against", "n", "metric")
@@ -177,16 +189,19 @@ def _mean(mean: Mapping[str, Any], scale: float) -> list[str]:
 
 def break_even(summary: Summary) -> str:
     """The smallest number of tasks the pretraining must be shared by before it pays."""
-    columns = [*summary["tasks"], "mean"]
+    several = len(metrics(summary)) > 1
+    columns = [(t, summary["metrics"][t]["metric"], t) for t in summary["tasks"]]
+    columns += [("mean", m, f"mean, {m}" if several else "mean") for m in metrics(summary)]
     rows = []
     for c in (c for c in gainers(summary) if summary["rows"][c]["pretrain_flops"]):
         for f in summary["fractions"]:
             for against in ("best", "unet"):
-                found = [find(summary["break_even"], contender=c, fraction=f, against=against, task=t) for t in columns]
+                at = {"contender": c, "fraction": f, "against": against}
+                found = [find(summary["break_even"], task=t, metric=m, **at) for t, m, _ in columns]
                 cells = [f"{r['n']}{' (' + r['verdict'] + ')' if r['verdict'] else ''}" if r else "-" for r in found]
                 over = {"best": "best from scratch", "unet": "U-Net"}[against]
                 rows.append([c, over, words.percent(f), *cells])
-    return markdown(["contender", "over the", "labels", *columns], rows)
+    return markdown(["contender", "over the", "labels", *(head for *_, head in columns)], rows)
 
 
 def labels_saved(summary: Summary) -> str:

@@ -51,8 +51,8 @@ def _fraction(summary: tables.Summary, context: Mapping[str, Any], fraction: flo
     ]
     lead = (
         f"**{words.percent(fraction)} of the labels** ({title}, mean of tasks, {what(context, fraction)}): the best "
-        f"row is **{best['contender']}** ({ROLES[best['role']]}), {words.value(best['value'], scale)}; "
-        f"{'; '.join(others)}. "
+        f"row is **{best['contender']}** ({ROLES[best['role']]}), {words.value(best['value'], scale)}. "
+        f"{'; '.join(others).capitalize()}{'. ' if others else ''}"
         f"{which_pays(by_role, scale)}\n"
     )
     return [lead, *_encoders(summary, fraction, metric, scale), ""]
@@ -65,8 +65,12 @@ def which_pays(by_role: Mapping[str, Mapping[str, Any]], scale: float) -> str:
         return f"Which knowledge pays cannot be told: no row {' and none '.join(absent)}."
     map_, ours, scratch = (by_role[k]["value"] for k in ("saw_map", "pretrained", "scratch"))
     by_map, beyond = map_ - scratch, ours - max(map_, scratch)
-    told = f"Seeing the map, without our objectives, is worth {words.value(by_map, scale, signed=True)} over scratch"
-    return f"{told}; the best pretrained encoder is {words.value(beyond, scale, signed=True)} from the best of both."
+    who = [by_role[k]["contender"] for k in ("saw_map", "scratch", "pretrained")]
+    told = (
+        f"By test, point estimates: seeing the map ({who[0]}) is worth {words.value(by_map, scale, signed=True)} over"
+    )
+    both = f"the best of both {words.value(beyond, scale, signed=True)}"
+    return f"{told} what is from scratch ({who[1]}); the best pretrained ({who[2]}) adds to {both}."
 
 
 def _encoders(summary: tables.Summary, fraction: float, metric: str, scale: float) -> list[str]:
@@ -91,5 +95,6 @@ def _encoders(summary: tables.Summary, fraction: float, metric: str, scale: floa
 
 
 def short_of_an_epoch(summary: tables.Summary) -> Sequence[str]:
-    """Rows whose F paid, in the mean of their runs, for less than one pass over the labelled places."""
-    return [r["contender"] for r in summary["resources"] if r["finetune_flops"] and 0 < r["epochs"] < 1]
+    """Cells whose F paid, in the mean of their seeds, for less than one pass over the labelled places."""
+    cells = [r for r in summary["scores"] if r["status"] == "ok" and r["epochs"] and r["epochs"] < 1]
+    return [f"{r['contender']} ({r['task']}, {words.percent(r['fraction'])})" for r in cells]

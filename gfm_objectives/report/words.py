@@ -17,18 +17,20 @@ def value(x: float | None, scale: float = 100, signed: bool = False) -> str:
     return format(scale * x, form)
 
 
-def flops(x: float | None) -> str:
+def flops(x: float | None, digits: int = 2) -> str:
     """1.2e13; None is unknown."""
     if x is None:
         return "unknown"
     if not x:
         return "0"
-    mantissa, exponent = f"{x:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def count(x: float | None) -> str:
-    """Parameters, seconds, MiB, labels: three digits, with k or M."""
+    """Parameters, seconds, MiB, labels: three digits, with k or M; None is unknown."""
+    if x is None:
+        return "unknown"
     if not x:
         return "0"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
