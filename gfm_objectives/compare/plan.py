@@ -105,10 +105,7 @@ def expected(scores: Sequence[Score], seeds: int, metric: Metric) -> str:
     told = "as among the seeds in this folder" if sd else "as on the synthetic Earth so far"
     if not sd and metric.scale != 100:
         return f"{seeds} seeds; what half-width to expect of a gain in {metric.title} nothing tells yet"
-    half, unit = (
-        half_width(seeds, sd or USUAL),
-        f" {metric.title} points" if metric.scale == 100 else f" {metric.title}",
-    )
+    half, unit = half_width(seeds, sd or USUAL), metric.title + " points" * (metric.scale == 100)
     spread = f"deviation among seeds {metric.scale * (sd or USUAL):.2g}, {told}"
     return f"expected: gains +- {metric.scale * half:.2g} {unit} ({spread}); real test areas add to it"
 

@@ -66,11 +66,11 @@ def which_pays(by_role: Mapping[str, Mapping[str, Any]], scale: float) -> str:
     map_, ours, scratch = (by_role[k]["value"] for k in ("saw_map", "pretrained", "scratch"))
     by_map, beyond = map_ - scratch, ours - max(map_, scratch)
     who = [by_role[k]["contender"] for k in ("saw_map", "scratch", "pretrained")]
-    told = (
-        f"By test, point estimates: seeing the map ({who[0]}) is worth {words.value(by_map, scale, signed=True)} over"
+    gains = [words.value(x, scale, signed=True) for x in (by_map, beyond)]
+    return (
+        f"By test, point estimates: seeing the map ({who[0]}) is worth {gains[0]} over what is from scratch ({who[1]}); "
+        f"the best pretrained ({who[2]}) adds {gains[1]} to the better of the two."
     )
-    both = f"the best of both {words.value(beyond, scale, signed=True)}"
-    return f"{told} what is from scratch ({who[1]}); the best pretrained ({who[2]}) adds to {both}."
 
 
 def _encoders(summary: tables.Summary, fraction: float, metric: str, scale: float) -> list[str]:
