@@ -68,8 +68,8 @@ def which_pays(by_role: Mapping[str, Mapping[str, Any]], scale: float) -> str:
     who = [by_role[k]["contender"] for k in ("saw_map", "scratch", "pretrained")]
     gains = [words.value(x, scale, signed=True) for x in (by_map, beyond)]
     return (
-        f"By test, point estimates: seeing the map ({who[0]}) is worth {gains[0]} over what is from scratch ({who[1]}); "
-        f"the best pretrained ({who[2]}) adds {gains[1]} to the better of the two."
+        f"By test, point estimates: seeing the map ({who[0]}) is worth {gains[0]} over what is from scratch "
+        f"({who[1]}); the best pretrained ({who[2]}) adds {gains[1]} to the better of the two."
     )
 
 
