@@ -38,9 +38,9 @@ def test_it_finds_the_top_of_a_hill_and_stops_there():
 
 
 def test_the_same_trials_for_a_hill_of_any_owner():
-    """It stops at their number, and what was tried is a prefix of what more trials would have tried."""
+    """It stops at their number, but for corners, and what was tried is the beginning of what more would have tried."""
     few, many = list(walk(hill, trials=5)), list(walk(hill, trials=9))
-    assert len(few) == 5 and many[:5] == few and len(many) == 9
+    assert many[:5] == few[:5] and 5 <= len(few) <= 5 + WIDEN and 9 <= len(many) <= 9 + WIDEN
 
 
 def test_a_winner_at_the_end_of_the_learning_rates_widens_them():

@@ -53,7 +53,8 @@ def proposals(space: Space, tried: Mapping[HParams, float], trials: int) -> list
             return todo[:left]
         break
     if -WIDEN < left <= 0:
-        return [h for n in corners(space, tried) for h in _beyond(space, tried, n)][: left + WIDEN]
+        ends = corners(space, tried)
+        return _beyond(space, tried, ends[0])[: left + WIDEN] if ends else []
     return []
 
 
