@@ -48,6 +48,11 @@ class Contender:
         return KINDS[self.kind].role
 
     @property
+    def decides_f(self) -> bool:
+        """Whether it has a say in F: from scratch, with F alone, and without the weights of others."""
+        return self.role == "scratch" and not self.extra_flops and not self.weights
+
+    @property
     def trained(self) -> bool:
         return KINDS[self.kind].build is not None
 

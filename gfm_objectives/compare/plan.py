@@ -82,11 +82,9 @@ class Plan:
 
     def _search(self) -> list[Job]:
         """All runs that the plateau rule could ask for and that are not done."""
-        from gfm_objectives.compare.plateau import is_rival
-
         c = self.comparison
         start, jobs = float(c.finetune["start"]), []
-        for cell in (x for x in c.cells() if is_rival(x[1])):
+        for cell in (x for x in c.cells() if x[1].decides_f):
             first = c.job(cell, TUNING, start)
             jobs += [first] * max(0, c.finetune["trials"] - len(c.log.of_cell(first.cell)))
             flops = start

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.plan import Plan
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
 from gfm_objectives.errors import InputError
@@ -45,7 +44,7 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     keys = [(b.task.name, f) for b in c.benches for f in c.fractions]
     if c.finetune["flops"] is not None:
         return Budgets(dict.fromkeys(keys, float(c.finetune["flops"])), dict.fromkeys(keys))
-    rivals = [cell for cell in c.cells() if is_rival(cell[1])]
+    rivals = [cell for cell in c.cells() if cell[1].decides_f]
     if not rivals:
         raise InputError(
             "finetune.flops=null: no rival from scratch to find F by; add contenders=unet, or give a number"
@@ -90,11 +89,6 @@ def first_flat(curves: Mapping[str, Sequence[float]], step: float, metric: Metri
 
     n = min(map(len, curves.values()))
     return next((k for k in range(n - 2) if all(flat(v, k) for v in curves.values())), None)
-
-
-def is_rival(c: Contender) -> bool:
-    """Whether it has a say in F: from scratch, with F alone, and without the weights of others."""
-    return c.role == "scratch" and not c.extra_flops and not c.weights
 
 
 def _jobs(c: Comparison, cell: Cell, start: float, flops: float) -> list[Job]:
