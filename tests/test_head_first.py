@@ -75,8 +75,10 @@ def test_the_first_step_of_training_does_not_undo_it(name, earth):
 def test_running_statistics_are_those_of_the_batches_that_passed():
     model = build()
     model.encoder = nn.Sequential(model.encoder, nn.BatchNorm2d(16, momentum=0.3))
-    fit_head(model, Held(places(8)), SEGMENTATION, "label", flops(4000), HParams(0.01, batch_size=4), seed=0)
     norm = model.encoder[1]
+    norm.running_mean.fill_(5.0)  # as pretraining left it
+    norm.num_batches_tracked.fill_(1000)
+    fit_head(model, Held(places(8)), SEGMENTATION, "label", flops(4000), HParams(0.01, batch_size=4), seed=0)
     x = model.encoder[0](places(8).sensors["s2"].x[:, 0])  # two batches of four: every place once
     torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(norm.running_var, x.var((0, 2, 3)), atol=1e-2, rtol=5e-2)
@@ -93,6 +95,17 @@ def test_the_head_is_fitted_before_features_are_distorted():
     result = tune(build(), places(24), 4001, HParams(0.01, head_first=True))
     assert abs(result.flops / flops(4001) - 1) < 0.005  # the head is paid from the same budget
     assert result.samples < 4001
+
+
+def test_it_is_fitted_to_places_turned_as_in_training():
+    seen: list[torch.Tensor] = []
+    model, train = build(), Held(places(8))
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0].sensors["s2"].x))
+    fit_head(model, train, SEGMENTATION, "label", flops(4000), HParams(0.01), seed=0)
+    (read,) = [x for x in seen if x.device.type == "cpu"]
+    stored = train.batch.sensors["s2"].x[train.asked[-8:]]
+    assert torch.equal(read.flatten(3).sort(3).values, stored.flatten(3).sort(3).values)
+    assert 0 < sum(torch.equal(a, b) for a, b in zip(read, stored, strict=True)) < 8, "turned, each its own way"
 
 
 def test_a_head_cannot_be_fitted_without_labels():
