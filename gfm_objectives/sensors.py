@@ -61,8 +61,8 @@ class Sensor:
         mean = torch.tensor([b.mean for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
         std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
         if self.centred:
-            return centre(x, valid) / std
-        return torch.where(valid.unsqueeze(-3), (x - mean) / std, 0)
+            return centre(x, valid).div_(std)
+        return (x - mean).div_(std).masked_fill_(~valid.unsqueeze(-3), 0)  # one new tensor: tiles can be large
 
     def denormalise(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """Inverse of `normalise` for x (..., C, H, W), up to the chip mean of a centred sensor."""
@@ -77,7 +77,7 @@ def centre(x: Tensor, valid: Tensor) -> Tensor:
     ok = valid.unsqueeze(-3)  # (..., 1, H, W)
     x = torch.where(ok, x, 0)
     mean = x.sum((-2, -1), keepdim=True) / ok.sum((-2, -1), keepdim=True).clamp(min=1)
-    return torch.where(ok, x - mean, 0)
+    return x.sub_(mean).masked_fill_(~ok, 0)
 
 
 def _optical(*rows: tuple[str, float, float, float]) -> tuple[Band, ...]:

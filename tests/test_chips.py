@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,13 +193,53 @@ def test_without_leaves_out_sensors_and_layers(options: dict[str, Any]):
     assert list(batch.sensors) == list(source.spec.bands) == ["hls"] and list(batch.targets) == ["map"]
 
 
-def test_size_cuts_chips_into_tiles(options: dict[str, Any]):
-    whole, tiles = build_source(options, "val"), build_source(changed(options, size=7), "val")
-    assert len(tiles) == 2 * 4 and tiles.spec.size == 7 and tiles.groups() == ["area2"] * 8
-    y, x = whole.read([1]), tiles.read([7])  # the second chip's last tile: rows and columns 7 to 13
-    assert torch.equal(x.targets["label"][0], y.targets["label"][0, 7:14, 7:14])
-    assert torch.equal(x.sensors["hls"].x, y.sensors["hls"].x[..., 7:14, 7:14])
-    assert abs(x.sensors["dem"].x.mean()) < 1e-5  # heights are relative to the tile, not to the chip
+@pytest.mark.parametrize(("split", "edge"), [("val", 14), ("train", 9)])
+def test_size_cuts_chips_into_windows(options: dict[str, Any], split: str, edge: int):
+    whole, cut = build_source(options, split), build_source(changed(options, size=7), split)
+    assert len(cut) == 9 * len(whole) and cut.spec.size == 7 and cut.groups()[:9] == whole.groups()[:1] * 9
+    y = whole.read([1])
+    for k, (top, left) in {13: (7, 7), 14: (7, edge), 17: (edge, edge)}.items():  # of the second chip
+        x, shown = cut.read([k]), (min(7, N - top), min(7, N - left))
+        here = (..., slice(top, top + 7), slice(left, left + 7))
+        assert torch.equal(x.targets["label"][0, : shown[0], : shown[1]], y.targets["label"][0][here])
+        assert torch.equal(x.sensors["hls"].x[..., : shown[0], : shown[1]], y.sensors["hls"].x[here])
+        assert x.targets["label"].ge(0).sum() == shown[0] * shown[1] - int((top, left) == (0, 0))
+        assert x.sensors["hls"].valid.sum() == shown[0] * shown[1]
+        assert abs(x.sensors["dem"].x.mean()) < 1e-5  # heights are relative to the window, not to the chip
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_pixel_is_seen_and_every_labelled_one_scored_once(tmp_path: Path, split: str):
+    """Tiles that are no multiple of the window, of unequal sides, and smaller than it."""
+    shapes = {"a": (100, 100), "b": (127, 127), "c": (250, 250), "d": (40, 40), "e": (30, 150)}
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    for chip, (h, w) in shapes.items():
+        np.save(tmp_path / f"x/{chip}.npy", np.arange(1, h * w + 1, dtype=np.float32).reshape(1, h, w))
+        np.save(tmp_path / f"y/{chip}.npy", (np.indices((h, w)).sum(0) % 2).astype(np.uint8))
+    (tmp_path / "t.csv").write_text("\n".join(["chip,split", *(f"{c},{split}" for c in shapes)]))
+    options = {
+        "name": "chips",
+        "root": str(tmp_path),
+        "gsd": 10,
+        "size": 64,
+        "sensors": {"s1": {"file": "x/{chip}.npy", "bands": {"VV": 1}}},
+        "layers": {"label": {"file": "y/{chip}.npy", "classes": ["a", "b"]}},
+        "splits": {"file": "t.csv"},
+    }
+    source = build_source(options, split)
+    assert source.tiles() == 5 and source.tile_groups() == list(shapes)
+    tiles = [source.tile(k) for k in range(5)]
+    assert [t.size for t in tiles] == list(shapes.values()) and all(t.targets["label"].ge(0).all() for t in tiles)
+    batch = source.raw(range(len(source)))
+    s1, names = batch.sensors["s1"], np.array(source.names())  # type: ignore[attr-defined]
+    assert torch.equal(s1.valid[:, 0], batch.targets["label"] >= 0)
+    for chip, (h, w) in shapes.items():
+        seen = s1.x[:, 0, 0][torch.from_numpy(names == chip)[:, None, None] & s1.valid[:, 0]].long() - 1
+        assert torch.equal(seen.unique(), torch.arange(h * w))
+        assert len(seen) == h * w or (split == "train" and chip != "d")
+    if split == "train":  # nothing is made up where a window fits
+        assert s1.valid[torch.from_numpy(np.isin(names, ["a", "b", "c"]))].all()
 
 
 @pytest.mark.parametrize("cache_mb", [0, 0.02, 64])
@@ -223,9 +264,52 @@ def test_the_fingerprint_follows_files_and_description_but_not_the_folder(option
     assert build_source(changed(options, cache_mb=1), "train").fingerprint == original
     assert build_source(options, "test").fingerprint != original
     assert build_source(changed(options, sensors__hls__scale=1e-3), "train").fingerprint != original
-    with (moved / "labels/00.png").open("ab") as file:
-        file.write(b"more")
-    assert build_source(options, "train").fingerprint != original
+    for path in moved.rglob("*.*"):
+        path.touch()
+    assert build_source(options, "train").fingerprint == original
+
+
+@pytest.mark.parametrize("what", ["02.png", "02.npy", "02.tif", "flags"])
+def test_the_fingerprint_follows_content_in_files_of_equal_size(options: dict[str, Any], root: Path, what: str):
+    kind = ".png" if what == "flags" else Path(what).suffix
+    for path in (root / "labels").glob("*.png"):
+        label = np.array(Image.open(path))
+        if kind == ".npy":
+            np.save(path.with_suffix(kind), label)
+        elif kind == ".tif":
+            write_tiff(path.with_suffix(kind), label[None])
+    options = changed(options, layers__label__file=f"labels/{{chip}}{kind}")
+    before = {s: build_source(options, s).fingerprint for s in ("train", "test")}
+    path = root / ("images/02.tif" if what == "flags" else f"labels/{what}")
+    size = path.stat().st_size
+    if path.suffix == ".tif":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "r+") as file:
+                band = min(4, file.count)
+                file.write(inverted(file.read(band)), band)
+    elif path.suffix == ".npy":
+        np.save(path, inverted(np.load(path)))
+    else:
+        Image.fromarray(inverted(np.array(Image.open(path)))).save(path)
+    assert path.stat().st_size == size or kind == ".png"
+    after = {s: build_source(options, s).fingerprint for s in ("train", "test")}
+    assert after["train"] != before["train"] and after["test"] == before["test"]
+
+
+def inverted(label: np.ndarray) -> np.ndarray:
+    """Classes 0 and 1 exchanged."""
+    return np.where(label < 2, 1 - label, label).astype(label.dtype)
+
+
+def test_the_fingerprint_follows_the_sensor_table(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    before = build_source(options, "train").fingerprint
+    bands = SENSORS["hls"].bands
+    wider = replace(SENSORS["hls"], bands=(*bands[:-1], replace(bands[-1], std=2 * bands[-1].std)))
+    monkeypatch.setitem(SENSORS, "hls", wider)
+    assert build_source(options, "train").fingerprint != before
+    monkeypatch.undo()
+    assert build_source(options, "train").fingerprint == before
 
 
 def test_patterns_with_folders_and_wildcards(tmp_path: Path):
@@ -261,8 +345,8 @@ def test_the_example_of_the_docs_reads_the_folder_it_shows(tmp_path: Path, monke
     task = build_task("flood_task", load_choice("task", "./flood_task.yaml"))
     for split in ("train", "test"):
         source = build_source(task.data, split)
-        batch = source.read(range(4))
-        assert len(source) == 4 and batch.signature == source.spec.dummy(4).signature
+        assert len(source) == 6 and source.read(range(6)).signature == source.spec.dummy(6).signature
+        batch = source.tile(0)
         assert (~batch.sensors["s2"].valid).sum() == 128 and batch.sensors["s1"].valid.all()
         assert recode_map(task, batch).eq(1).all() and batch.targets["label"].eq(1).all()
         assert spectral_index(task, batch).eq(0).all()
@@ -307,7 +391,8 @@ DESCRIPTION_FAULTS = {
     ),
     "csv": ({"splits__file": "split.csv"}, r"data\.splits\.file: no file .*split\.csv"),
     "column": ({"splits__column": "part"}, r"chips\.csv: no column 'part'; it has chip, area, split"),
-    "size": ({"size": 17}, r"data\.size=17: chips are 16 x 16 pixels; choose at most the shorter side"),
+    "size": ({"size": 0}, r"data\.size=0: expected a whole number, at least 1"),
+    "level": ({"sensors__hls__level": "L1C"}, r"sensors\.hls\.level: sensor hls has no level 'L1C'; leave it out$"),
     "without": ({"without": ["s1"]}, r"data\.without=s1: not described; choose from hls, dem, map, label"),
     "folder": ({"root": "/no/such"}, r"data\.root=/no/such: no folder /no/such; check the path or give data\.root"),
 }

@@ -136,7 +136,25 @@ def test_chips_without_a_valid_pixel_are_left_out_and_named(root: Path):
         build_source(options(root, sensors=sensors, chips="[acd]"), "pretrain")
 
 
-def test_empty_windows_and_chips_smaller_than_a_window_are_left_out(root: Path):
+def test_what_is_scored_is_scored_without_a_valid_pixel_too(root: Path):
+    for folder in ("s2", "s1"):
+        resave(root / f"{folder}/b.npy", lambda a: a * np.float32(np.nan))
+    (root / "t.csv").write_text("\n".join(["chip,split", *(f"{c},{'val' if c < 'd' else 'test'}" for c in IDS)]))
+    told = options(root, splits={"file": "t.csv"}, size=12)
+    with pytest.warns(InputWarning, match=r"^1 of 3 val chips have no valid pixel and are scored: b$"):
+        source = build_source(told, "val")
+    assert source.tiles() == 3 and source.names() == [c for c in "abc" for _ in range(4)]  # type: ignore[attr-defined]
+    assert not source.tile(1).sensors["s2"].valid.any() and source.tile(1).targets["label"].ge(0).all()
+    assert source.read(range(4, 8)).targets["label"].ge(0).sum() == N * N
+
+
+def test_windows_larger_than_every_chip_are_padded_with_a_warning(root: Path):
+    with pytest.warns(InputWarning, match=r"^data\.size=20: every pretrain tile is smaller, 16 pixels at most; the"):
+        source = build_source(options(root, size=20), "pretrain")
+    assert len(source) == 6 and source.read([0]).targets["label"].ge(0).sum() == N * N
+
+
+def test_empty_windows_are_left_out_and_chips_smaller_than_a_window_padded(root: Path):
     larger(root, "b")
     for name, empty in (("s2", 0), ("s1", np.nan)):
         north_west = np.load(root / f"{name}/b.npy")
@@ -148,10 +166,10 @@ def test_empty_windows_and_chips_smaller_than_a_window_are_left_out(root: Path):
     with pytest.warns(InputWarning) as caught:
         source = build_source(options(root, size=16), "pretrain")
     assert [str(w.message) for w in caught] == [
-        "1 of 6 pretrain chips are smaller than data.size=16 and are left out: f",
-        "1 of 8 windows of pretrain chips have no valid pixel and are left out",
+        "1 of 9 windows of pretrain chips have no valid pixel and are left out",
     ]
-    assert source.names() == ["a", "b", "b", "b", "c", "d", "e"]  # type: ignore[attr-defined]
+    assert source.names() == ["a", "b", "b", "b", "c", "d", "e", "f"]  # type: ignore[attr-defined]
+    assert source.read([7]).targets["label"].ge(0).sum() == 8 * 8
     x = SENSORS["s2"].denormalise(source.read([1, 2, 3]).sensors["s2"].x, ("B03", "B08"))
     np.testing.assert_allclose(x[:, 0, 0, 0, 0], [0.0501, 0.1002, 0.0501], rtol=1e-4)  # NE, SW, SE
 
@@ -165,7 +183,7 @@ def test_large_chips_ask_for_a_size(root: Path):
     ):
         build_source(options(root), "pretrain")
     assert len(build_source(options(root, size=600), "pretrain")) == 6
-    assert len(build_source(options(root, size=256), "pretrain")) == 24
+    assert len(build_source(options(root, size=256), "pretrain")) == 54
 
 
 def test_nan_and_declared_no_data_are_pixels_without_value_or_label(root: Path):
@@ -186,7 +204,7 @@ def test_an_unknown_kind_of_fault_is_refused(root: Path):
 def test_a_second_start_reads_no_pixel_until_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch):
     reads: list[str] = []
     read = Decoder.read
-    monkeypatch.setattr(Decoder, "read", lambda self, chip: reads.append(chip) or read(self, chip))
+    monkeypatch.setattr(Decoder, "read", lambda self, chip, *tell: reads.append(chip) or read(self, chip, *tell))
     first = build_source(options(root), "pretrain")
     assert reads == list(IDS)
     again = build_source(options(root), "pretrain")

@@ -16,7 +16,8 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.grid import Grid, resample_pixels
 from gfm_objectives.data.layers import day_of, find_files
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.inspection import look
+from gfm_objectives.sensors import S2_L1C, SENSORS
 
 N = 24  # pixels
 
@@ -74,6 +75,20 @@ def test_faults_of_npy(tmp_path: Path, fault: str):
         np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
         chips(tmp_path, {"s1": {"file": "{chip}.npy", "bands": {"VV": 1}}})
+
+
+def test_a_level_has_figures_of_its_own(tmp_path: Path):
+    save(tmp_path / "a.npy", np.full((1, N, N), 2000))
+    s2 = {"file": "{chip}.npy", "bands": {"B09": 1}, "scale": 1e-4}
+    surface, top = (chips(tmp_path, {"s2": s2 | more}) for more in ({}, {"level": "L1C"}))
+    s = top.read([0]).sensors["s2"]
+    assert s.level == "L1C" and surface.fingerprint != top.fingerprint
+    torch.testing.assert_close(s.x, S2_L1C.normalise(torch.full_like(s.x, 0.2), s.valid, s.bands))
+    torch.testing.assert_close(values(surface, "s2"), torch.full((1, 1, N, N), 0.2))
+    (tally,) = look(top, [0]).sensors.values()
+    assert tally.levels == {"L1C"} and tally.bands["B09"].mean == pytest.approx(0.2, rel=1e-5)
+    with pytest.raises(InputError, match=r"data\.sensors\.s2\.level: sensor s2 has no level 'L3'; .* or take L1C"):
+        chips(tmp_path, {"s2": s2 | {"level": "L3"}})
 
 
 # ------------------------------------------------------------------------------------------------- dates

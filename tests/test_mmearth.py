@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.mmearth import BANDS, S2_BANDS, STORED
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import LEGENDS, S2_L1C, SENSORS
+from gfm_objectives.sensors import LEGENDS, MIXED, S2_L1C, SENSORS, calibration
 
 h5py = pytest.importorskip("h5py", reason="NOT TESTED: MMEarth; h5py is missing (pip install h5py)")
 
@@ -97,11 +98,41 @@ def test_each_level_is_scaled_by_its_own_figures_and_bands_are_sorted(template: 
     assert s2.x.shape == (2, 1, 12, N, N) and s2.x.dtype == torch.float32 and "B10" not in s2.bands
     row, column = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
     for k, (tile, sensor) in enumerate([(1, S2_L1C), (2, SENSORS["s2"])]):
+        alone = source.read([2 + k]).sensors["s2"]
+        assert torch.equal(alone.x[0], s2.x[k]) and calibration("s2", alone.level) is sensor
         values = sensor.denormalise(s2.x[k, 0], S2_BANDS) * 1e4
         for c, band in enumerate(S2_BANDS):
             expected = (100 * tile + 10 * STORED.index(band) + row + column + 1).float()
             ok = s2.valid[k, 0]
             torch.testing.assert_close(values[c][ok], expected[ok], rtol=1e-4, atol=0.05)
+
+
+def test_places_of_both_levels_come_in_the_order_asked_for(template: Path) -> None:
+    source = build_source(options(template), "train")  # tiles 3, 0, 1, 2, of levels l1c and l2a in turn
+    batch = source.read([2, 1, 0, 3])
+    assert batch.sensors["s2"].level == MIXED == source.raw([2, 1]).sensors["s2"].level
+    for k, i in enumerate([2, 1, 0, 3]):
+        alone = source.read([i])
+        assert all(torch.equal(alone.sensors[s].x[0], batch.sensors[s].x[k]) for s in BANDS)
+        assert torch.equal(alone.targets["map"][0], batch.targets["map"][k])
+    with pytest.raises(ValueError, match="sensor s2 has no level 'mixed'"):
+        calibration("s2", MIXED)
+
+
+def test_the_fingerprint_follows_labels_dates_and_the_sensor_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = root / NAME / f"{NAME}.h5"
+    before = build_source(options(root), "train").fingerprint
+    path.touch()
+    assert build_source(options(root), "train").fingerprint == before
+    with h5py.File(path, "r+") as file:
+        file["esa_worldcover"][2] = 10  # a row of train
+    inverted = build_source(options(root), "train").fingerprint
+    monkeypatch.setitem(SENSORS, "dem", replace(SENSORS["dem"], gsd=31.0))
+    other = build_source(options(root), "train").fingerprint
+    monkeypatch.undo()
+    info = root / NAME / f"{NAME}_tile_info.json"
+    info.write_text(info.read_text().replace("2018-03-02", "2018-03-03"))
+    assert len({before, inverted, other, build_source(options(root), "train").fingerprint}) == 4
 
 
 def test_no_data_and_clouds_are_invalid(template: Path) -> None:

@@ -22,7 +22,7 @@ from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
 from gfm_objectives.data.oscd import ONERA
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams, finetune, predict, score, step_cost
 from gfm_objectives.metrics import f1, iou
 from gfm_objectives.models.encoder import Encoder
@@ -79,7 +79,8 @@ def test_bands_dates_and_labels_are_where_they_belong(template: Path) -> None:
     s2 = batch.sensors["s2"]
     assert s2.bands == BANDS and s2.x.shape == (2, 2, 13, N, N) and s2.x.dtype == torch.float32 and s2.valid.all()
     reflectance = S2_L1C.denormalise(s2.x, BANDS) * 1e4
-    for b, (city, top, left) in enumerate([(0, 0, 0), (2, N, 2 * N)]):
+    assert s2.level == "L1C"
+    for b, (city, top, left) in enumerate([(0, 0, 0), (2, H - N, W - N)]):
         for date in (0, 1):
             expected = np.stack([stored(city, date, band) for band in range(13)])[:, top : top + N, left : left + N]
             torch.testing.assert_close(
@@ -94,7 +95,9 @@ def test_splits_part_by_city_and_only_scored_windows_are_padded(template: Path) 
     sources = {s: build_source(options(template), s) for s in ("pretrain", "train", "val", "test")}
     cities = {s: set(source.groups()) for s, source in sources.items()}
     assert cities == {"pretrain": {"ada", "cal"}, "train": {"ada", "cal"}, "val": {"bea"}, "test": {"dee"}}
-    assert {s: len(source) for s, source in sources.items()} == {"pretrain": 12, "train": 12, "val": 12, "test": 12}
+    assert {s: len(source) for s, source in sources.items()} == {"pretrain": 24, "train": 24, "val": 12, "test": 12}
+    train = sources["train"].read(range(24))
+    assert train.sensors["s2"].valid.all() and train.targets["change"].ge(0).all()
     assert len({s.fingerprint for s in sources.values()}) == 4
     batch = sources["test"].read(range(12))  # 3 x 4 windows of 16 over 40 x 56
     label, valid = batch.targets["change"], batch.sensors["s2"].valid
@@ -102,6 +105,9 @@ def test_splits_part_by_city_and_only_scored_windows_are_padded(template: Path) 
     assert (label == 1).sum() == H * W // 2
     corner = batch.sensors["s2"].x[11]
     assert (corner[..., H % N :, :] == 0).all() and (corner[..., W % N :] == 0).all()
+    tile = sources["test"].tile(0)
+    assert sources["test"].tiles() == 1 and sources["test"].tile_groups() == ["dee"] and tile.size == (H, W)
+    assert torch.equal(tile.sensors["s2"].x[..., 32:, 48:], corner[None, ..., : H % N, : W % N])
 
 
 def test_zero_is_no_data_on_its_own_date(root: Path) -> None:
@@ -132,7 +138,6 @@ def test_a_copy_in_a_worker_reads_the_same(template: Path, cache_mb: float) -> N
         ({"val_cities": list(TRAIN)}, "data.val_cities=ada,bea,cal: choose some, not all, of ada, bea, cal"),
         ({"val_cities": []}, "choose some, not all"),
         ({"bands": ["B4"]}, "data.bands: sensor s2 has no band 'B4'; its bands are B01"),
-        ({"size": 64}, "data.size=64: no scene holds such a window; the smallest is 40 pixels wide"),
         ({"size": 0}, "data.size=0: expected a number of pixels"),
         ({"root": "$NOT_SET/oscd"}, "the environment variable NOT_SET is not set; export NOT_SET=/folder"),
         ({"root": "/nowhere"}, "no folder /nowhere; check the path or give data.root=/path"),
@@ -143,6 +148,25 @@ def test_mistakes_are_told_in_one_line(template: Path, changes: dict[str, Any], 
     with pytest.raises(InputError) as error:
         build_source(options(template) | changes, "train")
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_windows_larger_than_every_city_are_padded(template: Path) -> None:
+    with pytest.warns(InputWarning, match="^data.size=64: every test tile is smaller, 40 pixels at most"):
+        source = build_source(options(template, size=64), "test")
+    assert len(source) == 1 and source.read([0]).targets["change"].ge(0).sum() == H * W
+
+
+def test_the_fingerprint_follows_labels_and_not_the_folder(root: Path) -> None:
+    label = Path(f"{ONERA} - Train Labels") / "ada" / "cm" / "cm.png"
+    values = np.array(Image.open(root / label))
+    Image.fromarray(values).save(root / label, compress_level=0)
+    size, before = (root / label).stat().st_size, build_source(options(root), "train").fingerprint
+    root = Path(shutil.move(root, root.with_name("elsewhere")))
+    (root / label).touch()
+    assert build_source(options(root), "train").fingerprint == before
+    Image.fromarray(255 - values).save(root / label, compress_level=0)
+    assert (root / label).stat().st_size == size
+    assert build_source(options(root), "train").fingerprint != before
 
 
 def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
@@ -197,7 +221,7 @@ def test_mae_trains_on_it_and_the_encoder_learns_the_change_task(template: Path,
     assert json.loads((folder / "ledger.json").read_text())["samples"] > 4
     task = {**load_choice("task", "oscd"), "data": options(template)}
     bench = open_bench("oscd", task, tmp_path / "cache")
-    assert bench.task.kind == "change" and bench.sizes == {"train": 12, "val": 12, "test": 12}
+    assert bench.task.kind == "change" and bench.sizes == {"train": 24, "val": 12, "test": 12}
     model = Segmenter(load_encoder(folder), bench.classes)
     train = bench.split("train")
     budget = 64 * step_cost(model, train, "change").total
@@ -220,7 +244,7 @@ def test_a_change_task_needs_two_dates(tmp_path: Path) -> None:
 def test_real_cities() -> None:
     data = load_choice("data", "oscd")
     sources = {s: build_source(data, s) for s in ("train", "val", "test")}
-    assert {s: len(source) for s, source in sources.items()} == {"train": 202, "val": 162, "test": 180}
+    assert {s: len(source) for s, source in sources.items()} == {"train": 262, "val": 162, "test": 180}
     groups = [set(source.groups()) for source in sources.values()]
     assert all(not a & b for a, b in pairwise([*groups, groups[0]]))
     test = sources["test"].read(range(180))

@@ -59,7 +59,7 @@ class Chips(Windows):
         size: int | None = None,
         skip: Sequence[str] = (),
         license: str = "",
-        cache_mb: float = 512.0,
+        cache_mb: float = 256.0,
     ) -> None:
         assert split in SPLITS, split
         self.license = license

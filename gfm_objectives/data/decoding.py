@@ -153,7 +153,9 @@ class Decoder:
             other = self._fitting(flags_path, flags, own, (image.file, day), chip)
             raised = image.quality.invalid(self._band(flags, file, image.quality.band))
             bad |= resample_codes(raised, other, own, outside=True)
-        x = raw.astype(np.float32) * np.float32(image.scale) + np.float32(image.offset)
+        x = raw.astype(np.float32)
+        x *= np.float32(image.scale)
+        x += np.float32(image.offset)
         x[np.broadcast_to(bad[:, None], x.shape)] = np.nan
         return resample_pixels(x, own, grid)
 

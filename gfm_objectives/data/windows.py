@@ -22,7 +22,6 @@ from gfm_objectives.data.source import Source, normalise
 from gfm_objectives.errors import InputWarning
 from gfm_objectives.sensors import SENSORS, centre
 
-FLOOR = 1e-3  # least weight of a window's pixel, so that one at the very edge of a tile counts in full
 TOGETHER = 8  # windows predicted at a time
 
 At = tuple[int, int]  # top and left of a window
@@ -56,8 +55,9 @@ def cut(batch: Batch, top: int, left: int, size: int) -> Batch:
 
 def weights(size: int) -> Tensor:
     """(size, size): how much each pixel of a window counts where windows overlap; most in the middle, nowhere 0."""
-    bell = torch.sin(math.pi * (torch.arange(size) + 0.5) / size).square()
-    return (bell[:, None] * bell).clamp(min=FLOOR)
+    i = torch.arange(size) + 0.5
+    bell = torch.sin(math.pi * torch.minimum(i, size - i) / size).square()
+    return bell[:, None] * bell
 
 
 def stitch(parts: Iterable[Tensor], at: Sequence[At], height: int, width: int) -> Tensor:
@@ -171,7 +171,9 @@ class Windows(Source):
         return len(self._tile_areas)
 
     def tile(self, number: int) -> Batch:
-        return normalise(collate([self._decoded(number)]))  # a copy: what is in the cache stays as it is
+        tile = normalise(self._decoded(number))  # new values; the rest is copied, so that the cache stays as it is
+        sensors = {k: s.replace(valid=s.valid.clone(), day=s.day.clone()) for k, s in tile.sensors.items()}
+        return tile.replace(sensors=sensors, targets={k: t.clone() for k, t in tile.targets.items()})
 
     def tile_groups(self) -> list[str]:
         return list(self._tile_areas)

@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> Path:
             faults.append(fault)
     if not sources:
         raise faults[0]
-    looks = {split: look(source, spread(len(source), cfg.places)) for split, source in sources.items()}
+    looks = {split: look(source, spread(source.tiles(), cfg.places)) for split, source in sources.items()}
     folder = Path(cfg.out) / cfg.name
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gfm_objectives.data.layers import EPOCH
 from gfm_objectives.data.source import Source
-from gfm_objectives.inspection.tally import Look, Values, pooled
-from gfm_objectives.sensors import SENSORS, Sensor
+from gfm_objectives.inspection.tally import Look, SensorTally, Values, pooled
+from gfm_objectives.sensors import SENSORS, Sensor, calibration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,7 +52,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _splits(looks: Mapping[str, Look]) -> Table:
-    table = _table("Splits", "split", "places", "areas", "read here")
+    table = _table("Splits", "split", "places", "areas", "tiles read")
     for split, found in looks.items():
         table.add_row(split, str(found.places), str(found.areas), str(found.read))
     return table
@@ -64,18 +64,25 @@ def _bands(sensor: str, dates: int, looks: Mapping[str, Look]) -> Table:
     valid = sum(t.valid for t in tallies) / max(1, sum(t.pixels for t in tallies))
     empty = sum(t.empty for t in tallies)
     days = [d for t in tallies if t.days for d in t.days]
-    about = [SENSORS[sensor].unit + (" less each place's mean" if SENSORS[sensor].centred else "")]
+    figures = _figures(sensor, tallies)
+    about = [figures.unit + (" less each tile's mean" if figures.centred else "")]
     about += [
         f"{dates} date{'s' if dates > 1 else ''}" + (f" from {_date(min(days))} to {_date(max(days))}" if days else "")
     ]
-    about += [f"{valid:.1%} of pixels valid"] + ([f"{empty} places without any"] if empty else [])
+    about += [f"{valid:.1%} of pixels valid"] + ([f"{empty} tiles without any"] if empty else [])
     columns = ("min", "2 %", "mean", "98 %", "max", "deviation", "expected")
     table = _table(f"Sensor {sensor}: {', '.join(about)}", "band", *columns)
-    for band in SENSORS[sensor].bands:
+    for band in figures.bands:
         if band.name in tallies[0].bands:
             numbers = _numbers(pooled(tallies, band.name))
             table.add_row(band.name, *numbers, f"{band.mean:g} ± {band.std:g}")
     return table
+
+
+def _figures(sensor: str, tallies: Sequence[SensorTally]) -> Sensor:
+    """What is expected of the sensor at the level its series have; of the sensor table, where they differ."""
+    levels = set().union(*(t.levels for t in tallies))
+    return calibration(sensor, levels.pop()) if len(levels) == 1 else SENSORS[sensor]
 
 
 def _numbers(values: Values) -> list[str]:
@@ -99,7 +106,8 @@ def _classes(layer: str, classes: tuple[str, ...], looks: Mapping[str, Look]) ->
 def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]:
     """Values far from what the sensor table expects, with the scale that would bring them there; places unlabelled."""
     for name in next(iter(looks.values())).sensors:
-        sensor, tallies = SENSORS[name], [found.sensors[name] for found in looks.values()]
+        tallies = [found.sensors[name] for found in looks.values()]
+        sensor = _figures(name, tallies)
         found = {b.name: pooled(tallies, b.name) for b in sensor.bands if b.name in tallies[0].bands}
         found = {b: v for b, v in found.items() if v.n and v.std}
         far = [b for b, v in found.items() if not sensor.centred and _far(sensor, b, v)]
@@ -112,7 +120,7 @@ def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]
     for split, look in looks.items():
         for layer, tally in look.layers.items():
             if tally.empty:
-                yield f"layer {layer}: {tally.empty} of {look.read} {split} places read have no label"
+                yield f"layer {layer}: {tally.empty} of {look.read} {split} tiles read have no label"
 
 
 def _far(sensor: Sensor, band: str, v: Values) -> bool:

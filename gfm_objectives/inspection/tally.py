@@ -51,17 +51,20 @@ class Values:
 
 @dataclass
 class SensorTally:
-    """Of one sensor. pixels, valid: counted over dates; empty: places without a valid pixel; days: first and last."""
+    """Of one sensor. pixels, valid: counted over dates; empty: tiles without a valid pixel; days: first and last;
+    levels: those of its series."""
 
     bands: dict[str, Values]
     pixels: int = 0
     valid: int = 0
     empty: int = 0
     days: tuple[float, float] | None = None
+    levels: set[str] = field(default_factory=set)
 
     def add(self, name: str, s: Series) -> None:
         x = calibration(name, s.level).denormalise(s.x[0], s.bands)  # (T, C, H, W)
         valid = s.valid[0]  # (T, H, W)
+        self.levels.add(s.level)
         for i, band in enumerate(s.bands):
             self.bands[band].add(x[:, i][valid].numpy())
         self.pixels += valid.numel()
@@ -75,7 +78,7 @@ class SensorTally:
 
 @dataclass
 class LayerTally:
-    """Of one layer. pixels of each class and, last, without a label; empty: places without a label."""
+    """Of one layer. pixels of each class and, last, without a label; empty: tiles without a label."""
 
     pixels: np.ndarray
     empty: int = 0
@@ -83,7 +86,7 @@ class LayerTally:
 
 @dataclass(frozen=True)
 class Look:
-    """A split: how many places it has and how many of them were read, how many areas, and what was counted."""
+    """A split: how many places and areas it has, how many whole tiles were read, and what was counted of them."""
 
     places: int
     read: int
@@ -92,20 +95,20 @@ class Look:
     layers: dict[str, LayerTally]
 
 
-def look(source: Source, places: Sequence[int]) -> Look:
-    """Read the `places` of a source one at a time and count."""
+def look(source: Source, tiles: Sequence[int]) -> Look:
+    """Read whole `tiles` of a source one at a time and count: their windows may overlap and end in padding."""
     spec = source.spec
     sensors = {k: SensorTally({b: Values() for b in bands}) for k, bands in spec.bands.items()}
     layers = {k: LayerTally(np.zeros(len(legend) + 1, np.int64)) for k, legend in spec.legends.items()}
-    for i in places:
-        batch = source.read([i])
+    for i in tiles:
+        batch = source.tile(i)
         for name, s in batch.sensors.items():
             sensors[name].add(name, s)
         for name, y in batch.targets.items():
             n = len(spec.legends[name])
             layers[name].pixels += torch.bincount(torch.where(y < 0, n, y).flatten(), minlength=n + 1).numpy()
             layers[name].empty += bool((y < 0).all())
-    return Look(len(source), len(places), len(set(source.groups())), sensors, layers)
+    return Look(len(source), len(tiles), len(set(source.groups())), sensors, layers)
 
 
 def pooled(tallies: Sequence[SensorTally], band: str) -> Values:
