@@ -83,7 +83,7 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"finetune\.trials=1; choose another name"):
         compare.run(OmegaConf.merge(cfg, {"finetune": {"trials": 2}}))
     deep = make_run(tmp_path / "deep", model=Encoder(BANDS, **OPTIONS | {"depth": 2}))
-    with pytest.raises(InputError, match="holds scores of another network named 'mae'; choose another name="):
+    with pytest.raises(InputError, match=r"holds scores of another network named '.*'; choose another name="):
         compare.run(OmegaConf.merge(cfg, {"checkpoint": [deep]}))
 
 

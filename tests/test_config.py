@@ -271,7 +271,7 @@ def test_help_shows_every_choice_and_key(entry):
         assert "optim.lr=0.012" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:
-        assert "finetune.trials=4" in text and "tuning trials" in text
+        assert "finetune.trials=8" in text and "tuning trials" in text
         assert f"tasks.{load_choice('suite', 'synthetic')['tasks'][0]}.train=" in text
 
 

@@ -204,17 +204,17 @@ def test_rows(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"w")
     encoders = ["torchgeo:croma_base", "timm:vit_tiny_patch16_224", "torchgeo:dofa_base_patch16_224"]
     found = published(encoders, [str(tmp_path / "w.pth"), str(tmp_path / "w.pth"), "random"], 32)
-    kinds = ["foreign", "foreign_frozen", "unet", "unet_plus"]
+    kinds = ["foreign", "foreign_frozen", "unet", "plus"]
     rows: dict[str, Contender] = {c.name: c for c in contenders(kinds, [], 3, None, found)}
     assert list(rows) == [
-        *(f"{n}{s}" for s in ("", " frozen") for n in (
+        *(f"{n}{s}" for s in ("", ", frozen") for n in (
             "croma_base at 32 px", "vit_tiny_patch16_224 at 32 px", "dofa_base_patch16_224 at 32 px random weights")),
-        "unet",
+        "U-Net",
     ]  # fmt: skip
     assert rows["croma_base at 32 px"].pretrain_flops == COSTS["croma_base"].flops > EXTRA_LIMIT
     assert math.isnan(rows["vit_tiny_patch16_224 at 32 px"].pretrain_flops)
     assert rows["dofa_base_patch16_224 at 32 px random weights"].pretrain_flops == 0
-    assert list(not_run(kinds, list(rows.values()), 3, found)) == ["unet+2.03e+19", "unet+6.76e+18"]
+    assert list(not_run(kinds, list(rows.values()), 3, found)) == ["rivals + 2e19 FLOPs", "rivals + 6.8e18 FLOPs"]
     told = "\n".join(notes(list(rows.values()), found))
     assert "derived, from arXiv:2311.00566" in told and "unknown" in told and "RANDOM" in told
     for weights, words in (

@@ -24,7 +24,8 @@ def test_one_flat_step_or_one_flat_rival_is_no_plateau():
     assert first_flat({"a": [0.3, 0.2, 0.4, 0.4, 0.4]}, 0.01) == 2, "a dip is no plateau"
     assert first_flat({"a": [0.3, 0.3]}, 0.01) is None
     assert first_flat({"a": [0.3] * 4, "b": [0.1, 0.2, 0.2, 0.2]}, 0.01) == 1, "every rival"
-    assert first_flat({"a": [0.3, math.nan, 0.3, 0.3, 0.3]}, 0.01) is None, "no plateau where a run diverged"
+    assert first_flat({"a": [0.3, math.nan, 0.3, 0.3, 0.3]}, 0.01) == 2, "no plateau where a run diverged"
+    assert first_flat({"a": [0.3, 0.3, math.nan]}, 0.01) is None
     rmse = METRICS["rmse"]  # less is better, and the step is a share of it
     assert first_flat({"a": [9.0, 5.0, 4.97, 4.96]}, 0.01, rmse) == 1
     assert first_flat({"a": [9.0, 5.0, 4.97, 4.9]}, 0.01, rmse) is None

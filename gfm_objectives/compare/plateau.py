@@ -84,6 +84,8 @@ def first_flat(curves: Mapping[str, Sequence[float]], step: float, metric: Metri
     """
 
     def flat(v: Sequence[float], k: int) -> bool:
+        if not all(map(math.isfinite, v[k : k + 3])):
+            return False
         gain = max(metric.better * (x - v[k]) for x in v[k + 1 : k + 3])
         return gain < step * (1 if metric.scale == 100 else abs(v[k]))
 
@@ -111,8 +113,11 @@ def _tell(
         end = "" if reached else " (finetune.limit comes first: no plateau)"
         print(f"plateau, {task}, {fraction:.0%} of the labels: F = {f:.3g}{end}")
         for rival, values in rivals.items():
-            points = list(zip(levels, values, strict=False))
-            print(f"  {rival}  " + "  ".join(f"{x:.2g}: {v:.3f}" for x, v in points))
+            points = [(x, v if math.isfinite(v) else None) for x, v in zip(levels, values, strict=False)]
+            print(
+                f"  {rival}  "
+                + "  ".join(f"{x:.2g}: {v:.3f}" if v is not None else f"{x:.2g}: diverged" for x, v in points)
+            )
             about = {"task": task, "fraction": fraction, "contender": rival}
             records += [{**about, "flops": x, "val": v, "chosen": reached and x == f} for x, v in points]
     c.out.mkdir(parents=True, exist_ok=True)

@@ -200,7 +200,7 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> Figure:
         for rival in rivals:
             for f in fractions:
                 own = [r for r in curve if (r["task"], r["contender"], r["fraction"]) == (task, rival, f)]
-                if points := sorted((r["flops"], r["val"]) for r in own):
+                if points := sorted((r["flops"], r["val"]) for r in own if r["val"] is not None):
                     style = ("-", "--", ":", "-.")[fractions.index(f) % 4]
                     text = f"{rival}, {words.percent(f)}"
                     ax.plot(*zip(*points, strict=True), ls=style, ms=4, label=text, **_distinct(rivals.index(rival)))

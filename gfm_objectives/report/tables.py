@@ -246,7 +246,7 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> str:
         mine = [r for r in curve if (r["task"], r["fraction"], r["contender"]) == key]
         at = {r["flops"]: r["val"] for r in mine}
         chosen = next((r["flops"] for r in mine if r["chosen"]), None)
-        cells = [f"{at[b]:.3f}" if b in at else "-" for b in budgets]
+        cells = ["-" if at.get(b) is None else f"{at[b]:.3f}" for b in budgets]
         rows.append(
             [f"{key[0]}, {words.percent(key[1])}", key[2], *cells, words.flops(chosen) if chosen else "no plateau"]
         )
