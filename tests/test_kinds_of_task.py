@@ -62,11 +62,12 @@ def facts(monkeypatch):
 def test_from_files_to_a_gain_table(kind, layer, metric, also, tmp_path, facts):
     task = {**FEW, "kind": kind, "layer": layer, "metric": metric}
     cfg = config(tmp_path, checkpoint=[make_run(tmp_path / "a")], contenders=["pretrained", "scratch", "unet", "pixel"])
-    cfg = OmegaConf.merge(OmegaConf.to_container(cfg) | {"tasks": {layer: task}}, {"finetune": {"trials": 4}})
+    cfg = OmegaConf.merge(OmegaConf.to_container(cfg) | {"tasks": {layer: task}}, {"finetune": {"trials": 6}})
     out = compare.run(cfg)
     scores = Store(out).load()
     assert {s.metric for s in scores} == {metric} and len(scores) == 4 * 2
-    assert any(json.loads(line)["hparams"].get("head_first") for line in (out / "trials.jsonl").open())
+    trials = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert any(r["hparams"].get("head_first") for r in trials)
     gain = json.loads((out / "gain.json").read_text())
     (row,) = [r for r in gain["scores"] if r["contender"] == "mae"]
     assert also | {metric} <= row["figures"].keys()
