@@ -52,7 +52,7 @@ def _fraction(summary: tables.Summary, context: Mapping[str, Any], fraction: flo
     lead = (
         f"**{words.percent(fraction)} of the labels** ({title}, mean of tasks, {what(context, fraction)}): the best "
         f"row is **{best['contender']}** ({ROLES[best['role']]}), {words.value(best['value'], scale)}. "
-        f"{'; '.join(others).capitalize()}{'. ' if others else ''}"
+        f"{'Then ' if others else ''}{'; '.join(others)}{'. ' if others else ''}"
         f"{which_pays(by_role, scale)}\n"
     )
     return [lead, *_encoders(summary, fraction, metric, scale), ""]
