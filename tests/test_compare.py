@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import BANDS, LANDCOVER, OPTIONS, config, make_conv_run, make_run, make_unet_run
+from small import BANDS, LANDCOVER, OPTIONS, config, make_run
 
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
@@ -149,32 +148,6 @@ time.sleep(600)
         os.kill(worker, signal.SIGKILL)
         parent.communicate()
         pytest.fail("the worker went on")
-
-
-@pytest.mark.slow
-def test_every_kind_of_row_goes_the_whole_way(tmp_path, capsys):
-    from timm import create_model
-
-    runs = [make_run(tmp_path / "a"), make_unet_run(tmp_path / "u"), make_conv_run(tmp_path / "c")]
-    torch.save(create_model("vit_tiny_patch16_224", img_size=16).state_dict(), tmp_path / "vit.pth")
-    foreign = {"encoder": ["timm:vit_tiny_patch16_224"], "weights": [str(tmp_path / "vit.pth")], "encoder_size": 16}
-    few = {"seeds": 1, "finetune": {"flops": 1e9}, "contenders": ["all"], "checkpoint": runs, "workers": 2}
-    out = compare.run(config(tmp_path, **foreign, **few))
-    scores = {s.contender: s for s in Store(out).load()}
-    name = "vit_tiny_patch16_224 at 16 px, frozen"
-    assert np.isnan(scores[name].pretrain_flops) and scores[name].pretrain_run.startswith("vit_tiny")
-    assert scores[name].trainable_parameters < scores[name].parameters - 5e6
-    gain = json.loads((out / "gain.json").read_text())
-    found = {(g["contender"], g["against"], g["n"]): g for g in gain["means"]}
-    assert found["U-Net pretrained on the map", "best", 1]["status"] == found[name, "equal", 1]["status"] == "ok"
-    assert found[name, "equal", 1]["per_eflop"] is None
-    text = (out / "report.md").read_text()
-    for words in (
-        "published weights; pretraining FLOPs unknown",
-        "U-Net, ImageNet: not run, unet.weights= names no file",
-    ):
-        assert words in text, words
-    assert "note: vit_tiny_patch16_224 at 16 px: published weights" in capsys.readouterr().out
 
 
 def test_faults_of_rows_without_training_are_told_before_any_training(tmp_path):

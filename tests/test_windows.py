@@ -204,7 +204,9 @@ def test_a_cache_keeps_what_fits_and_the_tile_read_last() -> None:
 @pytest.mark.slow
 def test_a_thousand_large_tiles_are_read_in_under_a_gigabyte(tmp_path: Path) -> None:
     """Of 512 x 512 px, 10 bands and 4 dates, as one file under many names; GFM_TILES chooses fewer or more."""
-    count = int(os.environ.get("GFM_TILES", 40))
+    if "GFM_TILES" not in os.environ:
+        pytest.skip("GFM_TILES is not set to a number of tiles, such as 1000: memory is not measured")
+    count = int(os.environ["GFM_TILES"])
     (tmp_path / "x").mkdir()
     np.save(tmp_path / "x/0.npy", np.random.default_rng(0).integers(1, 10_000, (4, 10, 512, 512), dtype=np.uint16))
     for i in range(1, count):
