@@ -149,7 +149,7 @@ def labels(summary: Summary) -> Figure:
     looks, tasks = look(summary), summary["tasks"]
     columns = min(3, len(tasks))
     lines = math.ceil(len(tasks) / columns)
-    figure = _figure(4.2 * columns, 1.2 + 3.2 * lines)
+    figure = _figure(max(6.0, 4.2 * columns), 2.4 + 3.2 * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
     drawn = [c for c in summary["contenders"] if summary["rows"][c]["role"] != "part"]
     for ax, task in zip(axes.flat, tasks, strict=False):
@@ -214,7 +214,8 @@ def plateau(curve: Sequence[Mapping[str, Any]]) -> Figure:
         ax.set_ylabel("validation, mean of seeds")
     figure.suptitle("Where the rivals from scratch plateau (rival, share of the labels)", fontsize=11)
     handles, texts = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    fit = max(1, min(4, int(figure.get_figwidth() / 2.2)))
+    figure.legend(handles, texts, loc="outside lower center", ncols=fit, fontsize=8, frameon=False)
     return figure
 
 
@@ -228,7 +229,8 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) ->
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ms=6, label=text, **{"ls": "", **style}) for text, style in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
+    columns = max(1, min(4, int(figure.get_figwidth() / 2.6)))  # names are long, and what sticks out is cut off
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def _synthetic(summary: Summary) -> str:
