@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ from gfm_objectives.tasks.kinds import Kind
 
 OVERLAP = 0.25  # of a window's side, where a tile is larger than a window: what is cut off by one edge is whole in the
 # next, at 1.8 times the cost of windows side by side
+TRIM = 2**20  # pixels after which freed memory goes back to the system: 4 tiles of 512 x 512, 256 of 64 x 64
 PIXELS = 2**16  # of a window or tile: as many at a time as fit, one at least; 16 of 64 x 64, 1 of 512 x 512
 
 
@@ -47,11 +50,14 @@ def evaluate(
                 out.append(model(part).float().cpu())
         return torch.cat(out)
 
-    stats, shown = [], {}
+    stats, shown, pixels = [], {}, 0
     for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
         stats.append(kind.observe(output, tile.targets[layer], classes))
         if number in show:
             shown[number] = kind.decide(output)[0].numpy()
+        if (pixels := pixels + output[0, 0].numel()) >= TRIM:
+            give_back()
+            pixels = 0
     return torch.cat(stats), [shown[k] for k in show]
 
 
@@ -94,3 +100,10 @@ def _outputs(
         if len(waiting) == together:
             yield from done()
     yield from done()
+
+
+def give_back() -> None:
+    """Hand the allocator's free pages back to the system. glibc keeps them among small live blocks, where they are of
+    no use for the next tile's large ones: without this, memory grows with the tiles although nothing holds them."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
