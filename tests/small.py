@@ -20,7 +20,7 @@ LANDCOVER = {
     "recode": {0: 0, 1: 3, 2: 6, 3: 6, 4: 5, 5: 9, 6: 7, 7: 1},
 }
 BANDS = {"s2": ("B02", "B03", "B04", "B08")}
-OPTIONS = {"dim": 16, "depth": 1, "heads": 2, "patch": 8, "dense_width": 8}
+OPTIONS = {"cell_dim": 16, "dim": 16, "depth": 1, "heads": 2, "patch": 8, "width": 8}
 
 
 def make_run(folder, seed=0, objective="mae", flops=3e8, model=None, **recipe):

@@ -225,9 +225,9 @@ KINDS: dict[str, Kind] = {
     ),
     "foreign": Kind("pretrained", _foreign, _foreign_space),
     "frozen": Kind("part", _pretrained(), _frozen_space, suffix=", frozen"),  # all but a linear head
-    "fresh_dense": Kind("part", _pretrained("-dense_path."), _vit_space, suffix=", fresh dense path"),
-    "fresh_tokens": Kind("part", _pretrained("dense_path."), _vit_space, suffix=", fresh tokens"),
-    "foreign_frozen": Kind("part", _foreign, _frozen_space, suffix=", frozen"),  # our dense path is trained
+    "fresh_dense": Kind("part", _pretrained("-way_back."), _vit_space, suffix=", fresh way back"),
+    "fresh_tokens": Kind("part", _pretrained("-vit."), _vit_space, suffix=", fresh tokens"),
+    "foreign_frozen": Kind("part", _foreign, _frozen_space, suffix=", frozen"),  # our stem and way back are trained
     "unet": Kind("scratch", _unet, _unet_space, "U-Net"),
     "conv": Kind("scratch", _scratch, _conv_space, "conv"),  # our network without its ViT
     "scratch": Kind("scratch", _scratch, _vit_space, "ViT from scratch"),

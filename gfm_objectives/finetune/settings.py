@@ -10,6 +10,7 @@ from torch import nn
 from gfm_objectives.errors import InputError
 
 FREEZE = ("", "tokens", "encoder")
+TOKENS = ("stem", "vit")  # of an encoder: all but its way back
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class HParams:
 
     lr: peak; encoder_factor: on the learning rate of the model's `encoder`; length: share of the budget that is spent;
     batch_size: places per step; head_first: the head is fitted before all is trained; freeze: what stays as it is,
-    running statistics included: tokens (the encoder but for its dense path) or encoder; width and mode: of the U-Net.
+    running statistics included: tokens (the encoder but for its way back) or encoder; width and mode: of the U-Net.
     """
 
     lr: float
@@ -47,8 +48,7 @@ def frozen_modules(model: nn.Module, freeze: str) -> list[nn.Module]:
     encoder = getattr(model, "encoder", None)
     found = [encoder] if encoder is not None else []
     if freeze == "tokens" and found:
-        parts = dict(found[0].named_children())
-        found = [m for name, m in parts.items() if name != "dense_path"] if "dense_path" in parts else []
+        found = [m for name, m in found[0].named_children() if name in TOKENS]
     if not any(True for m in found for _ in m.parameters()):
         raise InputError(f"freeze={freeze}: a {type(model).__name__} has no such part; its settings cannot name it")
     return found

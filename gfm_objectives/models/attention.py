@@ -1,10 +1,9 @@
-"""Cross-attention block and decoder: queries read visible tokens. The one place attention is written by hand."""
+"""Cross-attention block and decoder: queries read tokens. The one place attention is written by hand."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,7 +18,7 @@ def attention_kernel(keys: Tensor) -> AbstractContextManager[None]:
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm cross-attention and MLP. Queries always see one learned empty key, so that no row is masked whole."""
+    """Pre-norm cross-attention and MLP."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, context_dim: int | None = None) -> None:
         super().__init__()
@@ -27,42 +26,37 @@ class CrossBlock(nn.Module):
         self.heads = heads
         self.norm_q, self.norm_kv, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(context_dim), nn.LayerNorm(dim)
         self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(context_dim, 2 * dim), nn.Linear(dim, dim)
-        self.empty = nn.Parameter(torch.zeros(1, 1, context_dim))
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
-        """q (B, M, D) reads kv (B, N, E) where mask, (B, M or 1, N) bool, is True; returns (B, M, D)."""
-        kv = torch.cat([self.empty.expand(kv.shape[0], -1, -1).to(kv.dtype), self.norm_kv(kv)], 1)
-        mask = F.pad(mask, (1, 0), value=True)[:, None]  # (B, 1, M or 1, N + 1)
+    def forward(self, q: Tensor, kv: Tensor) -> Tensor:
+        """q (B, M, D) reads kv (B, N, E); returns (B, M, D)."""
         split = (self.heads, q.shape[-1] // self.heads)
         query = self.q(self.norm_q(q)).unflatten(-1, split).transpose(1, 2)
-        key, value = (t.unflatten(-1, split).transpose(1, 2) for t in self.kv(kv).chunk(2, -1))
-        mask = mask.expand(-1, -1, q.shape[1], -1)
+        key, value = (t.unflatten(-1, split).transpose(1, 2) for t in self.kv(self.norm_kv(kv)).chunk(2, -1))
         with attention_kernel(kv):
-            read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            read = F.scaled_dot_product_attention(query, key, value)
         q = q + self.out(read.transpose(1, 2).flatten(2))
         return q + self.mlp(self.norm_mlp(q))
 
 
 class Decoder(nn.Module):
-    """Fills in hidden tokens: queries (B, M, E) attend to visible tokens (B, N, E) and come out as (B, M, dim).
+    """Says what is hidden: queries for cells of slots attend to the tokens (B, N, E) and come out as (B, M, dim).
 
     Only what the loss needs is queried. Width and depth follow the encoder (half its width, a quarter of its depth): a
-    decoder of fixed size would take most of a small model's FLOPs.
+    decoder of fixed size would take most of a small model's FLOPs. context_dim: E; slot_dim: of the codes of slots.
     """
 
-    def __init__(self, context_dim: int, heads: int, depth: int, dim: int) -> None:
+    def __init__(self, context_dim: int, slot_dim: int, heads: int, depth: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.embed = nn.Linear(context_dim, dim)
-        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.place, self.slot = nn.Linear(context_dim, dim), nn.Linear(slot_dim, dim, bias=False)
         self.blocks = nn.ModuleList(CrossBlock(dim, heads, context_dim=context_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, where: Tensor, context: Tensor, key_mask: Tensor) -> Tensor:
-        """where (B, M, E) says which tokens to predict; key_mask (B, N) bool says which of `context` are real."""
-        q = self.embed(where) + self.mask_token
+    def forward(self, place: Tensor, slot: Tensor, context: Tensor) -> Tensor:
+        """place (B, M, E) and slot (B, M, slot_dim): the codes of where, and of which date and sensor, is asked for."""
+        q = self.place(place) + self.slot(slot)
         for block in self.blocks:
-            q = block(q, context, key_mask[:, None])
+            q = block(q, context)
         return self.norm(q)

@@ -102,7 +102,7 @@ class CopernicusFM(Backbone):
     """Wang et al. 2025 (arXiv:2503.11849): weights generated from wavelength and bandwidth; day and scale are told.
 
     Places are not told (they name the test region), and relief, which it reads by the language embedding of a model
-    that is not shipped, goes to the dense path alone. What depends on no weights is computed once, here: the model's
+    that is not shipped, goes to the stem and the way back alone. What depends on no weights is computed once, here: the model's
     own forward looks at values, which the counting of FLOPs does not have.
     """
 
@@ -216,7 +216,7 @@ class RGB(Backbone):
     """ViTs of timm, and Scale-MAE (Reed et al. 2023, arXiv:2212.14532): red, green and blue as in a photograph.
 
     Reflectance 0 to 0.3 becomes 0 to 1, then the mean and deviation that the weights were trained with (ImageNet's
-    where they do not say). Other bands and sensors reach the dense path alone.
+    where they do not say). Other bands and sensors reach the stem and the way back alone.
     """
 
     COLOURS = (665.0, 560.0, 490.0)  # nm

@@ -1,29 +1,38 @@
-"""The shared multimodal ViT: tokenize, attend, and densify. Every objective and every task uses this one class.
+"""The shared multimodal encoder: stem, ViT and the way back. Every objective and every task uses this one class.
 
-With depth 0 it is the rival `conv`: the dense path alone. It embeds, reads and joins no tokens; they still say which
-pixels may be seen, so whatever hides cells and predicts from the dense features can pretrain it too.
+With depth 0, no blocks, it is the rival `conv`: all that is left is local.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.errors import InputError
-from gfm_objectives.models.attention import attention_kernel
-from gfm_objectives.models.dense import DensePath
-from gfm_objectives.models.tokens import Tokenizer, Tokens, metres, unread
+from gfm_objectives.models.masking import Mask
+from gfm_objectives.models.stem import CELL, Stem
+from gfm_objectives.models.vit import ViT
+from gfm_objectives.models.way_back import WayBack
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """tokens (B, rows x columns, dim), row by row; dense (B, width, H, W): features at full resolution."""
+
+    tokens: Tensor
+    dense: Tensor
 
 
 class Encoder(nn.Module):
-    """Pre-norm ViT over tokens of any sensors and dates, with a dense path to full resolution. No class token.
+    """Batch -> Encoded, of any sensors, dates, height and width.
 
-    bands: sensor -> band names it reads; dim, depth, heads: of the ViT, depth 0 = none; patch in pixels (a power of
-    two); dense_width: channels of the features at full resolution; band_dropout: probability that a band is left out in
+    bands: sensor -> band names it reads; cell_dim: of the cells of 4 x 4 pixels in which dates and sensors are merged;
+    dim, depth, heads: of the ViT; patch: the side of its tokens in pixels, the one in use of `patches`, each of which
+    pretraining draws; width: channels of the features; band_dropout: probability that a band is left out in
     pretraining.
     """
 
@@ -31,72 +40,66 @@ class Encoder(nn.Module):
         self,
         bands: Mapping[str, Sequence[str]],
         *,
+        cell_dim: int,
         dim: int,
         depth: int,
         heads: int,
         patch: int,
-        dense_width: int,
+        width: int,
+        patches: Sequence[int] = (),
         band_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        patches = sorted({patch, *patches})
         self.options: dict[str, Any] = dict(
-            dim=dim, depth=depth, heads=heads, patch=patch, dense_width=dense_width, band_dropout=band_dropout
+            cell_dim=cell_dim,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            patch=patch,
+            width=width,
+            patches=list(patches),
+            band_dropout=band_dropout,
         )
-        self.dim, self.depth, self.heads, self.patch, self.width = dim, depth, heads, patch, dense_width
-        self.tokenizer = Tokenizer(bands, dim, patch, band_dropout) if depth else None
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
-        self.dense_path = DensePath(bands, dim, heads, patch, dense_width, band_dropout, tokens=depth > 0)
+        self.dim, self.depth, self.heads, self.width = dim, depth, heads, width
+        self.patch, self.patches = patch, tuple(patches)
+        self.stem = Stem(bands, cell_dim, band_dropout)
+        self.vit = ViT(cell_dim, dim, depth, heads, patches)
+        self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout)
 
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
         """An encoder of `configs/encoder` for the sensors and bands of `spec`. InputError for sizes that do not fit."""
-        dim, heads, patch, width = (options[k] for k in ("dim", "heads", "patch", "dense_width"))
-        if min(dim, heads, width) < 1 or dim % 8 or dim % heads or patch < 2 or patch & (patch - 1) or width % 4:
+        cells, dim, heads, width = (options[k] for k in ("cell_dim", "dim", "heads", "width"))
+        if min(cells, dim, heads, width) < 1 or cells % 8 or dim % 8 or dim % heads:
             raise InputError(
-                f"encoder: dim={dim}, heads={heads}, patch={patch}, dense_width={width} do not fit: dim must be a "
-                "multiple of 8 and of heads, patch a power of two, dense_width a multiple of 4"
+                f"encoder: cell_dim={cells}, dim={dim}, heads={heads}, width={width} do not fit: cell_dim and dim must "
+                "be multiples of 8, and dim one of heads"
             )
-        return cls(spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model")})
+        patches = [options["patch"], *(options.get("patches") or ())]
+        if wrong := [p for p in patches if p < CELL or p % CELL]:
+            raise InputError(f"encoder.patch={wrong[0]}: must be a multiple of {CELL} pixels")
+        return cls(spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model", "optim") and v is not None})
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        return self.dense_path.stem.bands
+        return self.stem.embed.bands
 
-    def tokenize(self, batch: Batch) -> Tokens:
-        """Every token of the batch: N = sensors x dates x patches, those that reach over the edge included."""
-        batch = batch.pad_to(self.patch)
-        return unread(batch, self.patch) if self.tokenizer is None else self.tokenizer(batch)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        """(B, N, D) features of the tokens given; invalid ones are fillers nobody attends to."""
-        x, mask = tokens.x, tokens.key_mask()[:, None, None]  # (B, 1, 1, N)
-        mask = mask.expand(-1, -1, x.shape[1], -1)
-        with attention_kernel(x):
-            for block in self.blocks:
-                x = block(x, attn_mask=mask)
-        return self.norm(x)
-
-    def dense(self, batch: Batch, tokens: Tokens, z: Tensor) -> Tensor:
-        """Features at full resolution, (B, width, H, W), from z (B, N, D) and the pixels `tokens` cover."""
+    def forward(self, batch: Batch, mask: Mask | None = None) -> Encoded:
+        """mask: what of the batch may be seen; None = all of it."""
         height, width = batch.size
-        y = self.dense_path(batch.pad_to(self.patch), tokens, z, self.positions(batch, tokens))
-        return y[:, :, :height, :width]
+        merged = self.stem(batch.pad_to(self.patch), None if mask is None else mask.seen)
+        z = self.vit(merged, self.patch, batch.gsd, None if mask is None else mask.keep)
+        return Encoded(z, self.way_back(z, merged, self.patch)[:, :, :height, :width])
 
     def features(self, batch: Batch) -> Tensor:
-        """Features at full resolution, (B, width, H, W), of all that the batch shows; any H and W."""
-        tokens = self.tokenize(batch)
-        return self.dense(batch, tokens, self(tokens))
-
-    def positions(self, batch: Batch, tokens: Tokens) -> Tensor:
-        """(B, cells, D): the code of every cell's place in metres."""
-        return metres(tokens.grid, self.patch, batch.gsd, self.dim)
+        """Features at full resolution, (B, width, H, W), of all that the batch shows."""
+        return self(batch).dense
 
     def extend(self, spec: Spec) -> Encoder:
         """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""
-        if self.tokenizer is not None:
-            self.tokenizer.extend(spec.bands)
-        self.dense_path.stem.extend(spec.bands)
+        self.stem.extend(spec.bands)
+        self.way_back.composite.extend(spec.bands)
         return self
 
 
@@ -108,7 +111,10 @@ def trained_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+PARTS = ("stem", "vit", "way_back")
+
+
 def parameter_parts(encoder: nn.Module) -> dict[str, int]:
-    """Parameters of an encoder and, apart, of its dense path where it has one (a U-Net has none)."""
-    dense = sum(parameters(m) for n, m in encoder.named_children() if n == "dense_path")
-    return {"encoder": parameters(encoder) - dense, "dense": dense}
+    """Parameters of an encoder's parts; of a U-Net, which has none, of the whole as `encoder`."""
+    parts = {name: parameters(m) for name, m in encoder.named_children() if name in PARTS}
+    return parts if isinstance(encoder, Encoder) else {"encoder": parameters(encoder)}

@@ -1,9 +1,9 @@
-"""Encoders that are not ours: opened by name from torchgeo or timm, with weights from a file, on our dense path.
+"""Encoders that are not ours: opened by name from torchgeo or timm, with weights from a file, on our way back.
 
-They are joined with the very dense path our own ViT has, so that all encoders have the same means: it reads their
-patch vectors of every date and sensor by attention, and sees the pixels of every band and sensor at full resolution,
-those the encoder cannot read included. It starts untrained, for nobody published one; `encoder_factor` applies to
-the published weights alone. Nothing is downloaded.
+They stand where our own ViT does, between its stem and its way back, so that all encoders have the same means: their
+patch vectors of every date and sensor are merged by attention, and the pixels of every band and sensor come in at full
+resolution, those the encoder cannot read included. What is ours starts untrained, for nobody published one;
+`encoder_factor` applies to the published weights alone. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.backbones import CROMA, DOFA, RGB, Backbone, CopernicusFM, Panopticon
-from gfm_objectives.models.dense import DensePath
-from gfm_objectives.models.tokens import Tokens, day_features, images, metres
+from gfm_objectives.models.masking import valid_of
+from gfm_objectives.models.positions import day_features, metres
+from gfm_objectives.models.stem import CELL, Stem, date_shares
+from gfm_objectives.models.way_back import WayBack
 
 
 class Known(NamedTuple):
@@ -53,22 +55,33 @@ class ForeignSegmenter(nn.Module):
     These encoders know one image size. Places of another are read in windows of the size of `spec`, side by side, so
     that pixels keep their scale.
 
-    encoder: of others; spec: what it is shown; dim, heads, dense_width: of the dense path, by default those that suit
-    the ViT-B and ViT-L which these encoders are. Its cells are as near as a power of two comes to their patches.
+    encoder: of others; spec: what it is shown; dim, heads: of its vectors once merged; cell_dim, width: of the stem and
+    the way back; the defaults suit the ViT-B and ViT-L which these encoders are. Its tokens are as near as a power of
+    two comes to their patches.
     """
 
     def __init__(
-        self, encoder: Backbone, spec: Spec, classes: int, dim: int = 256, heads: int = 8, dense_width: int = 64
+        self,
+        encoder: Backbone,
+        spec: Spec,
+        classes: int,
+        dim: int = 256,
+        heads: int = 8,
+        cell_dim: int = 128,
+        width: int = 64,
     ) -> None:
         super().__init__()
-        self.encoder, self.dim, self.size = encoder, dim, spec.size
-        patch = 2 ** max(1, round(math.log2(spec.size / encoder.grid)))
-        self.patch = min(patch, spec.size & -spec.size)  # it must divide the image
+        self.encoder, self.dim, self.size, self.heads = encoder, dim, spec.size, heads
+        patch = 2 ** round(math.log2(spec.size / encoder.grid))
+        self.patch = max(CELL, min(patch, spec.size & -spec.size))
         self.neck = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, dim))
         self.day = nn.Linear(5, dim)
-        self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in images(spec.bands)})
-        self.dense_path = DensePath(spec.bands, dim, heads, self.patch, dense_width, 0.0)
-        self.head = nn.Conv2d(dense_width, classes, 1)
+        self.sensor = nn.ParameterDict({s: nn.Parameter(torch.randn(dim) * 0.02) for s in encoder.sensors})
+        self.score = nn.Linear(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+        self.stem = Stem(spec.bands, cell_dim, 0.0)
+        self.way_back = WayBack(spec.bands, cell_dim, dim, width, [self.patch], 0.0)
+        self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, batch: Batch) -> Tensor:
         height, width = batch.size
@@ -80,28 +93,24 @@ class ForeignSegmenter(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """The same for places of the size it was built for."""
-        tokens, place = self.tokens(batch)
-        return self.head(self.dense_path(batch, tokens, tokens.x, place)).float()
+        height, width = batch.size
+        whole = batch.pad_to(self.patch)
+        y = self.way_back(self.tokens(batch), self.stem(whole), self.patch)
+        return self.head(y[:, :, :height, :width]).float()
 
-    def tokens(self, batch: Batch) -> tuple[Tokens, Tensor]:
-        """The encoder's vectors on the dense path's cells, and the code of every cell's place (B, cells, dim)."""
-        found, p = self.encoder(batch), self.patch
-        grid = (batch.size[0] // p, batch.size[1] // p)
-        place = metres(grid, p, batch.gsd, self.dim)
-        content, valid, slots = [], [], []
-        for name, series in images(batch.sensors).items():
-            b, t = series.day.shape
-            code = self.day(day_features(series)) + self.sensor[name]  # (B, T, dim)
-            x = (code[:, :, None] + place[:, None]).expand(b, t, -1, -1)  # (B, T, cells, dim)
-            ok = series.valid.view(b, t, grid[0], p, grid[1], p).any(5).any(3).flatten(2)
-            if name in found:
-                x = x + self.resample(found[name], grid)
-            content.append(x.flatten(1, 2))
-            valid.append((ok if name in found else torch.zeros_like(ok)).flatten(1))  # pixels alone, no vector
-            slots += [name] * t
-        z = torch.cat(content, 1)
-        ids = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
-        return Tokens(z, z, torch.cat(valid, 1), ids, tuple(slots), grid), place
+    def tokens(self, batch: Batch) -> Tensor:
+        """The encoder's vectors on the way back's patches, merged over dates and sensors as the stem's cells are:
+        (B, tokens, dim)."""
+        whole = batch.pad_to(self.patch)
+        grid = (whole.size[0] // self.patch, whole.size[1] // self.patch)
+        total = torch.zeros((), device=batch.gsd.device)
+        for name, z in self.encoder(batch).items():
+            series = whole.sensors[name]
+            told = self.day(day_features(series)) + self.sensor[name]  # (B, T, dim)
+            y = (self.resample(z, grid) + told[:, :, None]).transpose(1, 2)  # (B, tokens, T, dim)
+            share = date_shares(self.score(y), valid_of(series.valid, self.patch).flatten(2).mT)
+            total = total + (y.unflatten(-1, (self.heads, -1)) * share[..., None]).sum(2).flatten(2)
+        return self.norm(total) + metres(grid, self.patch, batch.gsd, self.dim)
 
     def resample(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, patches, D) -> (B, T, cells, dim)."""

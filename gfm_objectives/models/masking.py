@@ -1,77 +1,113 @@
-"""Structured masks that keep exactly k tokens: a mask is an order of the tokens, and the first k stay."""
+"""Structured masks: which cells of which dates and sensors may be seen."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gfm_objectives.models.tokens import Tokens
+from gfm_objectives.batch import Batch
+from gfm_objectives.models.stem import images
 
-KINDS = ("random", "block", "date", "sensor")
+WHOLE = ("cell", "block")  # kinds that hide a cell at every date of every sensor
+KINDS = ("random", "cell", "block", "date", "sensor")
 
 
-def split(tokens: Tokens, keep: int, kinds: tuple[str, ...] = KINDS) -> tuple[Tensor, Tensor]:
-    """Positions of kept and of hidden tokens, (B, keep) and (B, N - keep); each sample draws one of `kinds`.
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """seen (B, slots, h, w) bool: whether a cell of a slot may be looked at, where a slot is one date of one sensor, in
+    the order of the batch; valid, the same shape: whether there is anything to see. keep (B, k) long: the cells that
+    the ViT reads where it is to read no others, None = all."""
 
-    random: every token for itself; block: smooth in space, the same at all dates; date, sensor: whole slots.
-    Valid tokens come first, so fillers are kept only where fewer than `keep` are valid.
+    seen: Tensor
+    valid: Tensor
+    keep: Tensor | None = None
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, h, w) bool: cells that are hidden at every date of every sensor."""
+        return ~self.seen.any(1)
+
+
+def slots(batch: Batch) -> tuple[str, ...]:
+    """The sensor of each slot."""
+    return tuple(name for name, s in images(batch.sensors).items() for _ in range(s.x.shape[1]))
+
+
+def valid_cells(batch: Batch, patch: int) -> Tensor:
+    """(B, slots, h, w) bool: cells of `patch` pixels with a valid one."""
+    return torch.cat([valid_of(s.valid, patch) for s in images(batch.sensors).values()], 1)
+
+
+def valid_of(valid: Tensor, patch: int) -> Tensor:
+    """(B, T, H, W) -> (B, T, h, w)."""
+    h, w = valid.shape[2] // patch, valid.shape[3] // patch
+    return valid.unflatten(3, (w, patch)).any(4).unflatten(2, (h, patch)).any(3)
+
+
+def scattered(batch: Batch, patch: int, share: float, kinds: Sequence[str] = KINDS) -> Mask:
+    """A mask that shows the share `share` of each place's cells of slots; each sample draws one of `kinds`.
+
+    random: every cell of every slot for itself; cell: as many whole positions; block: the same, smooth in space; date,
+    sensor: whole slots. Valid ones come first, so nothing is shown that is nothing while something is hidden.
     """
-    order = scores(tokens, kinds).masked_fill(~tokens.valid, torch.inf).argsort(dim=1, stable=True)
-    return order[:, :keep], order[:, keep:]
+    valid = valid_cells(batch, patch)
+    noise = _scores(batch, valid, kinds).masked_fill(~valid, torch.inf).flatten(1)
+    keep = max(1, round(share * noise.shape[1]))
+    order = noise.argsort(dim=1, stable=True)[:, :keep]
+    seen = torch.zeros_like(noise, dtype=torch.bool).scatter(1, order, True)
+    return Mask(seen.view_as(valid), valid)
 
 
-def split_cells(tokens: Tokens, keep: int, kinds: tuple[str, ...] = ("random", "block")) -> tuple[Tensor, Tensor]:
-    """As `split` for whole positions: a cell is kept or hidden at every date of every sensor.
+def positions(batch: Batch, patch: int, share: float, kinds: Sequence[str] = WHOLE, encode: str = "all") -> Mask:
+    """A mask of whole positions: the share `share` of the cells is seen, at every date of every sensor.
 
-    Returns positions of kept tokens (B, keep * slots) and the hidden cells (B, h, w) bool. `tokens` must be complete.
+    encode: all = the ViT reads hidden cells too, as mask tokens; seen = it does not, which costs less.
     """
-    b, cells, slots = tokens.x.shape[0], tokens.cells, len(tokens.slots)
-    assert tokens.x.shape[1] == cells * slots, "split_cells needs every token"
-    noise = spatial(tokens, kinds)
-    some = tokens.valid.view(b, slots, cells).any(1)
-    order = noise.masked_fill(~some, torch.inf).argsort(dim=1, stable=True)[:, :keep]  # (B, keep)
-    index = order[:, None] + torch.arange(slots, device=order.device)[:, None] * cells  # (B, slots, keep)
-    hidden = torch.ones(b, cells, dtype=torch.bool, device=order.device).scatter(1, order, False)
-    return index.flatten(1), hidden.view(b, *tokens.grid)
+    valid = valid_cells(batch, patch)
+    b, n, h, w = valid.shape
+    noise = _spatial(valid, kinds).masked_fill(~valid.any(1).flatten(1), torch.inf)
+    keep = noise.argsort(dim=1, stable=True)[:, : max(1, round(share * h * w))]
+    seen = torch.zeros_like(noise, dtype=torch.bool).scatter(1, keep, True)
+    return Mask(seen.view(b, 1, h, w).expand(-1, n, -1, -1), valid, keep if encode == "seen" else None)
 
 
-def scores(tokens: Tokens, kinds: tuple[str, ...]) -> Tensor:
-    """(B, N) random order in which a sample's kind of mask keeps tokens."""
-    b, cells = tokens.x.shape[0], tokens.cells
-    device = tokens.x.device
-    names = list(dict.fromkeys(tokens.slots))
-    sensor = torch.tensor([names.index(s) for s in tokens.slots], device=device)
-    slot = tokens.id // cells
-    noise = torch.rand(tokens.id.shape, device=device)
+def hidden_of(mask: Mask, names: Sequence[str], sensor: str, count: int) -> tuple[Tensor, Tensor]:
+    """Exactly `count` of one sensor's hidden and valid cells: their numbers date * cells + cell, and weights, 0 =
+    filler, both (B, count). names: of the slots."""
+    first, dates = names.index(sensor), names.count(sensor)
+    mine = (mask.valid & ~mask.seen)[:, first : first + dates].flatten(1)
+    order = (torch.rand(mine.shape, device=mine.device) + (~mine).float()).argsort(dim=1, stable=True)[:, :count]
+    return order, mine.gather(1, order).float()
+
+
+def _scores(batch: Batch, valid: Tensor, kinds: Sequence[str]) -> Tensor:
+    """(B, slots, h, w) random order in which a sample's kind of mask shows cells."""
+    b, n, h, w = valid.shape
+    names = list(dict.fromkeys(slots(batch)))
+    sensor = torch.tensor([names.index(s) for s in slots(batch)], device=valid.device)
+    noise = torch.rand(valid.shape, device=valid.device)
+    dates = torch.rand(b, n, device=valid.device)
+    sensors = torch.rand(b, len(names), device=valid.device)[:, sensor]
     by_kind = {
         "random": noise,
-        "block": spatial(tokens, ("block",)).gather(1, tokens.cell) + 1e-3 * noise,
-        "date": torch.rand(b, len(tokens.slots), device=device).gather(1, slot) + 1e-3 * noise,
-        "sensor": torch.rand(b, len(names), device=device).gather(1, sensor[slot]) + 1e-3 * noise,
+        "cell": torch.rand(b, 1, h, w, device=valid.device) + 1e-3 * noise,
+        "block": _spatial(valid, ("block",)).view(b, 1, h, w) + 1e-3 * noise,
+        "date": dates[..., None, None] + 1e-3 * noise,
+        "sensor": sensors[..., None, None] + 1e-3 * noise,
     }
-    choice = torch.randint(len(kinds), (b, 1), device=device)
-    return torch.stack([by_kind[k] for k in kinds]).gather(0, choice.expand_as(noise)[None])[0]
+    choice = torch.randint(len(kinds), (b, 1, 1, 1), device=valid.device)
+    return torch.stack([by_kind[k].expand_as(valid) for k in kinds]).gather(0, choice.expand_as(valid)[None])[0]
 
 
-def spatial(tokens: Tokens, kinds: tuple[str, ...]) -> Tensor:
-    """(B, cells) noise: white for 'random', smooth over about a third of the chip for 'block'."""
-    b, (h, w) = tokens.x.shape[0], tokens.grid
-    white = torch.rand(b, h * w, device=tokens.x.device)
-    coarse = torch.rand(b, 1, 3, 3, device=tokens.x.device)
+def _spatial(valid: Tensor, kinds: Sequence[str]) -> Tensor:
+    """(B, cells) noise: white for 'cell', smooth over about a third of the chip for 'block'."""
+    b, _, h, w = valid.shape
+    white = torch.rand(b, h * w, device=valid.device)
+    coarse = torch.rand(b, 1, 3, 3, device=valid.device)
     smooth = F.interpolate(coarse, (h, w), mode="bilinear", align_corners=True).flatten(1) + 1e-3 * white
-    choice = torch.randint(len(kinds), (b, 1), device=white.device)
+    choice = torch.randint(len(kinds), (b, 1), device=valid.device)
     return torch.stack([smooth if k == "block" else white for k in kinds]).gather(0, choice.expand_as(white)[None])[0]
-
-
-def hidden_of(hidden: Tensor, tokens: Tokens, sensor: str, count: int) -> tuple[Tensor, Tensor]:
-    """Exactly `count` of one sensor's hidden tokens: positions in `tokens` and weights, 0 = filler, both (B, count).
-
-    hidden (B, M) positions of hidden tokens, as `split` returns them. `tokens` must be complete.
-    """
-    first = tokens.slots.index(sensor) * tokens.cells
-    n = tokens.slots.count(sensor) * tokens.cells
-    is_hidden = torch.zeros_like(tokens.valid).scatter(1, hidden, True) & tokens.valid
-    mine = is_hidden[:, first : first + n]
-    order = (torch.rand(mine.shape, device=mine.device) + (~mine).float()).argsort(dim=1, stable=True)[:, :count]
-    return order + first, mine.gather(1, order).float()

@@ -13,7 +13,7 @@ from gfm_objectives.batch import Spec
 from gfm_objectives.config.files import extensions
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.objectives.objective import NEEDS, Objective
+from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.objectives.table import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
     """The objective `options["name"]`; the other options go to its constructor as keywords, but for `segments`: that
     section says how the data's layer is made (data/segments.py).
 
-    InputError for an unknown name, and for an encoder that has not what the objective needs.
+    InputError for an unknown name, and for an encoder that cannot do what the objective asks of it.
     """
     name = options["name"]
     objective = find_objective(name)
-    _check(name, objective.needs, encoder)
+    _check(name, objective, encoder)
     keywords = {k: v for k, v in options.items() if k not in ("name", "segments")}
     try:
         return objective(encoder, spec, **keywords)  # type: ignore[arg-type]
@@ -36,15 +36,11 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
         raise InputError(f"objective {name}: {e}") from None
 
 
-def _check(name: str, needs: str, encoder: Encoder | UNet) -> None:
-    """InputError where the encoder has not what the objective needs."""
-    if not isinstance(encoder, Encoder):
-        what, has = "encoder=unet", "features"
-    else:
-        what, has = f"encoder.depth={encoder.depth}", "tokens" if encoder.depth else "cells"
-    if NEEDS.index(needs) > NEEDS.index(has):
-        fit = ", ".join(n for n, o in OBJECTIVES.items() if NEEDS.index(o.needs) <= NEEDS.index(has))
-        raise InputError(f"objective={name}: needs the encoder's {needs}, which {what} has not; with {what} take {fit}")
+def _check(name: str, objective: type[Objective], encoder: Encoder | UNet) -> None:
+    """InputError where the objective hides parts of the batch, and the encoder cannot."""
+    if objective.needs_mask and not isinstance(encoder, Encoder):
+        fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_mask)
+        raise InputError(f"objective={name}: hides parts of the image, which encoder=unet cannot; with it take {fit}")
 
 
 def find_objective(name: str) -> type[Objective]:

@@ -13,8 +13,6 @@ telling them apart would be telling noise apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.tokens import Tokens
+from gfm_objectives.models.masking import Mask
 from gfm_objectives.objectives.info_nce import info_nce
 from gfm_objectives.objectives.objective import Objective, Variant
 
@@ -35,8 +33,6 @@ class Contrastive(Objective):
     batch size of the run. A batch of one place still has its other cells.
     """
 
-    needs: ClassVar[str] = "cells"
-
     def __init__(
         self, encoder: Encoder, spec: Spec, *, kinds: Sequence[str], cells: int, temperature: float, duplicate: float
     ) -> None:
@@ -47,16 +43,15 @@ class Contrastive(Objective):
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.dim), nn.GELU(), nn.Linear(encoder.dim, encoder.dim))
 
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        every = self.encoder.tokenize(batch)
-        half, rest = masking.split(every, every.x.shape[1] // 2, self.kinds)
+        mask = masking.scattered(batch, self.encoder.patch, 0.5, self.kinds)
+        rest = ~mask.seen
         quarters = int(torch.randint(1, 4, ()))
-        turned = turn(batch, quarters)
-        one = self.look(batch, every.take(half))
-        other = self.look(turned, self.encoder.tokenize(turned).take(turn_index(rest, every, quarters)))
-        other = other.rot90(-quarters, (2, 3))
+        turned = Mask(rest.rot90(quarters, (2, 3)), mask.valid.rot90(quarters, (2, 3)))
+        one = self.look(batch, mask)
+        other = self.look(turn(batch, quarters), turned).rot90(-quarters, (2, 3))
 
-        seen = every.valid.gather(1, half).any(1) & every.valid.gather(1, rest).any(1)  # (B,) by both looks
-        real = every.valid.unflatten(1, (-1, every.cells)).any(1) & seen[:, None]  # (B, cells)
+        seen = [(mask.valid & part).flatten(1).any(1) for part in (mask.seen, rest)]  # (B,) by each look
+        real = mask.valid.any(1).flatten(1) & (seen[0] & seen[1])[:, None]  # (B, cells)
         pick = (torch.rand(real.shape, device=real.device) + ~real).argsort(1)[:, : self.cells]  # (B, k)
         real = real.gather(1, pick).flatten()  # (B k,)
         a, b = (self.head(chosen(x.flatten(2).mT, pick)) for x in (one, other))  # (B k, D)
@@ -67,9 +62,9 @@ class Contrastive(Objective):
         count = real.sum().clamp(min=1)
         return {"loss": (loss * real).sum() / count, "rivals": (rivals.sum(1) * real).sum() / count}
 
-    def look(self, batch: Batch, tokens: Tokens) -> Tensor:
-        """Mean dense features of every cell, (B, width, h, w), of the batch as these tokens show it."""
-        return F.avg_pool2d(self.encoder.dense(batch, tokens, self.encoder(tokens)), self.encoder.patch)
+    def look(self, batch: Batch, mask: Mask) -> Tensor:
+        """Mean dense features of every cell, (B, width, h, w), of the batch as the mask shows it."""
+        return F.avg_pool2d(self.encoder(batch, mask).dense, self.encoder.patch)
 
 
 def chosen(x: Tensor, pick: Tensor) -> Tensor:
@@ -84,13 +79,6 @@ def turn(batch: Batch, quarters: int) -> Batch:
         for k, s in batch.sensors.items()
     }
     return batch.replace(sensors=sensors)
-
-
-def turn_index(index: Tensor, tokens: Tokens, quarters: int) -> Tensor:
-    """Where the tokens at positions `index` (B, K) of the complete `tokens` stand once places are turned."""
-    source = torch.arange(tokens.cells, device=index.device).view(tokens.grid).rot90(quarters).flatten()
-    cell = index % tokens.cells
-    return index - cell + source.argsort()[cell]
 
 
 def cell_statistics(batch: Batch, patch: int) -> Tensor:

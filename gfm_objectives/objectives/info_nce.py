@@ -14,11 +14,16 @@ def info_nce(query: Tensor, key: Tensor, rivals: Tensor, temperature: float) -> 
 
     query, key (..., K, D): key i belongs to query i; rivals (..., K, K) bool: which other keys compete with it.
     """
+    logits = cosines(query, key) / temperature
+    own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    own_logit = logits.diagonal(dim1=-2, dim2=-1)
+    return logits.masked_fill(~(rivals | own), -torch.inf).logsumexp(-1) - own_logit
+
+
+def cosines(query: Tensor, key: Tensor) -> Tensor:
+    """(..., K, K) of rows (..., K, D), float32 even under autocast."""
     with float32(query.device):
-        logits = F.normalize(query.float(), dim=-1) @ F.normalize(key.float(), dim=-1).mT / temperature
-        own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        own_logit = logits.diagonal(dim1=-2, dim2=-1)
-        return logits.masked_fill(~(rivals | own), -torch.inf).logsumexp(-1) - own_logit
+        return F.normalize(query.float(), dim=-1) @ F.normalize(key.float(), dim=-1).mT
 
 
 def float32(device: torch.device) -> AbstractContextManager[None]:

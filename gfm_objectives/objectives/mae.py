@@ -1,22 +1,22 @@
-"""MAE: see a quarter of the tokens, reconstruct the pixels of hidden ones (He et al. 2021, arXiv 2111.06377).
+"""MAE: see a quarter, reconstruct the pixels of what is hidden (He et al. 2021, arXiv 2111.06377).
 
-Differences from the paper: tokens are sensor x date x patch and masks are structured (random, block, date, sensor); the
-decoder cross-attends from the hidden tokens it predicts, a subset, rather than self-attending over all; a second,
-per-pixel way to the prediction goes through the dense path, so that what fine-tuning uses is trained.
+Differences from the paper: what is hidden are cells of sensor x date x patch, by structured masks, before dates and
+sensors are merged; the decoder cross-attends from the cells it predicts, a subset, rather than self-attending over
+all; a second, per-pixel way to the prediction goes through the dense features, so that what fine-tuning uses is
+trained.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import PatchHead, by_cell
-from gfm_objectives.objectives.masked_tokens import MaskedTokens, band_means, patches
-from gfm_objectives.objectives.objective import Variant
+from gfm_objectives.objectives.masked_tokens import MaskedTokens, band_means, shared
+from gfm_objectives.objectives.objective import View
 
 
 class MAE(MaskedTokens):
@@ -30,19 +30,16 @@ class MAE(MaskedTokens):
         self.normalise = normalise
         self.head = PatchHead(self.decoder.dim, encoder.width, encoder.patch, spec.bands)
 
-    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        view = self.look(batch)
-        cells = by_cell(view.dense, self.encoder.patch)
-        total, pixels, out = torch.zeros((), device=cells.device), torch.zeros((), device=cells.device), {}
-        for sensor, series in batch.sensors.items():
-            where, real, told = self.ask(view, sensor)
-            prediction = self.head(sensor, told, cells, where % view.every.cells)  # (B, K, p p, C)
-            target, weight = patches(view, sensor, series, where)
+    def predict(self, view: View, rest: None) -> dict[str, Tensor]:
+        cells, parts = by_cell(view.dense, self.encoder.patch), []
+        for sensor, asked in self.ask(view).items():
+            prediction = self.head(sensor, asked.told, cells, asked.cell)  # (B, K, p p, C)
+            target, weight = asked.pixels, asked.weight
             if self.normalise:
                 mean = band_means(target, weight)
                 target = (target - mean) / (band_means((target - mean).square(), weight) + 1e-4).sqrt()
-            weight = weight * real[..., None, None]
+            weight = weight * asked.real[..., None, None]
             error = ((prediction - target).abs() * weight).sum() / target.shape[-1]
-            total, pixels = total + error, pixels + weight.sum()
-            out[f"l1_{sensor}"] = (error / weight.sum().clamp(min=1)).detach()
-        return {"loss": total / pixels.clamp(min=1), **out}
+            parts.append((sensor, error, weight.sum()))
+        loss, each = shared(parts)
+        return {"loss": loss, **{f"l1_{s}": e for s, e in each.items()}}

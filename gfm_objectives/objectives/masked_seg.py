@@ -1,24 +1,27 @@
 """Masked segmentation: see a part of the places, name the class of every pixel, by a noisy map or by segments.
 
 The map is never an input. A position is hidden at every date of every sensor: with one sensor left to look at, the
-task would be plain segmentation. Hidden cells are filled in by the dense path's reader, which fine-tuning keeps, so
-there is no decoder to throw away. Compare BEiT (arXiv 2106.08254), whose targets are learned codes, and OlmoEarth
+task would be plain segmentation. Hidden cells are mask tokens that the ViT fills in, so there is no decoder to throw
+away. Compare BEiT (arXiv 2106.08254), whose targets are learned codes, and OlmoEarth
 (arXiv 2511.13655), whose largest late gain came from map targets that are decoded only. Without a map, the classes are
 those of segments of images that the encoder never sees (data/segments.py); compare DeepCluster (arXiv 1807.05520).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.heads import MapHead, borders
-from gfm_objectives.objectives.objective import DenseObjective
+from gfm_objectives.models.heads import MapHead, borders, sampled_accuracy
+from gfm_objectives.models.stem import spread
+from gfm_objectives.objectives.objective import Dense, View
 
 
-class MaskedSeg(DenseObjective):
-    """mask_ratio: share of positions hidden; loss_on: all or hidden pixels; label_smoothing of the classes.
+class MaskedSeg(Dense):
+    """mask_ratio: share of positions hidden; seen_weight: of the loss at pixels that are seen, 0 = hidden ones alone, 1 =
+    all alike; label_smoothing of the classes.
 
     target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others'.
     """
@@ -29,28 +32,23 @@ class MaskedSeg(DenseObjective):
         spec: Spec,
         *,
         mask_ratio: float,
-        loss_on: str,
+        seen_weight: float,
         label_smoothing: float,
         target: str = "map",
         boundary: float = 0.0,
     ) -> None:
         self.targets = (target,)  # before it is checked
         super().__init__(encoder, spec, mask_ratio)
-        if loss_on not in ("all", "hidden"):
-            raise ValueError(f"objective.loss_on={loss_on}: choose all or hidden")
-        self.loss_on, self.boundary = loss_on, boundary
+        self.seen_weight, self.boundary = seen_weight, boundary
         self.head = MapHead(encoder.width, len(spec.legends[target]), label_smoothing)
 
-    def predict(self, dense: Tensor, seen: Batch, rest: None, hidden: Tensor) -> dict[str, Tensor]:
-        logits = self.head(dense)
-        patch = self.encoder.patch
-        pixels = hidden.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # (B, H, W)
-        target = seen.targets[self.targets[0]]
-        where = pixels if self.loss_on == "hidden" else None
+    def predict(self, view: View, rest: None) -> dict[str, Tensor]:
+        logits = self.head(view.dense)
+        pixels = spread(view.mask.hidden, self.encoder.patch)  # (B, H, W)
+        target = view.batch.targets[self.targets[0]]
+        where = torch.where(pixels, 1.0, self.seen_weight)
         if self.boundary:
-            weight = 1 + self.boundary * borders(target)
-            where = weight if where is None else weight * where
+            where = where * (1 + self.boundary * borders(target))
         loss = self.head.loss(logits, target, where)
-        right = (logits.argmax(1) == target) & (target >= 0)
-        accuracy = (right & pixels).sum() / ((target >= 0) & pixels).sum().clamp(min=1)
+        accuracy = sampled_accuracy(logits, target.masked_fill(~pixels, -1))
         return {"loss": loss, "accuracy_hidden": accuracy.detach()}

@@ -1,10 +1,11 @@
-"""MaskedTokens: what mae, latent and jepa share. See a share of the tokens, be asked about hidden ones."""
+"""MaskedTokens: what mae and latent share. See a share of what every date and sensor shows, be asked about the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -12,24 +13,34 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.attention import Decoder
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.tokens import Tokens
-from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.models.masking import Mask
+from gfm_objectives.models.positions import metres
+from gfm_objectives.models.stem import images
+from gfm_objectives.objectives.objective import Masked, Variant, View
+
+ENCODE = ("all", "seen")
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A masked look at a batch: every token, those hidden (B, M), those seen, their features, the dense features."""
+class Asked:
+    """K hidden cells of a sensor's dates: cell (B, K) long, its position; real (B, K), 0 = filler, 1; pixels
+    (B, K, p p, C), 0 where weight (B, K, p p, 1) is 0; told (B, K, decoder width): what the decoder says of them."""
 
-    every: Tokens
-    hidden: Tensor
-    seen: Tokens
-    z: Tensor  # (B, N, D)
-    dense: Tensor  # (B, width, H, W)
+    cell: Tensor
+    real: Tensor
+    pixels: Tensor
+    weight: Tensor
+    told: Tensor
 
 
-class MaskedTokens(Objective):
-    """mask_ratio: share of tokens hidden; predict: share of a sensor's tokens to ask about, a random part of the hidden
-    ones; decoder_width, of the encoder's, and decoder_depth; kinds of mask, of which each sample draws one."""
+class MaskedTokens(Masked):
+    """mask_ratio: share of the cells of slots hidden; predict: share of a sensor's to ask about, a random part of the
+    hidden ones; decoder_width, of the encoder's, and decoder_depth; kinds of mask, of which each sample draws one.
+
+    encode: what the ViT reads where whole positions are hidden. all = hidden ones too, as mask tokens, so that the
+    dense features there tell what the neighbours do, as in SimMIM (arXiv 2111.09886); seen = those that are seen, as in
+    MAE, at less cost: a step is then of one sort, whole positions or others.
+    """
 
     def __init__(
         self,
@@ -41,44 +52,71 @@ class MaskedTokens(Objective):
         decoder_width: float,
         decoder_depth: int,
         kinds: Sequence[str],
+        encode: str,
     ) -> None:
         super().__init__(encoder, spec)
         unknown = [k for k in kinds if k not in masking.KINDS]
         if unknown or not kinds:
             raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
-        self.mask_ratio, self.predict, self.kinds = mask_ratio, predict, tuple(kinds)
+        if encode not in ENCODE:
+            raise ValueError(f"objective.encode={encode}: choose from {', '.join(ENCODE)}")
+        self.mask_ratio, self.asks, self.kinds, self.encode = mask_ratio, predict, tuple(kinds), encode
         width = max(encoder.heads * 8, round(encoder.dim * decoder_width / encoder.heads / 8) * encoder.heads * 8)
-        self.decoder = Decoder(encoder.dim, encoder.heads, decoder_depth, width)
+        self.decoder = Decoder(encoder.dim, encoder.stem.dim, encoder.heads, decoder_depth, width)
 
-    def look(self, batch: Batch) -> View:
-        every = self.encoder.tokenize(batch)
-        kept, hidden = masking.split(every, round((1 - self.mask_ratio) * every.x.shape[1]), self.kinds)
-        seen = every.take(kept)
-        z = self.encoder(seen)
-        return View(every, hidden, seen, z, self.encoder.dense(batch, seen, z))
+    def variants(self) -> tuple[Variant, ...]:
+        if self.encode == "all":
+            return ((),)
+        whole, rest = (tuple(k for k in self.kinds if (k in masking.WHOLE) == is_whole) for is_whole in (True, False))
+        return tuple(kinds for kinds in (whole, rest) if kinds)
 
-    def ask(self, view: View, sensor: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Some hidden tokens of a sensor: their positions (B, K), which of them are real and no fillers (B, K), 0 or 1,
-        and what the decoder says of them (B, K, decoder width)."""
-        count = max(1, round(self.predict * view.every.slots.count(sensor) * view.every.cells))
-        where, real = masking.hidden_of(view.hidden, view.every, sensor, count)
-        return where, real, self.decoder(view.every.take(where).where, view.z, view.seen.key_mask())
+    def mask(self, batch: Batch, variant: Variant) -> Mask:
+        kinds, share = variant or self.kinds, 1 - self.mask_ratio
+        if self.encode == "seen" and set(kinds) <= set(masking.WHOLE):
+            return masking.positions(batch, self.encoder.patch, share, kinds, "seen")
+        return masking.scattered(batch, self.encoder.patch, share, kinds)
 
-    def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        return round((1 - self.mask_ratio) * super().visible(batch))
+    def share(self, variant: Variant) -> float:
+        return 1 - self.mask_ratio
+
+    def ask(self, view: View) -> dict[str, Asked]:
+        """About hidden cells of every sensor, at once."""
+        batch, patch, mask = view.batch, self.encoder.patch, view.mask
+        rows, columns = mask.seen.shape[2:]
+        code = metres((rows, columns), patch, batch.gsd, self.encoder.dim)
+        found, place, slot = [], [], []
+        for sensor, series in images(batch.sensors).items():
+            count = max(1, round(self.asks * series.x.shape[1] * rows * columns))
+            number, real = masking.hidden_of(mask, masking.slots(batch), sensor, count)
+            date, cell = number // (rows * columns), number % (rows * columns)
+            place.append(take(code, cell))
+            slot.append(take(self.encoder.stem.told(sensor, series), date))
+            found.append((sensor, cell, real, *patches(series, number, patch)))
+        context = view.encoded.tokens if mask.keep is None else take(view.encoded.tokens, mask.keep)
+        told = self.decoder(torch.cat(place, 1), torch.cat(slot, 1), context).split([p.shape[1] for p in place], 1)
+        return {sensor: Asked(*rest, t) for (sensor, *rest), t in zip(found, told, strict=True)}
 
 
-def patches(view: View, sensor: str, series: Series, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (B, K, p p, C) of the tokens `where` (B, K) of a sensor, and which are valid (B, K, p p, 1), 0 or 1."""
-    p = series.x.shape[-1] // view.every.grid[1]
-    where = (where - view.every.slots.index(sensor) * view.every.cells)[..., None]
-    x = rearrange(series.x, "b t c (h p) (w q) -> b (t h w) (p q c)", p=p, q=p)
-    ok = rearrange(series.valid, "b t (h p) (w q) -> b (t h w) (p q)", p=p, q=p)
-    x = x.gather(1, where.expand(-1, -1, x.shape[-1])).unflatten(-1, (p * p, -1))
-    weight = ok.gather(1, where.expand(-1, -1, p * p))[..., None].float()
-    return x.masked_fill(weight == 0, 0).float(), weight
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, K) of x (B, N, D): (B, K, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def patches(series: Series, number: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """Pixels (B, K, p p, C) of the cells `number` (B, K), date * cells + cell, and which are valid (B, K, p p, 1), 0 or
+    1."""
+    x = take(rearrange(series.x, "b t c (h p) (w q) -> b (t h w) (p q c)", p=patch, q=patch), number)
+    ok = take(rearrange(series.valid, "b t (h p) (w q) -> b (t h w) (p q)", p=patch, q=patch), number)
+    weight = ok[..., None].float()
+    return x.unflatten(-1, (patch * patch, -1)).masked_fill(weight == 0, 0).float(), weight
 
 
 def band_means(x: Tensor, weight: Tensor) -> Tensor:
     """Mean of each patch's valid pixels, per band: (B, K, 1, C), of what `patches` gives."""
     return (x * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
+
+
+def shared(parts: list[tuple[str, Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of (sensor, sum of errors, count): the mean error over all sensors, and each sensor's."""
+    error, count = (torch.stack([p[i] for p in parts]).sum() for i in (1, 2))  # type: ignore[misc]
+    return error / count.clamp(min=1), {s: (e / n.clamp(min=1)).detach() for s, e, n in parts}

@@ -1,21 +1,19 @@
-"""Objective: the interface of everything that can be pretrained with. DenseObjective: what the dense path predicts."""
+"""Objective: the interface of everything that can be pretrained with. Masked: what hides, encodes and predicts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models import masking
-from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.encoder import Encoded, Encoder
+from gfm_objectives.models.masking import Mask
 
 Variant = tuple[str, ...]
-# What an encoder can be asked for, and each has what stands before it too. features: at full resolution, of all that is
-# shown; cells: of what is left when cells are hidden, which an encoder without a ViT (depth 0) has too; tokens: their
-# content.
-NEEDS = ("features", "cells", "tokens")
 
 
 class Objective(nn.Module, ABC):
@@ -23,11 +21,11 @@ class Objective(nn.Module, ABC):
 
     Draw randomness from torch's global generator: the trainer reseeds it from (seed, step), which is what makes a
     resumed run equal to an unbroken one. Use masks times values rather than boolean indexing, which neither compiles
-    nor counts FLOPs without data. Train the dense path too: every downstream task uses it.
+    nor counts FLOPs without data. Train the way back too: every downstream task uses it.
     """
 
     targets: tuple[str, ...] = ()  # layers of Batch.targets it reads
-    needs: ClassVar[str] = "tokens"  # of NEEDS: the least it asks of the encoder
+    needs_mask: ClassVar[bool] = True  # False: it asks of the encoder `features` alone, which a U-Net has too
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
         super().__init__()
@@ -53,48 +51,79 @@ class Objective(nn.Module, ABC):
         """{"loss": scalar, and other scalars to log}."""
 
     def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        """Tokens of one sample that the encoder sees; all of them unless the objective masks. None without a ViT."""
+        """Cells of slots (sensor x date x patch, what others call tokens) of one sample that the encoder sees; all of
+        them unless the objective hides some. None without a ViT."""
         if not (isinstance(self.encoder, Encoder) and self.encoder.depth):
             return 0
-        patches = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
-        return sum(s.x.shape[1] for s in batch.sensors.values()) * patches
+        return len(masking.slots(batch)) * self.tokens(batch)
+
+    def tokens(self, batch: Batch) -> int:
+        """Patches of one sample: tokens after dates and sensors are merged."""
+        return (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the budget spent; for teachers."""
 
 
-class DenseObjective(Objective):
-    """Hides a part of the batch, and a share of positions of the rest; predicts from the dense features alone.
+@dataclass(frozen=True, slots=True)
+class View:
+    """A masked look at a batch: what may be seen of it, the mask, and what the encoder made of that."""
 
-    mask_ratio: share of positions hidden, at every date of every sensor that is seen. What is hidden and what is
-    predicted are two methods, so that mix can predict several things from one encoding.
+    batch: Batch
+    mask: Mask
+    encoded: Encoded
+
+    @property
+    def dense(self) -> Tensor:
+        """(B, width, H, W)."""
+        return self.encoded.dense
+
+
+class Masked(Objective):
+    """Withholds whole sensors or dates, hides cells of the rest, and predicts from what the encoder makes of it.
+
+    What is withheld, what is hidden and what is predicted are three methods, so that mix can predict several things
+    from one encoding. Shapes must depend on no values.
     """
 
-    needs: ClassVar[str] = "cells"
+    def withhold(self, batch: Batch, variant: Variant) -> tuple[Batch, Any]:
+        """What may be looked at of the batch, and whatever `predict` needs of the rest."""
+        return batch, None
+
+    @abstractmethod
+    def mask(self, batch: Batch, variant: Variant) -> Mask:
+        """What is hidden of what `withhold` left."""
+
+    @abstractmethod
+    def predict(self, view: View, rest: Any) -> dict[str, Tensor]:
+        """As forward, from what the encoder made of the view; rest: what `withhold` kept back."""
+
+    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
+        seen, rest = self.withhold(batch, variant)
+        mask = self.mask(seen, variant)
+        return self.predict(View(seen, mask, self.encoder(seen, mask)), rest)
+
+    def share(self, variant: Variant) -> float:
+        """Share of the cells that `mask` shows."""
+        return 1.0
+
+    def visible(self, batch: Batch, variant: Variant = ()) -> int:
+        seen, _ = self.withhold(batch.to("meta"), variant)
+        return round(self.share(variant) * super().visible(seen))
+
+
+class Dense(Masked):
+    """Hides whole positions, at every date of every sensor that is seen, and predicts from the dense features alone.
+
+    mask_ratio: share of positions hidden.
+    """
 
     def __init__(self, encoder: Encoder, spec: Spec, mask_ratio: float) -> None:
         super().__init__(encoder, spec)
         self.mask_ratio = mask_ratio
 
-    def hide(self, batch: Batch, variant: Variant) -> tuple[Batch, Any]:
-        """What may be seen of the batch, and whatever `predict` needs of the rest. Shapes must not depend on values."""
-        return batch, None
+    def mask(self, batch: Batch, variant: Variant) -> Mask:
+        return masking.positions(batch, self.encoder.patch, 1 - self.mask_ratio)
 
-    @abstractmethod
-    def predict(self, dense: Tensor, seen: Batch, rest: Any, hidden: Tensor) -> dict[str, Tensor]:
-        """As forward, from dense (B, width, H, W); seen, rest: what `hide` gave; hidden (B, h, w) bool: the cells."""
-
-    def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
-        seen, rest = self.hide(batch, variant)
-        every = self.encoder.tokenize(seen)
-        kept, hidden = masking.split_cells(every, self.keep(every.cells))
-        tokens = every.take(kept)
-        return self.predict(self.encoder.dense(seen, tokens, self.encoder(tokens)), seen, rest, hidden)
-
-    def keep(self, cells: int) -> int:
-        return max(1, round((1 - self.mask_ratio) * cells))
-
-    def visible(self, batch: Batch, variant: Variant = ()) -> int:
-        seen, _ = self.hide(batch.to("meta"), variant)
-        cells = (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
-        return super().visible(seen) // cells * self.keep(cells)
+    def share(self, variant: Variant) -> float:
+        return 1 - self.mask_ratio

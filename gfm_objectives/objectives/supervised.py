@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.heads import MapHead
+from gfm_objectives.models.heads import MapHead, sampled_accuracy
 from gfm_objectives.objectives.objective import Objective, Variant
 
 
@@ -21,7 +21,7 @@ class Supervised(Objective):
     """label_smoothing of the map's classes."""
 
     targets = ("map",)
-    needs: ClassVar[str] = "features"
+    needs_mask: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, spec: Spec, *, label_smoothing: float) -> None:
         super().__init__(encoder, spec)
@@ -30,5 +30,5 @@ class Supervised(Objective):
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:
         logits = self.head(self.encoder.features(batch))
         target = batch.targets["map"]
-        accuracy = (logits.argmax(1) == target).sum() / (target >= 0).sum().clamp(min=1)
+        accuracy = sampled_accuracy(logits, target)
         return {"loss": self.head.loss(logits, target), "accuracy": accuracy.detach()}

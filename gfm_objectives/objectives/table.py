@@ -7,6 +7,7 @@ from gfm_objectives.objectives.cross_sensor import CrossSensor
 from gfm_objectives.objectives.jepa import JEPA
 from gfm_objectives.objectives.latent import Latent
 from gfm_objectives.objectives.mae import MAE
+from gfm_objectives.objectives.map_contrast import MapContrast
 from gfm_objectives.objectives.masked_seg import MaskedSeg
 from gfm_objectives.objectives.mix import Mix
 from gfm_objectives.objectives.objective import Objective
@@ -19,6 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jepa": JEPA,
     "latent": Latent,
     "mae": MAE,
+    "map_contrast": MapContrast,
     "masked_seg": MaskedSeg,
     "mix": Mix,
     "supervised": Supervised,

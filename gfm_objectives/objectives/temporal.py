@@ -17,11 +17,11 @@ from torch import Tensor
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import SeriesHead
-from gfm_objectives.models.tokens import day_features
-from gfm_objectives.objectives.objective import DenseObjective, Variant
+from gfm_objectives.models.positions import day_features
+from gfm_objectives.objectives.objective import Dense, Variant, View
 
 
-class Temporal(DenseObjective):
+class Temporal(Dense):
     """mask_ratio: share of positions hidden at the visible dates too, so that tokens carry what neighbours tell;
     dates: share of each sensor's dates hidden, another draw for each place; ema: as in cross_sensor.
 
@@ -36,7 +36,7 @@ class Temporal(DenseObjective):
         self.dates = dates
         self.head = SeriesHead(encoder.width, several, ema)
 
-    def hide(self, batch: Batch, variant: Variant) -> tuple[Batch, dict[str, Series]]:
+    def withhold(self, batch: Batch, variant: Variant) -> tuple[Batch, dict[str, Series]]:
         seen, rest = {}, {}
         for sensor, series in batch.sensors.items():
             t = series.x.shape[1]
@@ -48,11 +48,11 @@ class Temporal(DenseObjective):
             seen[sensor], rest[sensor] = series.take_dates(order[:, gone:]), series.take_dates(order[:, :gone])
         return batch.replace(sensors=seen), rest
 
-    def predict(self, dense: Tensor, seen: Batch, rest: dict[str, Series], hidden: Tensor) -> dict[str, Tensor]:
-        total, out = torch.zeros((), device=dense.device), {}
+    def predict(self, view: View, rest: dict[str, Series]) -> dict[str, Tensor]:
+        total, out = torch.zeros((), device=view.dense.device), {}
         for sensor, series in rest.items():
-            y, weight = residual(series, seen.sensors[sensor])
-            prediction = self.head(dense, sensor, day_features(series, seen.sensors[sensor]))
+            y, weight = residual(series, view.batch.sensors[sensor])
+            prediction = self.head(view.dense, sensor, day_features(series, view.batch.sensors[sensor]))
             loss, out[f"l1_{sensor}"] = self.head.loss(sensor, prediction, y, weight)
             total = total + loss / len(rest)
         return {"loss": total, **out}

@@ -19,7 +19,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.flops import Cost, measure
 from gfm_objectives.models import build_encoder
-from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
+from gfm_objectives.models.encoder import PARTS, parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective, Variant
 from gfm_objectives.pretrain.measuring import Measuring
@@ -107,11 +107,11 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
 
 
 def step_cost(objective: Objective, source: Source, variant: Variant, batch_size: int) -> Cost:
-    """FLOPs per sample of one step of this kind, by part: encoder, its dense path, and each module of the objective.
+    """FLOPs per sample of one step of this kind, by part: those of the encoder, and each module of the objective.
 
     The batch size matters to contrastive alone, whose samples are compared with each other.
     """
-    parts = ["encoder", "encoder.dense_path", *(n for n, _ in objective.named_children() if n != "encoder")]
+    parts = ["encoder", *(f"encoder.{p}" for p in PARTS), *(n for n, _ in objective.named_children() if n != "encoder")]
     batch = source.spec.dummy(batch_size).pad_to(objective.multiple)
     return measure(objective, batch, step=lambda m, b: m(b, variant)["loss"], parts=parts)
 
@@ -168,6 +168,9 @@ def _measured(ledger: Ledger) -> str:
     return f"  yardstick, nats: {', '.join(told) or 'not finite'}; {cost}\n"
 
 
+NAMES = {"encoder": "encoder", "stem": "stem", "vit": "ViT", "way_back": "way back"}
+
+
 def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:
     """FLOPs per sample of each part, over the kinds of step, which are drawn equally often."""
     names = dict.fromkeys(k for c in costs.values() for k in c.parts)
@@ -185,12 +188,13 @@ def _plan(
     """What will be trained and where the FLOPs go, printed before they are spent; warns of a dominant decoder."""
     parts = mean_parts(costs)
     total = sum(parts.values())
-    encoder, dense = parts.get("encoder", 0.0) / total, parts.get("encoder.dense_path", 0.0) / total
-    decoder = 1 - encoder - dense
+    encoder = {k.removeprefix("encoder."): v / total for k, v in parts.items() if k.startswith("encoder")}
+    decoder = 1 - sum(encoder.values())
     lines = [
         f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "
         f"({parameters(objective.encoder) / 1e6:.2f} M parameters), {device_name(device)}, {str(dtype)[6:]}",
-        f"  {total:.3g} FLOPs per sample: encoder {encoder:.0%}, dense path {dense:.0%}, objective {decoder:.0%}",
+        f"  {total:.3g} FLOPs per sample: {', '.join(f'{NAMES[k]} {v:.0%}' for k, v in encoder.items())}, "
+        f"objective {decoder:.0%}",
         f"  {budget.flops:.3g} FLOPs = about {budget.flops / total:,.0f} samples",
     ]
     if decoder > 0.5:

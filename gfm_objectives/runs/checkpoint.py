@@ -16,11 +16,11 @@ from gfm_objectives.models.encoder import Encoder
 if TYPE_CHECKING:
     from gfm_objectives.models.unet import UNet
 
-FORMAT = 2  # 2: the dense path pools dates before its first 3 x 3 convolution
+FORMAT = 3  # 3: dates and sensors are merged in cells before the ViT
 
 
 def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
-    """Write `encoder.json` and `encoder.safetensors`: all that `load_model` needs, dense path included."""
+    """Write `encoder.json` and `encoder.safetensors`: all that `load_model` needs, way back included."""
     folder = Path(folder)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     about = {"format": FORMAT, "options": encoder.options, "bands": {s: list(b) for s, b in encoder.bands.items()}}
@@ -54,7 +54,7 @@ def load_model(path: str | Path) -> Encoder | UNet:
             raise InputError(f"{folder}: written by a newer gfm-objectives (format {about['format']}); upgrade")
         if about["format"] < FORMAT and about.get("model") != "unet":
             raise InputError(
-                f"{folder}: of an encoder with an older dense path (format {about['format']}); train it again"
+                f"{folder}: of an encoder that merged dates later (format {about['format']}); train it again"
             )
         encoder = _build(about)
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))

@@ -21,7 +21,7 @@ class Ledger:
     commit: str
     encoder: str = ""
     precision: str = ""
-    parameters: dict[str, int] = field(default_factory=dict)  # encoder, dense path, decoder, heads
+    parameters: dict[str, int] = field(default_factory=dict)  # stem, vit, way_back, objective
     flops_budget: float = 0.0
     flops_spent: float = 0.0
     flops_per_sample: float = 0.0

@@ -26,7 +26,7 @@ ALL, PAST = "all", "past"
 @dataclass(frozen=True, slots=True)
 class Features:
     """Float64 on the CPU. pixels: view -> (B, P, width) at the pixels drawn; cells (B, cells, width), their means over
-    CELL x CELL pixels; tokens (B, cells, D), their means over sensors and dates, of a ViT only."""
+    CELL x CELL pixels; tokens (B, patches, D), of a ViT only."""
 
     pixels: dict[str, Tensor]
     cells: Tensor
@@ -85,11 +85,10 @@ def of_encoder(
             for name, dates in seen.items():
                 shown = see(part, dates, blank)
                 if isinstance(encoder, Encoder):
-                    every = encoder.tokenize(shown)
-                    z = encoder(every)
-                    dense = encoder.dense(shown, every, z)
+                    encoded = encoder(shown)
+                    dense = encoded.dense
                     if name == ALL and encoder.depth:
-                        tokens = _over_slots(z, every.valid, every.cells)
+                        tokens = encoded.tokens.double().cpu()
                 else:
                     dense = encoder.features(shown)
                 dense = dense.double().cpu()
@@ -151,9 +150,3 @@ def frozen(encoder: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _slice(batch: Batch, start: int) -> Batch:
     return batch.map(lambda t: t[start : start + CHUNK])
-
-
-def _over_slots(z: Tensor, valid: Tensor, cells: int) -> Tensor:
-    """(B, cells, D) float64: means of tokens (B, slots * cells, D) over the valid slots of each cell."""
-    ok = valid.unflatten(1, (-1, cells))[..., None].double()
-    return ((z.unflatten(1, (-1, cells)).double() * ok).sum(1) / ok.sum(1).clamp(min=1)).cpu()
