@@ -19,7 +19,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
@@ -42,21 +42,25 @@ class Latent(MaskedTokens):
         if within not in WITHIN:
             raise ValueError(f"objective.within={within}: choose from {', '.join(WITHIN)}")
         self.temperature, self.within, self.instance = temperature, within, instance
-        self.head = PatchHead(self.decoder.dim, encoder.width, encoder.patch, spec.bands)
-        for sensor, bands in spec.bands.items():
-            values = encoder.patch**2 * len(bands)
-            self.register_buffer(f"weight_{sensor}", torch.randn(values, encoder.dim) / math.sqrt(values))
-            self.register_buffer(f"bias_{sensor}", torch.randn(encoder.dim))
+        self.heads = nn.ModuleDict()
+        for p in encoder.patches:
+            self.heads[str(p)] = PatchHead(self.decoder.dim, encoder.width, p, spec.bands)
+            for sensor, bands in spec.bands.items():
+                values = p * p * len(bands)
+                self.register_buffer(f"weight_{p}_{sensor}", torch.randn(values, encoder.dim) / math.sqrt(values))
+                self.register_buffer(f"bias_{p}_{sensor}", torch.randn(encoder.dim))
 
     def project(self, sensor: str, pixels: Tensor) -> Tensor:
         """Pixels (B, K, p p, C) -> (B, K, D), float32."""
+        frozen = f"{self.encoder.patch}_{sensor}"
         with float32(pixels.device):
-            return pixels.flatten(2) @ self.get_buffer(f"weight_{sensor}") + self.get_buffer(f"bias_{sensor}")
+            return pixels.flatten(2) @ self.get_buffer(f"weight_{frozen}") + self.get_buffer(f"bias_{frozen}")
 
     def predict(self, view: View, rest: None) -> dict[str, Tensor]:
+        head = self.heads[str(self.encoder.patch)]
         cells, found = by_cell(view.dense, self.encoder.patch), {}
         for sensor, asked in self.ask(view).items():
-            prediction = self.project(sensor, self.head(sensor, asked.told, cells, asked.cell))
+            prediction = self.project(sensor, head(sensor, asked.told, cells, asked.cell))
             filled = torch.where(asked.weight > 0, asked.pixels, band_means(asked.pixels, asked.weight))
             found[sensor] = prediction, self.project(sensor, filled), asked.real
         everything = tuple(torch.cat(parts, 1) for parts in zip(*found.values(), strict=True))

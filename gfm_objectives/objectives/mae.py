@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
@@ -28,12 +28,15 @@ class MAE(MaskedTokens):
     def __init__(self, encoder: Encoder, spec: Spec, *, normalise: bool, **masks: Any) -> None:
         super().__init__(encoder, spec, **masks)
         self.normalise = normalise
-        self.head = PatchHead(self.decoder.dim, encoder.width, encoder.patch, spec.bands)
+        self.heads = nn.ModuleDict(
+            {str(p): PatchHead(self.decoder.dim, encoder.width, p, spec.bands) for p in encoder.patches}
+        )
 
     def predict(self, view: View, rest: None) -> dict[str, Tensor]:
+        head = self.heads[str(self.encoder.patch)]
         cells, parts = by_cell(view.dense, self.encoder.patch), []
         for sensor, asked in self.ask(view).items():
-            prediction = self.head(sensor, asked.told, cells, asked.cell)  # (B, K, p p, C)
+            prediction = head(sensor, asked.told, cells, asked.cell)  # (B, K, p p, C)
             target, weight = asked.pixels, asked.weight
             if self.normalise:
                 mean = band_means(target, weight)

@@ -14,6 +14,7 @@ from gfm_objectives.models.encoder import Encoded, Encoder
 from gfm_objectives.models.masking import Mask
 
 Variant = tuple[str, ...]
+Step = tuple[Variant, int]  # and the patch in use
 
 
 class Objective(nn.Module, ABC):
@@ -38,8 +39,20 @@ class Objective(nn.Module, ABC):
             )
 
     def variants(self) -> tuple[Variant, ...]:
-        """The kinds of step it takes, of different cost perhaps; the trainer draws one per step."""
+        """The ways in which it takes a step, of different cost perhaps."""
         return ((),)
+
+    @property
+    def kinds_of_step(self) -> tuple[Step, ...]:
+        """Every variant with every patch that the encoder can be asked for; the trainer draws one per step."""
+        patches = self.encoder.patches if isinstance(self.encoder, Encoder) else (1,)
+        return tuple((v, p) for v in self.variants() for p in patches)
+
+    def set_patch(self, patch: int) -> None:
+        """Of the steps that follow. A teacher goes along."""
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.patch = patch
 
     @property
     def multiple(self) -> int:

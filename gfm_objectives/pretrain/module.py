@@ -20,7 +20,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
-from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.objectives.objective import Objective, Step
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -34,7 +34,7 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         objective: Objective,
-        costs: dict[Variant, Cost],
+        costs: dict[Step, Cost],
         budget: Budget,
         cfg: DictConfig,
         source: Source,
@@ -91,8 +91,9 @@ class Pretraining(L.LightningModule):
         self._refuse_nonfinite()
         step, world, c = self.count["step"], self.trainer.world_size, self.count
         torch.manual_seed(mix(self.cfg.seed, step, self.global_rank, "step"))
-        variant = random.Random(mix(self.cfg.seed, step, "variant")).choice(self.objective.variants())
-        cost = self.costs[variant].total
+        kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(self.objective.kinds_of_step)
+        variant, cost = kind[0], self.costs[kind].total
+        self.objective.set_patch(kind[1])
         batch = batch.first(max(1, min(len(batch), round(self.budget.samples_left(cost) / world))))
         generator = torch.Generator().manual_seed(mix(self.cfg.seed, step, self.global_rank, "augment"))
         batch = augment(batch.pad_to(self.objective.multiple), generator)

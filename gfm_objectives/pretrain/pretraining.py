@@ -21,7 +21,7 @@ from gfm_objectives.flops import Cost, measure
 from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import PARTS, parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
-from gfm_objectives.objectives.objective import Objective, Variant
+from gfm_objectives.objectives.objective import Objective, Step
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
@@ -39,13 +39,15 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
 
 def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
+    for key, own in cfg.encoder.get("optim", {}).items():
+        cfg.optim[key] = own if cfg.optim[key] is None else cfg.optim[key]
     device, dtype = resolve(cfg.device, cfg.precision)
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
     source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
-    costs = {v: step_cost(objective, source, v, cfg.optim.batch_size) for v in objective.variants()}
+    costs = {k: step_cost(objective, source, k, cfg.optim.batch_size) for k in objective.kinds_of_step}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     out = open_folder(cfg)
@@ -106,12 +108,14 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     return made, source.spec
 
 
-def step_cost(objective: Objective, source: Source, variant: Variant, batch_size: int) -> Cost:
+def step_cost(objective: Objective, source: Source, kind: Step, batch_size: int) -> Cost:
     """FLOPs per sample of one step of this kind, by part: those of the encoder, and each module of the objective.
 
     The batch size matters to contrastive alone, whose samples are compared with each other.
     """
     parts = ["encoder", *(f"encoder.{p}" for p in PARTS), *(n for n, _ in objective.named_children() if n != "encoder")]
+    variant, patch = kind
+    objective.set_patch(patch)
     batch = source.spec.dummy(batch_size).pad_to(objective.multiple)
     return measure(objective, batch, step=lambda m, b: m(b, variant)["loss"], parts=parts)
 
@@ -171,7 +175,7 @@ def _measured(ledger: Ledger) -> str:
 NAMES = {"encoder": "encoder", "stem": "stem", "vit": "ViT", "way_back": "way back"}
 
 
-def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:
+def mean_parts(costs: dict[Step, Cost]) -> dict[str, float]:
     """FLOPs per sample of each part, over the kinds of step, which are drawn equally often."""
     names = dict.fromkeys(k for c in costs.values() for k in c.parts)
     return {k: sum(c.parts.get(k, 0.0) for c in costs.values()) / len(costs) for k in names}
@@ -180,7 +184,7 @@ def mean_parts(costs: dict[Variant, Cost]) -> dict[str, float]:
 def _plan(
     cfg: DictConfig,
     objective: Objective,
-    costs: dict[Variant, Cost],
+    costs: dict[Step, Cost],
     budget: Budget,
     device: torch.device,
     dtype: torch.dtype,
