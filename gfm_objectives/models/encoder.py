@@ -79,7 +79,9 @@ class Encoder(nn.Module):
         patches = [options["patch"], *(options.get("patches") or ())]
         if wrong := [p for p in patches if p < CELL or p % CELL]:
             raise InputError(f"encoder.patch={wrong[0]}: must be a multiple of {CELL} pixels")
-        return cls(spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model", "optim") and v is not None})
+        return cls(
+            spec.bands, **{k: v for k, v in options.items() if k not in ("name", "model", "optim") and v is not None}
+        )
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:

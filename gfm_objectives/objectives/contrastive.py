@@ -13,6 +13,7 @@ telling them apart would be telling noise apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

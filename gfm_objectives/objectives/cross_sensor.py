@@ -19,6 +19,7 @@ from gfm_objectives.sensors import calibration
 
 SLOPE = 10.0  # degrees that count as 1: of the size of the other targets
 
+
 class CrossSensor(Dense):
     """mask_ratio: share of positions hidden; joint: see all other sensors, or (false) one at a time; sources: sensors
     to predict from (null = all, but with joint=false not the DEM, which tells little by itself); wanted: sensors to
@@ -29,8 +30,15 @@ class CrossSensor(Dense):
     """
 
     def __init__(
-        self, encoder: Encoder, spec: Spec, *, mask_ratio: float, joint: bool, ema: float,
-        sources: list[str] | None = None, wanted: list[str] | None = None,
+        self,
+        encoder: Encoder,
+        spec: Spec,
+        *,
+        mask_ratio: float,
+        joint: bool,
+        ema: float,
+        sources: list[str] | None = None,
+        wanted: list[str] | None = None,
     ) -> None:
         super().__init__(encoder, spec, mask_ratio)
         if len(spec.bands) < 2:
@@ -39,7 +47,9 @@ class CrossSensor(Dense):
         wanted = list(wanted) if wanted else list(spec.bands)
         for key, names in (("sources", sources), ("wanted", wanted)):
             if unknown := [s for s in names if s not in spec.bands]:
-                raise ValueError(f"objective.{key}: {unknown[0]} is not in this data, which has {', '.join(spec.bands)}")
+                raise ValueError(
+                    f"objective.{key}: {unknown[0]} is not in this data, which has {', '.join(spec.bands)}"
+                )
         others = {b: tuple(a for a in sources if a != b) for b in wanted}
         self.ways: tuple[Variant, ...] = (
             tuple((*seen, b) for b, seen in others.items() if seen)
