@@ -102,8 +102,8 @@ class CopernicusFM(Backbone):
     """Wang et al. 2025 (arXiv:2503.11849): weights generated from wavelength and bandwidth; day and scale are told.
 
     Places are not told (they name the test region), and relief, which it reads by the language embedding of a model
-    that is not shipped, goes to the stem and the way back alone. What depends on no weights is computed once, here: the model's
-    own forward looks at values, which the counting of FLOPs does not have.
+    that is not shipped, goes to the stem and the way back alone. What depends on no weights is computed once, here: the
+    model's own forward looks at values, which the counting of FLOPs does not have.
     """
 
     def __init__(self, spec: Spec, model: Any, size: int, patch: int) -> None:

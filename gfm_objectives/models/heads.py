@@ -81,10 +81,11 @@ class SeriesHead(nn.Module):
 
     def forward(self, dense: Tensor, sensor: str, when: Tensor) -> Tensor:
         """when (B, T, 5), as day_features gives it; returns (B, T, C, H, W), float32."""
-        layer = self.out[sensor]
-        by_day = layer.weight.unflatten(1, (6, -1))  # type: ignore[union-attr]  # (C, 6, width)
-        weight = by_day[:, 0] + torch.einsum("btk,ckd->btcd", when, by_day[:, 1:])  # (B, T, C, width)
-        bias = layer.bias + self.day[sensor](when)  # type: ignore[operator]
+        layer, by_day = self.out[sensor], self.day[sensor]
+        assert isinstance(layer, nn.Linear) and isinstance(by_day, nn.Linear)
+        maps = layer.weight.unflatten(1, (6, -1))  # (C, 6, width)
+        weight = maps[:, 0] + torch.einsum("btk,ckd->btcd", when, maps[:, 1:])  # (B, T, C, width)
+        bias = layer.bias + by_day(when)  # (B, T, C)
         image = torch.baddbmm(bias.flatten(1)[..., None], weight.flatten(1, 2), dense.flatten(2))  # (B, T C, H W)
         return image.unflatten(1, bias.shape[1:]).unflatten(-1, dense.shape[2:]).float()
 

@@ -20,8 +20,8 @@ from gfm_objectives.objectives.objective import Dense, View
 
 
 class MaskedSeg(Dense):
-    """mask_ratio: share of positions hidden; seen_weight: of the loss at pixels that are seen, 0 = hidden ones alone, 1 =
-    all alike; label_smoothing of the classes.
+    """mask_ratio: share of positions hidden; seen_weight: of the loss at pixels that are seen, 0 = hidden ones alone,
+    1 = all alike; label_smoothing of the classes.
 
     target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others'.
     """

@@ -84,17 +84,17 @@ class MaskedTokens(Masked):
         batch, patch, mask = view.batch, self.encoder.patch, view.mask
         rows, columns = mask.seen.shape[2:]
         code = metres((rows, columns), patch, batch.gsd, self.encoder.dim)
-        found, place, slot = [], [], []
+        asked, place, slot = [], [], []
         for sensor, series in images(batch.sensors).items():
             count = max(1, round(self.asks * series.x.shape[1] * rows * columns))
             number, real = masking.hidden_of(mask, masking.slots(batch), sensor, count)
             date, cell = number // (rows * columns), number % (rows * columns)
             place.append(take(code, cell))
             slot.append(take(self.encoder.stem.told(sensor, series), date))
-            found.append((sensor, cell, real, *patches(series, number, patch)))
+            asked.append((sensor, cell, real, patches(series, number, patch)))
         context = view.encoded.tokens if mask.keep is None else take(view.encoded.tokens, mask.keep)
         told = self.decoder(torch.cat(place, 1), torch.cat(slot, 1), context).split([p.shape[1] for p in place], 1)
-        return {sensor: Asked(*rest, t) for (sensor, *rest), t in zip(found, told, strict=True)}
+        return {s: Asked(cell, real, *pixels, t) for (s, cell, real, pixels), t in zip(asked, told, strict=True)}
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
