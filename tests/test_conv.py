@@ -126,9 +126,7 @@ def test_a_unet_hides_nothing_so_it_is_pretrained_by_supervised_alone(name: str,
 @pytest.mark.parametrize("kind", masking.KINDS)
 def test_hidden_pixels_are_not_seen(kind: str, conv: Encoder, batch: Batch) -> None:
     mask = masking.scattered(batch, 8, 0.4, (kind,))
-    before, hidden, shown = (
-        conv(b, mask) for b in (batch, altered(batch, mask), altered(batch, mask, seen=True))
-    )
+    before, hidden, shown = (conv(b, mask) for b in (batch, altered(batch, mask), altered(batch, mask, seen=True)))
     assert torch.equal(hidden.dense, before.dense) and torch.equal(hidden.tokens, before.tokens)
     assert not torch.equal(shown.dense, before.dense)
 

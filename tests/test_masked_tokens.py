@@ -134,9 +134,7 @@ def test_latent_tells_a_cell_from_the_hidden_ones_of_its_place(
         build("latent", spec, within="batch")
 
 
-def test_latent_tells_places_apart_by_their_means(
-    spec: Spec, batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latent_tells_places_apart_by_their_means(spec: Spec, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is predicted of all hidden cells of a place, and of their targets."""
     objective = build("latent", spec, temperature=0.2, instance=0.7, **EVERYTHING)
     found, out = spoken(objective, batch, asking(monkeypatch))
@@ -222,7 +220,11 @@ def test_what_is_hidden_never_reaches_the_prediction(kind: str, name: str, spec:
         for k, s in batch.sensors.items()
     }
     told: list[Tensor] = []
-    for part in (getattr(objective, "decoder", None), getattr(objective, "token_head", None), objective.encoder.way_back):
+    for part in (
+        getattr(objective, "decoder", None),
+        getattr(objective, "token_head", None),
+        objective.encoder.way_back,
+    ):
         if part is not None:
             part.register_forward_hook(lambda *args: told.append(args[-1].detach()))
     objective.encoder.vit.register_forward_hook(lambda *args: told.append(args[-1].detach()))

@@ -111,7 +111,9 @@ def test_one_encoder_is_asked_for_several_patches_of_different_cost(spec: Spec, 
         cost.append(measure(encoder, spec.dummy(2), lambda m, b: m.features(b).sum()).total)
     assert cost[0] > 2 * cost[1] > 2 * cost[2]
     assert not torch.equal(dense[0], dense[1]) and not torch.equal(dense[1], dense[2])
-    grown = {n for n, _ in encoder.named_parameters()} - {n for n, _ in Encoder(spec.bands, **OPTIONS).named_parameters()}
+    grown = {n for n, _ in encoder.named_parameters()} - {
+        n for n, _ in Encoder(spec.bands, **OPTIONS).named_parameters()
+    }
     assert {n.rpartition(".")[0] for n in grown} == {f"{p}.{k}" for p in ("vit.merge", "way_back.up") for k in (4, 16)}
 
 
@@ -155,7 +157,7 @@ def test_a_place_without_any_valid_pixel_is_finite(encoder: Encoder, batch: Batc
 
 
 def test_cells_are_merged_by_hand(spec: Spec, batch: Batch) -> None:
-    """Of one cell: each date's pixels and validity by a linear map, told day and sensor; heads pick dates; sensors add."""
+    """Of one cell: each date's pixels by a linear map, told day and sensor; heads pick dates; sensors add up."""
     torch.manual_seed(0)
     stem = Stem(spec.bands, 32, 0.0).eval()
     stem.validity.data.normal_()
@@ -173,8 +175,10 @@ def test_cells_are_merged_by_hand(spec: Spec, batch: Batch) -> None:
                 found.append(y)
                 shown.append(torch.cat([x * ok, ok[None].float()]))  # (C + 1, 16)
         total_score = 1 + sum(scores)  # of nothing: exp(0)
-        composite[name] = sum(e[8:, None, None] / total_score[8:, None, None] * x for e, x in zip(scores, shown))
-        total = total + sum(y * (e / total_score)[:8].repeat_interleave(4) for e, y in zip(scores, found))
+        composite[name] = torch.zeros(2, len(s.bands) + 1, 16)
+        for e, x in zip(scores, shown, strict=True):
+            composite[name] += (e / total_score)[8:, None, None] * x
+        total = total + sum(y * (e / total_score)[:8].repeat_interleave(4) for e, y in zip(scores, found, strict=True))
     merged = stem(batch)
     torch.testing.assert_close(merged.cells[place, row * 8 + column], stem.norm(total), rtol=1e-4, atol=1e-5)
     for name, by_hand in composite.items():

@@ -66,7 +66,10 @@ RECORDED: dict[str, float] = {  # of the first variant
 
 
 def test_every_recipe_is_tested() -> None:
-    assert RECIPES == [*NAMES, *sorted(p.stem for p in (config_root() / "objective").glob("*.yaml") if p.stem not in NAMES)]
+    assert RECIPES == [
+        *NAMES,
+        *sorted(p.stem for p in (config_root() / "objective").glob("*.yaml") if p.stem not in NAMES),
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -240,7 +243,9 @@ def test_the_dem_is_predicted_as_height_and_slope_in_degrees(rise: float, gsd: f
 
 def test_slopes_beside_holes_and_edges_by_hand() -> None:
     """The mean of what is known on either side; where a row or a column tells nothing, no slope is known."""
-    height = torch.tensor([[0.0, 3, 6, 0], [4, 7, 0, 13], [8, 11, 14, 17], [0, 23, 0, 29]])  # 3 a column, 4 a row, then 12
+    height = torch.tensor(
+        [[0.0, 3, 6, 0], [4, 7, 0, 13], [8, 11, 14, 17], [0, 23, 0, 29]]
+    )  # 3 a column, 4 a row, then 12
     valid = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1]]).bool()
     flat, steep = (math.degrees(math.atan(math.hypot(3, down))) for down in (4, (4 + 12) / 2))
     wanted = torch.tensor([[flat, flat, 0, 0], [flat, flat, 0, 0], [flat, steep, 0, steep], [0, 0, 0, 0]])

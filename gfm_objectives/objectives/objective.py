@@ -48,11 +48,11 @@ class Objective(nn.Module, ABC):
         patches = self.encoder.patches if isinstance(self.encoder, Encoder) else (1,)
         return tuple((v, p) for v in self.variants() for p in patches)
 
-    def set_patch(self, patch: int) -> None:
-        """Of the steps that follow. A teacher goes along."""
+    def set_patch(self, patch: int | None = None) -> None:
+        """Of the steps that follow, or (None) of whoever measures the encoder: its own. A teacher goes along."""
         for module in self.modules():
             if isinstance(module, Encoder):
-                module.patch = patch
+                module.patch = patch or module.options["patch"]
 
     @property
     def multiple(self) -> int:
