@@ -33,6 +33,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def chance() -> None:
+    """The same for every test, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def spec() -> Spec:
     bands = {"s2": S2_TEN, "s1": ("VV", "VH"), "dem": ("elevation",)}

@@ -230,7 +230,7 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
     [
         ("lr: 0.012", "lr: fast", "optim.lr=fast: expected a number"),
         ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
-        ("dim: 64", "dim: -64", "encoder.dim=-64: must be at least 8"),
+        ("  dim: 64", "  dim: -64", "encoder.dim=-64: must be at least 8"),
         ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
         ("  flops: 10000000000000.0\n", "", None),  # what is missing has its default
     ],

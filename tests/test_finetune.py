@@ -162,7 +162,7 @@ def test_frozen_tokens_leave_the_way_back_to_learn(depth: int, spec: Spec, batch
     everything, dear = run("")
     dense, cheap = run("tokens")
     part = {n for n in everything if n.startswith(("encoder.way_back.", "head."))}
-    assert dense == part and len(part) < len(everything) and cheap < 0.8 * dear
+    assert dense == part and len(part) < len(everything) and cheap < 0.85 * dear
     head, _ = run("encoder")
     assert head == {n for n in everything if n.startswith("head.")}
 

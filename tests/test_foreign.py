@@ -184,18 +184,6 @@ def test_bands_it_cannot_read_come_in_at_full_resolution(batch):
             assert not torch.equal(model(moved), before), sensor
 
 
-def test_places_of_another_size_are_read_in_windows(batch):
-    """Each as a place of its own, padded at the bottom and right."""
-    model = segmenter("timm").eval()
-    large = random_batch(Spec(SPEC.bands, SPEC.dates, 64, 10.0, SPEC.legends), 2)
-    odd = large.map_grids(lambda t, _: t[..., :40, :])
-    with torch.no_grad():
-        out = model(odd)
-        assert out.shape == (2, 3, 40, 64)
-        corner = odd.map_grids(lambda t, _: t[..., :32, 32:])
-        torch.testing.assert_close(out[:, :, :32, 32:], model(corner), rtol=1e-4, atol=1e-5)
-
-
 def test_weights_from_a_file(tmp_path):
     from torchgeo.models import DOFA
 

@@ -61,7 +61,18 @@ def test_finite_loss_and_gradients(name: str, spec: Spec, batch: Batch) -> None:
     assert {n for n, p in objective.named_parameters() if p.requires_grad} == reached
 
 
-RECORDED: dict[str, float] = {  # of the first variant
+RECORDED = {  # of the first variant
+    "contrastive": float("nan"),
+    "cross_sensor": float("nan"),
+    "jepa": float("nan"),
+    "latent": float("nan"),
+    "mae": float("nan"),
+    "map_contrast": float("nan"),
+    "masked_seg": float("nan"),
+    "mix": float("nan"),
+    "supervised": float("nan"),
+    "temporal": float("nan"),
+    "thor": float("nan"),
 }
 
 
@@ -90,6 +101,22 @@ def test_invalid_pixels_change_nothing(name: str, spec: Spec, batch: Batch) -> N
             torch.manual_seed(1)
             losses.append(objective(b, variant)["loss"])
         assert losses[0] == losses[1] == losses[2], variant
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_half_precision_changes_little(name: str, spec: Spec, batch: Batch) -> None:
+    """The loss is of float32 under autocast, and every gradient finite."""
+    objective = build(name, spec)
+    for variant in objective.variants():
+        losses = []
+        for half in (False, True):
+            torch.manual_seed(1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                losses.append(objective.eval()(batch, variant)["loss"])
+        assert losses[1].dtype == torch.float32
+        torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.02)
+        losses[1].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -291,11 +318,15 @@ def test_map_contrast_by_hand(spec: Spec, batch: Batch) -> None:
     assert float(loss.detach()) == pytest.approx(float(sum(terms) / len(terms)), rel=1e-4)
 
 
-def test_map_contrast_of_nothing_labelled_is_nothing(spec: Spec, batch: Batch) -> None:
-    none = batch.replace(targets={"map": torch.full_like(batch.targets["map"], -1)})
-    loss = build("map_contrast", spec)(none)["loss"]
-    assert float(loss.detach()) == 0
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_map_contrast_of_nothing_to_compare_is_nothing(labelled: int, spec: Spec, batch: Batch) -> None:
+    target = torch.full_like(batch.targets["map"], -1)
+    target[0, 3, :labelled] = 2
+    objective = build("map_contrast", spec)
+    loss = objective(batch.replace(targets={"map": target}))["loss"]
     loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(p.grad is None or (p.grad == 0).all() for p in objective.parameters())
 
 
 # -- mixtures
