@@ -248,7 +248,7 @@ def test_it_trains_without_a_map_and_resumes_bit_for_bit(
 
     whole = pretrain.run(small(tmp_path / "whole", *words))
     ledger = json.loads((whole / "ledger.json").read_text())
-    assert ledger["flops_spent"] == pytest.approx(3e10, rel=0.005)  # targets are not charged
+    assert ledger["flops_spent"] == pytest.approx(1e10, rel=0.005)  # targets are not charged
     assert ledger["flops_target_preparation"] > 0 and ledger["seconds_target_preparation"] > 0
     assert set(ledger["parameters"]) == {"encoder", "dense", "objective"}
 
