@@ -250,7 +250,7 @@ def test_it_trains_without_a_map_and_resumes_bit_for_bit(
     ledger = json.loads((whole / "ledger.json").read_text())
     assert ledger["flops_spent"] == pytest.approx(1e10, rel=0.005)  # targets are not charged
     assert ledger["flops_target_preparation"] > 0 and ledger["seconds_target_preparation"] > 0
-    assert set(ledger["parameters"]) == {"encoder", "dense", "objective"}
+    assert set(ledger["parameters"]) == {"stem", "vit", "way_back", "objective"}
 
     read = Segmented.read
     calls = iter(range(10**6))
