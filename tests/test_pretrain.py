@@ -113,6 +113,10 @@ def test_exports_that_are_missing_or_damaged_say_so(finished: Path, tmp_path: Pa
 def test_a_finished_run_is_not_overwritten(finished: Path) -> None:
     with pytest.raises(InputError, match=r"finished run; choose another name=, or overwrite=true"):
         pretrain.run(small(finished.parent, "objective=cross_sensor"))
+    assert is_finished(small(finished.parent, "objective=cross_sensor")), "or a sweep would not skip it"
+    assert is_finished(small(finished.parent, "objective=cross_sensor", "optim.lr=0.012")), "the encoder's own"
+    with pytest.raises(InputError, match="a finished run of another config"):
+        is_finished(small(finished.parent, "objective=cross_sensor", "optim.lr=0.01"))
 
 
 def test_the_saved_config_trains_the_same_thing(finished: Path, tmp_path: Path) -> None:

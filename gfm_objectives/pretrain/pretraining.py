@@ -29,7 +29,7 @@ from gfm_objectives.pretrain.progress import last_loss
 from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import open_folder
 from gfm_objectives.runs.ledger import Ledger
-from gfm_objectives.runs.provenance import commit, config_hash
+from gfm_objectives.runs.provenance import commit, config_hash, settled
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
@@ -39,8 +39,7 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
 
 def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
-    for key, own in cfg.encoder.get("optim", {}).items():
-        cfg.optim[key] = own if cfg.optim[key] is None else cfg.optim[key]
+    cfg = settled(cfg)
     device, dtype = resolve(cfg.device, cfg.precision)
     torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
     source, whole = open_source(cfg)

@@ -26,7 +26,17 @@ def commit() -> str:
     return head.stdout.strip() + "+" * bool(dirty.stdout.strip()) if head.returncode == 0 else ""
 
 
+def settled(cfg: DictConfig) -> DictConfig:
+    """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size."""
+    out = cfg.copy()
+    for key, own in cfg.encoder.get("optim", {}).items():
+        if out.optim[key] is None:
+            out.optim[key] = own
+    return out
+
+
 def config_hash(cfg: DictConfig) -> str:
-    """Hash of every key that decides the result."""
-    kept = {k: v for k, v in OmegaConf.to_container(cfg).items() if k not in FREE_KEYS}  # type: ignore[union-attr]
+    """Hash of every key that decides the result, the same whether the encoder's values are written out or not."""
+    settled_cfg = OmegaConf.to_container(settled(cfg))
+    kept = {k: v for k, v in settled_cfg.items() if k not in FREE_KEYS}  # type: ignore[union-attr]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
