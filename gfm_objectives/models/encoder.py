@@ -15,7 +15,7 @@ from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.masking import Mask
 from gfm_objectives.models.stem import CELL, Stem
-from gfm_objectives.models.vit import ViT
+from gfm_objectives.models.vit import MIXERS, ViT
 from gfm_objectives.models.way_back import WayBack
 
 
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
 
     bands: sensor -> band names it reads; cell_dim: of the cells of 4 x 4 pixels in which dates and sensors are merged;
     dim, depth, heads: of the ViT; patch: the side of its tokens in pixels, the one in use of `patches`, each of which
-    pretraining draws; width: channels of the features; band_dropout: probability that a band is left out in
+    pretraining draws; mixer: what its blocks mix tokens by, attention or convolution; width: channels of the features; band_dropout: probability that a band is left out in
     pretraining.
     """
 
@@ -47,6 +47,7 @@ class Encoder(nn.Module):
         patch: int,
         width: int,
         patches: Sequence[int] = (),
+        mixer: str = "attention",
         band_dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -59,12 +60,13 @@ class Encoder(nn.Module):
             patch=patch,
             width=width,
             patches=list(patches),
+            mixer=mixer,
             band_dropout=band_dropout,
         )
         self.dim, self.depth, self.heads, self.width = dim, depth, heads, width
         self.patch, self.patches = patch, tuple(patches)
         self.stem = Stem(bands, cell_dim, band_dropout)
-        self.vit = ViT(cell_dim, dim, depth, heads, patches)
+        self.vit = ViT(cell_dim, dim, depth, heads, patches, mixer)
         self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout)
 
     @classmethod
@@ -76,6 +78,8 @@ class Encoder(nn.Module):
                 f"encoder: cell_dim={cells}, dim={dim}, heads={heads}, width={width} do not fit: cell_dim and dim must "
                 "be multiples of 8, and dim one of heads"
             )
+        if options.get("mixer", "attention") not in MIXERS:
+            raise InputError(f"encoder.mixer={options['mixer']}: choose from {', '.join(MIXERS)}")
         patches = [options["patch"], *(options.get("patches") or ())]
         if wrong := [p for p in patches if p < CELL or p % CELL]:
             raise InputError(f"encoder.patch={wrong[0]}: must be a multiple of {CELL} pixels")

@@ -12,18 +12,26 @@ from gfm_objectives.models.attention import attention_kernel
 from gfm_objectives.models.positions import metres
 from gfm_objectives.models.stem import CELL, Merged
 
+MIXERS = ("attention", "convolution")
+
 
 class ViT(nn.Module):
     """Pre-norm ViT (timm's blocks). A token is a patch of merged cells, whatever the dates and sensors; no class token.
 
-    cell_dim: of the cells; patches: sides in pixels that it can be asked for, each with a linear map of its own.
+    cell_dim: of the cells; patches: sides in pixels that it can be asked for, each with a linear map of its own; mixer:
+    attention, or convolution, the rival of equal depth that reaches as far without it.
     """
 
-    def __init__(self, cell_dim: int, dim: int, depth: int, heads: int, patches: Sequence[int]) -> None:
+    def __init__(
+        self, cell_dim: int, dim: int, depth: int, heads: int, patches: Sequence[int], mixer: str = "attention"
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.mixer = dim, mixer
         self.merge = nn.ModuleDict({str(p): nn.Linear(cell_dim * (p // CELL) ** 2, dim) for p in patches})
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, qkv_bias=True) if mixer == "attention" else Dilated(dim, 2 ** (k % 3))
+            for k in range(depth)
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, merged: Merged, patch: int, gsd: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -39,8 +47,23 @@ class ViT(nn.Module):
             x = x.gather(1, index)
         with attention_kernel(x):
             for block in self.blocks:
-                x = block(x)
+                x = block(x, (h // m, w // m)) if self.mixer == "convolution" else block(x)
         x = self.norm(x)
         if keep is None:
             return x
         return x.new_zeros(len(x), count, self.dim).scatter(1, index, x)
+
+
+class Dilated(nn.Module):
+    """Block of a ConvNeXt (arXiv 2201.03545) whose 7 x 7 convolution of each channel looks at every `step`-th token."""
+
+    def __init__(self, dim: int, step: int) -> None:
+        super().__init__()
+        self.near = nn.Conv2d(dim, dim, 7, padding=3 * step, dilation=step, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (B, rows x columns, dim) on the grid (rows, columns)."""
+        y = self.near(x.mT.unflatten(2, grid)).flatten(2).mT
+        return x + self.mlp(self.norm(y))
