@@ -35,6 +35,10 @@ BANDS = {
 PLACES = {"pretrain": 100_000, "train": 1000, "val": 500, "test": 1000}
 REGIONS = {"pretrain": 300, "finetune": 8, "test": 24}
 EVENT_OF = {"burn": "fire", "debris": "coast"}  # layer -> the event without which it is empty
+IDENTITY = tuple(  # what of a source decides its content
+    "split world seed size dates sensors layers places clouds label_noise redundancy temporal region_count events "
+    "test_shift map_errors map_year reach map_far".split()
+)
 CHUNK = 16  # places made together: enough to spread the cost of a call, few enough for the cache of one core
 REPEATS = 8  # places in a row that may show the first of them again
 
@@ -50,8 +54,8 @@ class Synthetic(Source):
     other dates; temporal: how far the seasons of crops lie apart (1 = as in life, 0 = not at all); events: share of
     places with a fire and on the coast (None: as NATURAL in pretraining, none in the other splits); a place without an
     event is the same whatever their shares are; test_shift: how far test regions lie beyond the prior of the others,
-    0..1; map_errors: random, or pixels (a weak classifier's); map_year: age of the map in years; reach: how far the layer
-    `far` looks, in pixels; map_far: the map too tells its far classes apart.
+    0..1; map_errors: random, or pixels (a weak classifier's); map_year: age of the map in years; reach: how far the
+    layer `far` looks, in pixels; map_far: the map too tells its far classes apart.
 
     InputError for unknown names, numbers out of range, and a layer whose event never occurs.
     """
@@ -129,12 +133,7 @@ class Synthetic(Source):
             gsd=10.0,
             legends={layer: self._legend(layer) for layer in self.layers},
         )
-        options = {k: getattr(self, k) for k in ("split", "world", "seed", "size", "dates", "sensors", "layers")}
-        options |= {
-            k: getattr(self, k)
-            for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count", "events")
-        }
-        options |= {k: getattr(self, k) for k in ("test_shift", "map_errors", "map_year", "reach", "map_far")}
+        options = {k: getattr(self, k) for k in IDENTITY}
         text = json.dumps([VERSION, source_hash(), repr(SENSORS), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 

@@ -32,8 +32,8 @@ class Encoder(nn.Module):
 
     bands: sensor -> band names it reads; cell_dim: of the cells of 4 x 4 pixels in which dates and sensors are merged;
     dim, depth, heads: of the ViT; patch: the side of its tokens in pixels, the one in use of `patches`, each of which
-    pretraining draws; mixer: what its blocks mix tokens by, attention or convolution; width: channels of the features; band_dropout: probability that a band is left out in
-    pretraining.
+    pretraining draws; mixer: what its blocks mix tokens by, attention or convolution; width: channels of the features;
+    band_dropout: probability that a band is left out in pretraining.
     """
 
     def __init__(

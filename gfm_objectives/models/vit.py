@@ -28,10 +28,9 @@ class ViT(nn.Module):
         super().__init__()
         self.dim, self.mixer = dim, mixer
         self.merge = nn.ModuleDict({str(p): nn.Linear(cell_dim * (p // CELL) ** 2, dim) for p in patches})
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, qkv_bias=True) if mixer == "attention" else Dilated(dim, 2 ** (k % 3))
-            for k in range(depth)
-        )
+        attends = mixer == "attention"
+        blocks = (Block(dim, heads, qkv_bias=True) if attends else Dilated(dim, 2 ** (k % 3)) for k in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, merged: Merged, patch: int, gsd: Tensor, keep: Tensor | None = None) -> Tensor:
