@@ -102,6 +102,9 @@ class Encoder(nn.Module):
         """Features at full resolution, (B, width, H, W), of all that the batch shows."""
         return self(batch).dense
 
+    def extra_repr(self) -> str:
+        return f"patch={self.patch}"
+
     def extend(self, spec: Spec) -> Encoder:
         """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""
         self.stem.extend(spec.bands)

@@ -16,7 +16,7 @@ from gfm_objectives.budget import Budget
 from gfm_objectives.data import build_source
 from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
-from gfm_objectives.device import device_name, resolve
+from gfm_objectives.device import cores, device_name, resolve
 from gfm_objectives.flops import Cost, measure
 from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import PARTS, parameter_parts, parameters, trained_parameters
@@ -42,7 +42,7 @@ def run(cfg: DictConfig) -> Path:
     for key, own in cfg.encoder.get("optim", {}).items():
         cfg.optim[key] = own if cfg.optim[key] is None else cfg.optim[key]
     device, dtype = resolve(cfg.device, cfg.precision)
-    torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
+    torch.set_num_threads(cfg.threads or cores())
     source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, whole)
