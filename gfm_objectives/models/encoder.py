@@ -27,13 +27,17 @@ class Encoded:
     dense: Tensor
 
 
+IN_PRETRAINING = ("band_dropout", "pixel_dropout", "patches")  # options that make no other network of it
+
+
 class Encoder(nn.Module):
     """Batch -> Encoded, of any sensors, dates, height and width.
 
     bands: sensor -> band names it reads; cell_dim: of the cells of 4 x 4 pixels in which dates and sensors are merged;
     dim, depth, heads: of the ViT; patch: the side of its tokens in pixels, the one in use of `patches`, each of which
     pretraining draws; mixer: what its blocks mix tokens by, attention or convolution; width: channels of the features;
-    band_dropout: probability that a band is left out in pretraining.
+    registers, skip_scale: of the ViT and the way back; band_dropout, pixel_dropout: probabilities, in pretraining, that
+    a band is left out, and that a place's pixels pass through the tokens alone.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class Encoder(nn.Module):
         width: int,
         patches: Sequence[int] = (),
         mixer: str = "attention",
+        registers: int = 0,
+        skip_scale: float = 1.0,
         band_dropout: float = 0.0,
+        pixel_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         patches = sorted({patch, *patches})
@@ -61,13 +68,16 @@ class Encoder(nn.Module):
             width=width,
             patches=list(patches),
             mixer=mixer,
+            registers=registers,
+            skip_scale=skip_scale,
             band_dropout=band_dropout,
+            pixel_dropout=pixel_dropout,
         )
         self.dim, self.depth, self.heads, self.width = dim, depth, heads, width
         self.patch, self.patches = patch, tuple(patches)
         self.stem = Stem(bands, cell_dim, band_dropout)
-        self.vit = ViT(cell_dim, dim, depth, heads, patches, mixer)
-        self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout)
+        self.vit = ViT(cell_dim, dim, depth, heads, patches, mixer, registers)
+        self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout, pixel_dropout, skip_scale)
 
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from einops import rearrange
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -19,11 +20,19 @@ class ViT(nn.Module):
     """Pre-norm ViT (timm's blocks). A token is a patch of merged cells, whatever the dates and sensors; no class token.
 
     cell_dim: of the cells; patches: sides in pixels that it can be asked for, each with a linear map of its own; mixer:
-    attention, or convolution, the rival of equal depth that reaches as far without it.
+    attention, or convolution, the rival of equal depth that reaches as far without it; registers: further tokens that
+    stand for no place and go no further (arXiv 2309.16588).
     """
 
     def __init__(
-        self, cell_dim: int, dim: int, depth: int, heads: int, patches: Sequence[int], mixer: str = "attention"
+        self,
+        cell_dim: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        patches: Sequence[int],
+        mixer: str = "attention",
+        registers: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.mixer = dim, mixer
@@ -32,6 +41,7 @@ class ViT(nn.Module):
         blocks = (Block(dim, heads, qkv_bias=True) if attends else Dilated(dim, 2 ** (k % 3)) for k in range(depth))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
+        self.registers = nn.Parameter(torch.randn(registers, dim) * 0.02) if registers else None
 
     def forward(self, merged: Merged, patch: int, gsd: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, tokens, dim), row by row. keep (B, k) long: the tokens that the blocks read, as in MAE; the others come
@@ -44,10 +54,12 @@ class ViT(nn.Module):
         if keep is not None:
             index = keep[..., None].expand(-1, -1, self.dim)
             x = x.gather(1, index)
+        if self.registers is not None:
+            x = torch.cat([x, self.registers.to(x.dtype).expand(len(x), -1, -1)], 1)
         with attention_kernel(x):
             for block in self.blocks:
                 x = block(x, (h // m, w // m)) if self.mixer == "convolution" else block(x)
-        x = self.norm(x)
+        x = self.norm(x)[:, : count if keep is None else keep.shape[1]]
         if keep is None:
             return x
         return x.new_zeros(len(x), count, self.dim).scatter(1, index, x)
