@@ -14,7 +14,15 @@ from gfm_objectives.sensors import S2_TEN, Legend
 
 torch.set_num_threads(1)
 
-NANO = {"name": "nano", "cell_dim": 32, "dim": 64, "depth": 2, "heads": 2, "patch": 8, "width": 16}  # faster than the shipped one
+NANO = {
+    "name": "nano",
+    "cell_dim": 32,
+    "dim": 64,
+    "depth": 2,
+    "heads": 2,
+    "patch": 8,
+    "width": 16,
+}  # faster than the shipped one
 
 
 @pytest.fixture(scope="session", autouse=True)

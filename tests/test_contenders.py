@@ -31,12 +31,12 @@ def test_every_role_is_known():
 
 def test_encoders_of_another_shape_have_scratch_and_conv_rows_of_their_own(tmp_path):
     """Two rows of one name would be merged without a word."""
-    wide = Encoder(BANDS, **(OPTIONS | {"dense_width": 16}))
+    wide = Encoder(BANDS, **(OPTIONS | {"width": 16}))
     deep = Encoder(BANDS, **(OPTIONS | {"depth": 2}))
     runs = [make_run(tmp_path / "narrow"), make_run(tmp_path / "wide", model=wide, mask_ratio=0.5)]
     assert [c.name for c in contenders(["scratch"], runs[:1], 1, None)] == ["ViT from scratch"]
     names = [c.name for c in contenders(["scratch", "conv"], runs, 1, None)]
-    assert names == [f"{k} dense_width={w}" for k in ("ViT from scratch", "conv") for w in (8, 16)]
+    assert names == [f"{k} width={w}" for k in ("ViT from scratch", "conv") for w in (8, 16)]
     runs[1] = make_run(tmp_path / "deep", model=deep, mask_ratio=0.4)
     names = [c.name for c in contenders(["scratch", "conv"], runs, 1, None)]
     assert names == ["ViT from scratch depth=1", "ViT from scratch depth=2", "conv"], (
@@ -66,11 +66,19 @@ def test_every_kind_of_contender_builds(bench, tmp_path):
     def same(kind, name):
         return torch.equal(pre[name], weights[kind][name])
 
-    dense, token = "encoder.dense_path.up.0.0.weight", "encoder.blocks.0.attn.qkv.weight"
-    assert (same("frozen", dense), same("frozen", token)) == (True, True)
-    assert (same("fresh_dense", dense), same("fresh_dense", token)) == (False, True)
-    assert (same("fresh_tokens", dense), same("fresh_tokens", token)) == (True, False)
-    assert (same("scratch", dense), same("scratch", token)) == (False, False)
+    parts = {
+        "stem": "encoder.stem.day.weight",
+        "vit": "encoder.vit.blocks.0.attn.qkv.weight",
+        "way_back": "encoder.way_back.coarse.0.weight",
+    }
+    token = parts["vit"]
+    for kind, kept in (
+        ("frozen", {"stem", "vit", "way_back"}),
+        ("fresh_dense", {"stem", "vit"}),
+        ("fresh_tokens", {"stem", "way_back"}),
+        ("scratch", set()),
+    ):
+        assert {part for part, name in parts.items() if same(kind, name)} == kept, kind
     assert weights["scratch"].keys() == pre.keys()
     assert token not in weights["conv"] and weights["conv"].keys() == weights["conv_map"].keys()
     unet = dict(load_model(runs[1]).named_parameters())

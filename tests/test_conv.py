@@ -1,15 +1,16 @@
-"""The rival conv, encoder.depth=0: the dense path alone. Its cost by hand, what can pretrain it, what stays hidden."""
+"""The rival conv, encoder.depth=0: no attention. Its cost by hand, what can pretrain it, what stays hidden."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import NANO
-from test_models import spoiled
-from test_objectives import NAMES, options
+from test_models import altered, spoiled
+from test_objectives import RECIPES, options
 from test_pretrain import small
 
 from gfm_objectives import pretrain
@@ -17,9 +18,10 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import measure
 from gfm_objectives.models import masking
-from gfm_objectives.models.encoder import Encoder, parameter_parts, parameters
+from gfm_objectives.models.encoder import PARTS, Encoder, parameter_parts, parameters
 from gfm_objectives.models.segmenter import Segmenter
-from gfm_objectives.objectives import OBJECTIVES, build_objective
+from gfm_objectives.models.unet import UNet
+from gfm_objectives.objectives import build_objective
 from gfm_objectives.runs.checkpoint import load_encoder
 
 CONV = {**NANO, "depth": 0}
@@ -31,14 +33,30 @@ def conv(spec: Spec) -> Encoder:
     return Encoder.from_config(CONV, spec).eval()
 
 
-def test_it_has_no_parameter_of_tokens(conv: Encoder, spec: Spec) -> None:
-    names = [n for n, _ in conv.named_parameters()]
-    parts = {n.split(".")[1] for n in names if n.startswith("dense_path.")}
-    assert all(n.startswith("dense_path.") for n in names)
-    assert parts == {"stem", "when", "score", "mix", "first", "down", "lateral", "up"}
-    assert parameter_parts(conv) == {"encoder": 0, "dense": parameters(conv)}
+def test_it_has_no_block_and_is_a_part_of_the_whole_network(conv: Encoder, spec: Spec) -> None:
+    parts = parameter_parts(conv)
+    assert parts.keys() == {"stem", "vit", "way_back"} and sum(parts.values()) == parameters(conv)
+    cells, dim = 4 * CONV["cell_dim"], CONV["dim"]
+    assert parts["vit"] == cells * dim + dim + 2 * dim, "a linear map of four cells, and a norm"
     whole = Encoder.from_config(NANO, spec)
-    assert {n for n in names if n not in dict(whole.named_parameters())} == set(), "a part of the whole network"
+    own, more = dict(conv.named_parameters()), dict(whole.named_parameters())
+    assert own.keys() <= more.keys()
+    assert all(n.startswith("vit.blocks.") for n in more.keys() - own.keys())
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_it_is_local(depth: int, spec: Spec, batch: Batch) -> None:
+    """A pixel moves the features of its patch, and of one cell and one pixel around it; with attention, all of them."""
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "depth": depth}, spec).eval()
+    s2 = batch.sensors["s2"]
+    x = s2.x.clone()
+    x[:, :, :, 13, 22] += 1.0
+    s2.valid[:, 0, 13, 22] = True
+    moved = batch.replace(sensors=batch.sensors | {"s2": Series(x, s2.valid, s2.day, s2.bands)})
+    changed = ((encoder.features(moved) - encoder.features(batch)).abs().amax((0, 1)) > 0).nonzero()
+    low, high = changed.amin(0).tolist(), changed.amax(0).tolist()
+    assert (low, high) == ([3, 11], [20, 28]) if depth == 0 else ([0, 0], [31, 31])
 
 
 def test_every_pixel_and_parameter_counts_but_no_invalid_one(conv: Encoder, batch: Batch) -> None:
@@ -57,30 +75,31 @@ def test_every_pixel_and_parameter_counts_but_no_invalid_one(conv: Encoder, batc
 
 
 def test_step_cost_by_hand() -> None:
-    """A dense path of patch 8 has three levels; nothing is booked under the encoder's other parts."""
-    spec, k = Spec({"s2": ("B02", "B03")}, {"s2": 3}, 16, 10.0, {}), 5
-    w, full = NANO["dense_width"], 16 * 16
-    stem = 3 * full * 2 * 2 * w + 3 * 5 * 2 * w  # every date's bands, and its day
-    pool = 3 * full * 2 * w * 8 + full * 2 * w * w  # eight scores a date; then the mix
-    down = 9 * (full * w * w + full / 4 * w * 2 * w + full / 16 * 2 * w * 4 * w)
-    up = 9 * (full / 16 * (4 * w) ** 2 + full / 4 * (2 * w) ** 2 + full * w * w)
-    lateral = full / 16 * 4 * w * 2 * w + full / 4 * 2 * w * w
-    dense = 2 * (stem + pool + down + up + lateral)
+    """16 cells of 16 pixels in 4 patches; nothing else is multiplied."""
+    spec, k, dates, bands = Spec({"s2": ("B02", "B03")}, {"s2": 3}, 16, 10.0, {}), 5, 3, 2
+    cells, pixels, patches = 16, 16, 4
+    c, d, w = (CONV[key] for key in ("cell_dim", "dim", "width"))
+    given = dates * 5 * c + cells * dates * pixels * (bands + 1) * c  # days; bands and validity of every date
+    given += cells * 2 * dates * pixels * (bands + 1)  # two composites
+    stem = given + cells * dates * c * (8 + 2)  # scores of eight heads and two composites
+    vit = patches * 4 * c * d
+    back = patches * d * 4 * c + cells * c * c + 9 * cells * c * c  # to cells, the skip, a 3 x 3 convolution
+    back += cells * c * pixels * w + cells * pixels * 2 * (bands + 1) * w + 9 * cells * pixels * w * w  # to pixels
+    head = cells * pixels * w * k
     model = Segmenter(Encoder.from_config(CONV, spec), k)
-    cost = measure(model, spec.dummy(2), lambda m, b: m(b).sum(), ["encoder", "encoder.dense_path", "head"])
-    assert cost.forward == dense + 2 * full * w * k
+    parts = [*(f"encoder.{p}" for p in ("stem", "vit", "way_back")), "head"]
+    cost = measure(model, spec.dummy(2), lambda m, b: m(b).sum(), parts)
+    assert cost.forward == 2 * (stem + vit + back + head)
     assert cost.parts == {
-        "encoder.dense_path": 3 * dense - 2 * stem,  # images and days need no gradient
-        "head": 3 * 2 * full * w * k,
+        "encoder.stem": 2 * (3 * stem - given),  # images, their validity and their days need no gradient
+        "encoder.vit": 2 * 3 * vit,
+        "encoder.way_back": 2 * 3 * back,
+        "head": 2 * 3 * head,
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_hides_cells_alone_can_pretrain_it(name: str, conv: Encoder, spec: Spec, batch: Batch) -> None:
-    if OBJECTIVES[name].needs == "tokens":
-        with pytest.raises(InputError, match=r"encoder's tokens, which encoder.depth=0 has not; .* take contrastive, "):
-            build_objective(options(name), conv, spec)
-        return
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_objective_can_pretrain_it(name: str, conv: Encoder, spec: Spec, batch: Batch) -> None:
     objective = build_objective(options(name) | ({"duplicate": 0.0} if name == "contrastive" else {}), conv, spec)
     reached: set[str] = set()
     for variant in objective.variants():
@@ -94,24 +113,22 @@ def test_what_hides_cells_alone_can_pretrain_it(name: str, conv: Encoder, spec: 
     assert reached == {n for n, _ in conv.named_parameters()}
 
 
-def test_the_objectives_that_need_tokens_are_these() -> None:
-    assert {n for n, o in OBJECTIVES.items() if o.needs == "tokens"} == {"mae", "latent", "jepa"}
-    assert {n for n, o in OBJECTIVES.items() if o.needs == "features"} == {"supervised"}
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_unet_hides_nothing_so_it_is_pretrained_by_supervised_alone(name: str, spec: Spec) -> None:
+    unet = UNet(spec, 0, 8)
+    if name == "supervised":
+        assert not build_objective(options(name), unet, spec).needs_mask
+        return
+    with pytest.raises(InputError, match=r"hides parts of the image, which encoder=unet cannot; with it take superv"):
+        build_objective(options(name), unet, spec)
 
 
-def test_hidden_pixels_are_not_seen(conv: Encoder, batch: Batch) -> None:
-    every = conv.tokenize(batch)
-    assert every.x.shape == (4, 6 * 16, 0) and every.slots == ("s2",) * 3 + ("s1",) * 2 + ("dem",)
-    kept, hidden = masking.split_cells(every, 6)
-    tokens = every.take(kept)
-    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None, None]
-
-    def features(where: torch.Tensor) -> torch.Tensor:
-        moved = {k: Series(s.x + where, s.valid, s.day, s.bands) for k, s in batch.sensors.items()}
-        return conv.dense(batch.replace(sensors=moved), tokens, conv(tokens))
-
-    assert torch.equal(features(pixels.float()), features(torch.zeros(())))
-    assert not torch.equal(features((~pixels).float()), features(torch.zeros(())))
+@pytest.mark.parametrize("kind", masking.KINDS)
+def test_hidden_pixels_are_not_seen(kind: str, conv: Encoder, batch: Batch) -> None:
+    mask = masking.scattered(batch, 8, 0.4, (kind,))
+    before, hidden, shown = (conv(b, mask) for b in (batch, altered(batch, mask), altered(batch, mask, seen=True)))
+    assert torch.equal(hidden.dense, before.dense) and torch.equal(hidden.tokens, before.tokens)
+    assert not torch.equal(shown.dense, before.dense)
 
 
 def test_a_run_of_it_is_measured_exported_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,9 +136,10 @@ def test_a_run_of_it_is_measured_exported_and_read_again(tmp_path: Path, capsys:
     run = pretrain.run(small(tmp_path, *words))
     ledger = json.loads((run / "ledger.json").read_text())
     assert ledger["flops_spent"] == pytest.approx(1e10, rel=0.005)
-    assert ledger["tokens"] == ledger["visible_tokens"] == ledger["parameters"]["encoder"] == 0
-    assert ledger["flops_per_sample_by_part"].keys() == {"encoder.dense_path", "head"}
+    assert ledger["tokens"] == ledger["visible_tokens"] == 0
+    assert ledger["parameters"].keys() == {"stem", "vit", "way_back", "objective"}
+    assert ledger["flops_per_sample_by_part"].keys() == {*(f"encoder.{p}" for p in PARTS), "head"}
     assert "map_nll" in ledger["yardstick"] and "token_std" not in ledger["yardstick"]
-    assert "encoder 0%, dense path" in capsys.readouterr().out
+    assert re.search(r"FLOPs per sample: stem \d+%, ViT \d%, way back \d+%, objective", capsys.readouterr().out)
     encoder = load_encoder(run)
     assert encoder.depth == 0 and not encoder.training

@@ -144,13 +144,14 @@ def test_a_frozen_encoder_keeps_its_running_statistics(head_first):
     assert all(torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items())
 
 
-def test_frozen_tokens_leave_the_dense_path_to_learn(spec: Spec, batch: Batch):
+@pytest.mark.parametrize("depth", [2, 0])
+def test_frozen_tokens_leave_the_way_back_to_learn(depth: int, spec: Spec, batch: Batch):
     spec.legends["label"] = Legend("three", ("a", "b", "c"))
     train = Held(batch.replace(targets={"label": batch.targets["map"] % 3}), spec)
 
     def model() -> Segmenter:
         torch.manual_seed(0)
-        return Segmenter(Encoder(spec.bands, dim=32, depth=2, heads=2, patch=8, dense_width=8), 3)
+        return Segmenter(Encoder(spec.bands, cell_dim=16, dim=32, depth=depth, heads=2, patch=8, width=8), 3)
 
     def run(freeze: str) -> tuple[set[str], float]:
         net, start = model(), model().state_dict()
@@ -160,7 +161,7 @@ def test_frozen_tokens_leave_the_dense_path_to_learn(spec: Spec, batch: Batch):
 
     everything, dear = run("")
     dense, cheap = run("tokens")
-    part = {n for n in everything if n.startswith(("encoder.dense_path.", "head."))}
+    part = {n for n in everything if n.startswith(("encoder.way_back.", "head."))}
     assert dense == part and len(part) < len(everything) and cheap < 0.8 * dear
     head, _ = run("encoder")
     assert head == {n for n in everything if n.startswith("head.")}
@@ -181,9 +182,6 @@ def test_mistakes(spec):
         HParams(0.01, encoder_factor=0)
     with pytest.raises(InputError, match="freeze=tokens: a UNet has no such part"):
         tune(UNet(spec, 3, 8), places(4), 40, HParams(0.01, freeze="tokens"))
-    conv = Segmenter(Encoder(spec.bands, dim=32, depth=0, heads=2, patch=8, dense_width=8), 3)
-    with pytest.raises(InputError, match="freeze=tokens: a Segmenter has no such part"):
-        tune(conv, places(4), 40, HParams(0.01, freeze="tokens"))
     with pytest.raises(InputError, match="freeze=encoder: a PixelMLP has no such part"):
         tune(PixelMLP(spec, 3, 8), places(4), 40, HParams(0.01, freeze="encoder"))
 

@@ -1,4 +1,4 @@
-"""Encoders of others, tiny and with random weights: they give what their own forward gives, on our dense path."""
+"""Encoders of others, tiny and with random weights: they give what their own forward gives, on our way back."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gfm_objectives.flops import measure
 from gfm_objectives.models import backbones
 from gfm_objectives.models.backbones import Backbone
 from gfm_objectives.models.foreign import TORCHGEO, ForeignSegmenter, load_weights, open_backbone, split_name
+from gfm_objectives.models.positions import day_features, metres
 from gfm_objectives.sensors import S2_TEN, Legend
 
 SPEC = Spec(
@@ -64,7 +65,7 @@ def small_panopticon() -> torch.nn.Module:
 
 
 def segmenter(name: str) -> ForeignSegmenter:
-    return ForeignSegmenter(tiny(name), SPEC, 3, dim=16, heads=2, dense_width=8)
+    return ForeignSegmenter(tiny(name), SPEC, 3, dim=16, heads=2, cell_dim=16, width=8)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,51 @@ def test_croma_gives_its_own_features(batch):
         own = encoder.model(((s1.x[:1, 1] + 2) / 4).clamp(0, 1), x[:1, near][:, filled])
     torch.testing.assert_close(ours["s2"][:1, near], own["optical_encodings"])
     torch.testing.assert_close(ours["s1"][:1, 1], own["joint_encodings"])
+
+
+@pytest.mark.parametrize("name", ["dofa", "croma"])
+def test_its_vectors_are_merged_over_dates_and_sensors(name, batch):
+    """By hand, of the cells of one place: dates that show something, each told its day and sensor; sensors add."""
+    model = segmenter(name).eval()
+    with torch.no_grad():
+        patch, grid = model.patch, 32 // model.patch
+        total = torch.zeros(grid * grid, 16)
+        for sensor, z in model.encoder(batch).items():
+            series = batch.sensors[sensor]
+            told = model.day(day_features(series))[0] + model.sensor[sensor]  # (T, 16)
+            y = model.resample(z, (grid, grid))[0] + told[:, None]  # (T, cells, 16)
+            alive = torch.nn.functional.max_pool2d(series.valid[:1].float(), patch)[0].flatten(1) > 0  # (T, cells)
+            e = model.score(y).exp() * alive[..., None]  # (T, cells, 2)
+            share = (e / (1 + e.sum(0))).repeat_interleave(8, 2)
+            total += (y * share).sum(0)
+        by_hand = model.norm(total) + metres((grid, grid), patch, batch.gsd, 16)[0]
+        torch.testing.assert_close(model.tokens(batch)[0], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_bands_it_cannot_read_come_in_at_full_resolution(batch):
+    """timm's ViT reads three bands of s2: the others, the radar and the relief are read by our stem."""
+    model = segmenter("timm").eval()
+    with torch.no_grad():
+        before = model(batch)
+        for sensor, band in (("s2", 9), ("s1", 0), ("dem", 0)):
+            series = batch.sensors[sensor]
+            x = series.x.clone()
+            x[:, :, band] += series.valid
+            moved = batch.replace(sensors={**batch.sensors, sensor: series.replace(x=x)})
+            assert torch.equal(model.encoder(moved)["s2"], model.encoder(batch)["s2"])
+            assert not torch.equal(model(moved), before), sensor
+
+
+def test_places_of_another_size_are_read_in_windows(batch):
+    """Each as a place of its own, padded at the bottom and right."""
+    model = segmenter("timm").eval()
+    large = random_batch(Spec(SPEC.bands, SPEC.dates, 64, 10.0, SPEC.legends), 2)
+    odd = large.map_grids(lambda t, _: t[..., :40, :])
+    with torch.no_grad():
+        out = model(odd)
+        assert out.shape == (2, 3, 40, 64)
+        corner = odd.map_grids(lambda t, _: t[..., :32, 32:])
+        torch.testing.assert_close(out[:, :, :32, 32:], model(corner), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_from_a_file(tmp_path):

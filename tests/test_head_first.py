@@ -36,7 +36,7 @@ def earth() -> tuple[Batch, Spec]:
 
 
 def vit(spec: Spec, depth: int) -> Segmenter:
-    return Segmenter(Encoder(spec.bands, dim=32, depth=depth, heads=2, patch=8, dense_width=16), 10)
+    return Segmenter(Encoder(spec.bands, cell_dim=32, dim=32, depth=depth, heads=2, patch=8, width=16), 10)
 
 
 MODELS = {

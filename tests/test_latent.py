@@ -11,8 +11,8 @@ from test_objectives import build
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.flops import measure
-from gfm_objectives.models.tokens import Tokens
-from gfm_objectives.objectives.contrastive import cell_statistics, rms_distance, turn, turn_index
+from gfm_objectives.models.masking import Mask
+from gfm_objectives.objectives.contrastive import cell_statistics, rms_distance, turn
 from gfm_objectives.objectives.info_nce import info_nce
 
 
@@ -53,32 +53,30 @@ def test_statistics_of_a_cell_by_hand() -> None:
     torch.testing.assert_close(cell_statistics(batch, 2), torch.tensor([[[3.0, math.sqrt(8 / 3)]]]))
 
 
-def test_the_two_looks_share_no_token_and_see_everything(spec: Spec, batch: Batch) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (16, 32)])
+def test_the_two_looks_share_no_cell_and_see_everything(size: tuple[int, int], spec: Spec, batch: Batch) -> None:
+    """The second is turned, and so is what hides it, whatever the shape."""
+    batch = batch.map_grids(lambda t, _: t[..., : size[0], : size[1]])
     objective = build("contrastive", spec)
-    shown: list[tuple[Batch, Tokens]] = []
-    objective.encoder.dense_path.register_forward_pre_hook(lambda _, args: shown.append(args[:2]))
-    torch.manual_seed(1)
-    objective(batch)
-    (_, one), (turned, other) = shown
-    quarters = [k for k in (1, 2, 3) if torch.equal(turn(batch, k).sensors["s2"].x, turned.sensors["s2"].x)]
-    assert len(quarters) == 1
-    assert torch.equal(other.visible().rot90(-quarters[0], (2, 3)), ~one.visible())
-
-
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_turned_tokens_are_found_again(quarters: int, spec: Spec, batch: Batch) -> None:
-    encoder = build("mae", spec).encoder
-    every = encoder.tokenize(batch)
-    index = torch.stack([torch.randperm(96)[:20] for _ in range(4)])
-    turned = encoder.tokenize(turn(batch, quarters)).take(turn_index(index, every, quarters))
-    assert torch.equal(turned.visible().rot90(-quarters, (2, 3)), every.take(index).visible())
-    assert torch.equal(turned.valid, every.take(index).valid)
+    shown: list[tuple[Batch, Mask]] = []
+    objective.encoder.register_forward_pre_hook(lambda _, args: shown.append(args))
+    for seed in range(4):
+        shown.clear()
+        torch.manual_seed(seed)
+        objective(batch)
+        (plain, one), (turned, other) = shown
+        assert torch.equal(plain.sensors["s2"].x, batch.sensors["s2"].x)
+        quarters = [k for k in (1, 2, 3) if torch.equal(turn(batch, k).sensors["s2"].x, turned.sensors["s2"].x)]
+        assert len(quarters) == 1
+        assert torch.equal(other.seen.rot90(-quarters[0], (2, 3)), ~one.seen)
+        assert torch.equal(other.valid.rot90(-quarters[0], (2, 3)), one.valid)
+        assert (one.seen.flatten(1).sum(1) * 2 == one.seen[0].numel()).all()
 
 
 def test_random_projections_are_frozen(spec: Spec, batch: Batch) -> None:
     objective = build("latent", spec)
     before = {k: v.clone() for k, v in objective.named_buffers() if k.startswith(("weight_", "bias_"))}
-    assert before.keys() == {f"{w}_{s}" for w in ("weight", "bias") for s in spec.bands}
+    assert before.keys() == {f"{w}_8_{s}" for w in ("weight", "bias") for s in spec.bands}
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-2)
     for _ in range(2):
         objective(batch)["loss"].backward()
@@ -108,7 +106,7 @@ def test_the_teacher_moves_by_the_running_mean_alone(spec: Spec, batch: Batch) -
     own = {n for n, _ in teacher.named_parameters()}
     for name, value in teacher.state_dict().items():
         now = encoder.state_dict()[name]
-        assert name not in own or ".empty" in name or "dem" in name or not torch.equal(now, start[name]), name
+        assert name not in own or not torch.equal(now, start[name]), name
         torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * now if name in own else now)
 
 
@@ -116,4 +114,4 @@ def test_the_teacher_is_paid_for(spec: Spec) -> None:
     objective = build("jepa", spec)
     whole = measure(objective.encoder, spec.dummy(2), step=lambda e, b: e.features(b).sum())
     cost = measure(objective, spec.dummy(2), parts=["encoder", "teacher"])
-    assert cost.parts["teacher"] == whole.forward
+    assert cost.parts["teacher"] == whole.forward > 0

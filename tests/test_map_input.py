@@ -17,6 +17,7 @@ from gfm_objectives.models import build_encoder, shape_of
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.map_context import WINDOWS, MapContext, shares, window_sums
 from gfm_objectives.models.map_input import WithMap, spec_with_map, with_map
+from gfm_objectives.models.masking import positions, slots
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import FIRST, UNet, planes
@@ -101,14 +102,21 @@ def test_a_pretrained_encoder_is_not_disturbed_at_first_and_learns_to_read_it(
     options: dict, spec: Spec, batch: Batch, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    save_encoder(Encoder.from_config(options, spec), tmp_path)
+    pretrained = Encoder.from_config(options, spec)
+    for part in (pretrained.stem, pretrained.way_back):  # as training leaves them; a map's validity is none of theirs
+        torch.nn.init.normal_(part.validity)
+    save_encoder(pretrained, tmp_path)
     plain, told = load_encoder(tmp_path), load_encoder(tmp_path).extend(spec_with_map(spec))
     shown = with_map(batch, CLASSES)
     assert torch.equal(told.features(shown), plain.features(batch))
-    assert told.tokenize(shown).slots == plain.tokenize(batch).slots, "a map has no tokens"
+    assert slots(shown) == slots(batch), "a map is not hidden"
+    mask = positions(batch, 8, 0.5)
+    assert torch.equal(told(shown, mask).dense, plain(batch, mask).dense)
     told.features(shown).square().sum().backward()
-    grad = told.dense_path.stem["map"].weight.grad
-    assert isinstance(grad, Tensor) and (grad.abs().sum((1, 2)) > 0).all(), "every class"
+    for table in (told.stem.embed, told.way_back.composite):
+        grad = table["map"].weight.grad
+        assert isinstance(grad, Tensor) and (grad.abs().sum((1, 2)) > 0).all(), "every class"
+    assert "map" not in told.stem.sensor, "it has neither day nor brightness"
     (tmp_path / "again").mkdir()
     save_encoder(told, tmp_path / "again")
     assert torch.equal(load_encoder(tmp_path / "again").features(shown), told.eval().features(shown))
@@ -188,7 +196,7 @@ def test_the_maps_neighbourhood_alone_sees_no_imagery_and_learns(spec: Spec, bat
 def test_shapes_of_networks(spec: Spec) -> None:
     encoder = Encoder.from_config({**NANO, "band_dropout": 0.1}, spec)
     shape = shape_of(encoder)
-    assert json.loads(shape) == {"model": "vit", **{k: v for k, v in NANO.items() if k != "name"}}
+    assert json.loads(shape) == {"model": "vit", **{k: v for k, v in NANO.items() if k != "name"}, "patches": [8]}
     again = build_encoder(json.loads(shape), spec_with_map(spec))
     assert shape_of(Segmenter(again, 3)) == shape_of(WithMap(Segmenter(again, 3), CLASSES)) == shape
     unet = UNet(spec, 4, 16, "shared")

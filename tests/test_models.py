@@ -1,19 +1,26 @@
-"""Tokens, encoder, dense path and masks: shapes, exact k, invalid pixels, bands and sensors it was not trained on."""
+"""Encoder, stem and masks: shapes, exact shares, invalid and hidden pixels, bands and sensors it was not trained on."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import NANO, random_batch
+from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
+from gfm_objectives.flops import measure
 from gfm_objectives.models import masking
 from gfm_objectives.models.bands import BandWeights
-from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.models.encoder import Encoded, Encoder
 from gfm_objectives.models.heads import MapHead
+from gfm_objectives.models.masking import Mask
+from gfm_objectives.models.positions import day_features
 from gfm_objectives.models.segmenter import Segmenter
-from gfm_objectives.models.tokens import Tokens
+from gfm_objectives.models.stem import COMPOSITES, Stem, date_shares, spread
+
+SLOTS = ("s2",) * 3 + ("s1",) * 2 + ("dem",)
 
 
 @pytest.fixture
@@ -31,23 +38,86 @@ def spoiled(batch: Batch, value: float = float("nan")) -> Batch:
     return batch.replace(sensors=sensors)
 
 
+def altered(batch: Batch, mask: Mask, value: float | None = None, seen: bool = False) -> Batch:
+    """The same batch with other pixels, noise or `value`, where the mask hides them (seen: where it shows them), other
+    validity too."""
+    sensors, slot = {}, 0
+    for name, s in batch.sensors.items():
+        t = s.x.shape[1]
+        here = spread(mask.seen[:, slot : slot + t], batch.size[0] // mask.seen.shape[2]) == seen
+        x = torch.where(here[:, :, None], torch.randn_like(s.x) if value is None else value, s.x)
+        valid = s.valid if seen else torch.where(here, torch.rand(s.valid.shape) > 0.5, s.valid)
+        sensors[name] = Series(x, valid, s.day, s.bands)
+        slot += t
+    return batch.replace(sensors=sensors)
+
+
 @pytest.mark.parametrize(
-    "size", [{"dim": 60}, {"heads": 3}, {"heads": 0}, {"patch": 7}, {"patch": 1}, {"dense_width": 2}]
+    "size", [{"dim": 60}, {"heads": 3}, {"heads": 0}, {"cell_dim": 20}, {"cell_dim": 0}, {"width": 0}]
 )
 def test_sizes_that_do_not_fit_are_refused(size: dict[str, int], spec: Spec) -> None:
     ((name, value),) = size.items()
-    with pytest.raises(InputError, match=rf"^encoder: .*{name}={value}.* do not fit: dim must be a multiple of 8"):
+    with pytest.raises(InputError, match=rf"^encoder: .*{name}={value}.* do not fit: cell_dim and dim must be mult"):
+        Encoder.from_config({**NANO, **size}, spec)
+
+
+@pytest.mark.parametrize("size", [{"patch": 7}, {"patch": 1}, {"patch": 0}, {"patches": [16, 6]}])
+def test_patches_that_do_not_fit_are_refused(size: dict, spec: Spec) -> None:
+    wrong = size["patch"] if "patch" in size else 6
+    with pytest.raises(InputError, match=rf"^encoder.patch={wrong}: must be a multiple of 4 pixels"):
         Encoder.from_config({**NANO, **size}, spec)
 
 
 def test_shapes(encoder: Encoder, batch: Batch) -> None:
-    tokens = encoder.tokenize(batch)
-    assert tokens.x.shape == (4, (3 + 2 + 1) * 16, 64)
-    assert tokens.slots == ("s2",) * 3 + ("s1",) * 2 + ("dem",)
-    z = encoder(tokens)
-    assert z.shape == tokens.x.shape
-    assert encoder.dense(batch, tokens, z).shape == (4, 16, 32, 32)
+    encoded = encoder(batch)
+    assert encoded.tokens.shape == (4, 16, 64)  # of 8 x 8 pixels, whatever the dates and sensors
+    assert encoded.dense.shape == (4, 16, 32, 32)
+    assert torch.equal(encoder.features(batch), encoded.dense)
     assert Segmenter(encoder, 7)(batch).shape == (4, 7, 32, 32)
+    merged = encoder.stem(batch)
+    assert merged.cells.shape == (4, 64, 32) and merged.grid == (8, 8)
+    assert merged.pixels["s2"].shape == (4, 64, COMPOSITES, 10 + 1, 16)
+
+
+@pytest.mark.parametrize("patch", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [(16, 16), (16, 40), (36, 20), (17, 31)])
+def test_any_height_and_width_will_do_and_every_valid_pixel_counts(
+    patch: int, size: tuple[int, int], spec: Spec
+) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "patch": patch}, spec)
+    large = random_batch(Spec(spec.bands, spec.dates, 40, 10.0, spec.legends), 2)
+    batch = large.map_grids(lambda t, _: t[..., : size[0], : size[1]].clone())
+    for s in batch.sensors.values():
+        s.x.requires_grad_()
+    encoded = encoder(batch)
+    rows, columns = (-(-n // patch) for n in size)
+    assert encoded.tokens.shape == (2, rows * columns, 64) and encoded.dense.shape == (2, 16, *size)
+    (encoded.dense.square().sum() + encoded.tokens[:, 0].sum()).backward()
+    for name, s in batch.sensors.items():
+        assert s.x.grad is not None and torch.equal(s.x.grad.abs().sum(2) > 0, s.valid), name
+
+
+def test_one_encoder_is_asked_for_several_patches_of_different_cost(spec: Spec, batch: Batch) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "patches": [16, 4]}, spec).eval()
+    assert encoder.patches == (4, 8, 16) and encoder.patch == 8
+    cost, dense = [], []
+    for patch, tokens in ((4, 64), (8, 16), (16, 4)):
+        encoder.patch = patch
+        encoded = encoder(batch)
+        assert encoded.tokens.shape == (4, tokens, 64) and encoded.dense.shape == (4, 16, 32, 32)
+        dense.append(encoded.dense)
+        cost.append(measure(encoder, spec.dummy(2), lambda m, b: m.features(b).sum()).total)
+    assert cost[0] > 2 * cost[1] > 2 * cost[2]
+    assert not torch.equal(dense[0], dense[1]) and not torch.equal(dense[1], dense[2])
+    grown = {n for n, _ in encoder.named_parameters()} - {
+        n for n, _ in Encoder(spec.bands, **OPTIONS).named_parameters()
+    }
+    assert {n.rpartition(".")[0] for n in grown} == {f"{p}.{k}" for p in ("vit.merge", "way_back.up") for k in (4, 16)}
+
+
+OPTIONS = {k: v for k, v in NANO.items() if k != "name"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e6])
@@ -83,81 +153,181 @@ def test_a_place_without_any_valid_pixel_is_finite(encoder: Encoder, batch: Batc
     assert torch.isfinite(Segmenter(encoder, 3)(batch.first(2).replace(sensors=none))).all()
 
 
-def test_take_and_visible(encoder: Encoder, batch: Batch) -> None:
-    tokens = encoder.tokenize(batch)
-    index = torch.stack([torch.randperm(96)[:10] for _ in range(4)])
-    taken = tokens.take(index)
-    assert taken.x.shape == (4, 10, 64)
-    assert taken.visible().sum().item() == 40
-    assert taken.visible().flatten(1)[torch.arange(4)[:, None], taken.id].all()
-    assert encoder(taken).shape == (4, 10, 64)
-    torch.testing.assert_close(taken.x[2, 3], tokens.x[2, index[2, 3]])
+# -- the stem
+
+
+def test_cells_are_merged_by_hand(spec: Spec, batch: Batch) -> None:
+    """Of one cell: each date's pixels by a linear map, told day and sensor; heads pick dates; sensors add up."""
+    torch.manual_seed(0)
+    stem = Stem(spec.bands, 32, 0.0).eval()
+    stem.validity.data.normal_()
+    place, row, column = 1, 2, 5
+    rows, columns = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+    total, composite = torch.zeros(32), {}
+    for name, s in batch.sensors.items():
+        scores, found, shown = [], [], []
+        for t in range(s.x.shape[1]):
+            x, ok = s.x[place, t, :, rows, columns].flatten(1), s.valid[place, t, rows, columns].flatten()
+            y = torch.einsum("cp,cpd->d", x * ok, stem.embed[name].weight) + ok.float() @ stem.validity
+            y = F.gelu(y + stem.day(day_features(s)[place, t]) + stem.sensor[name])
+            if ok.any():
+                scores.append(stem.score(y).exp())
+                found.append(y)
+                shown.append(torch.cat([x * ok, ok[None].float()]))  # (C + 1, 16)
+        total_score = 1 + sum(scores)  # of nothing: exp(0)
+        composite[name] = torch.zeros(2, len(s.bands) + 1, 16)
+        for e, x in zip(scores, shown, strict=True):
+            composite[name] += (e / total_score)[8:, None, None] * x
+        total = total + sum(y * (e / total_score)[:8].repeat_interleave(4) for e, y in zip(scores, found, strict=True))
+    merged = stem(batch)
+    torch.testing.assert_close(merged.cells[place, row * 8 + column], stem.norm(total), rtol=1e-4, atol=1e-5)
+    for name, by_hand in composite.items():
+        torch.testing.assert_close(merged.pixels[name][place, row * 8 + column], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_shares_of_dates_by_hand() -> None:
+    score = torch.tensor([[[[0.0], [1.0], [2.0]], [[5.0], [-1.0], [0.0]]]])  # two cells of three dates
+    alive = torch.tensor([[[True, True, False], [False, False, False]]])
+    e = torch.tensor(1.0).exp()
+    by_hand = torch.tensor([[1 / (2 + e), e / (2 + e), 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(date_shares(score, alive)[0, :, :, 0], by_hand)
+
+
+def test_a_hidden_date_weighs_nothing(spec: Spec, batch: Batch) -> None:
+    """Its pixels are zeroed, but its bias, day and sensor would still reach the cells and the composites."""
+    torch.manual_seed(0)
+    stem = Stem(spec.bands, 32, 0.0).eval()
+    s2 = batch.sensors["s2"]
+    absent = stem(batch.replace(sensors={"s2": s2.map(lambda t: t[:, :2])}))
+    seen = torch.ones(4, 3, 1, 1, dtype=torch.bool)  # of whole dates
+    seen[:, 2] = False
+    hidden = stem(batch.replace(sensors={"s2": s2}), seen)
+    torch.testing.assert_close(hidden.cells, absent.cells)
+    torch.testing.assert_close(hidden.pixels["s2"], absent.pixels["s2"])
+    nothing = stem(batch.replace(sensors={"s2": s2}), torch.zeros_like(seen))
+    assert nothing.pixels["s2"].abs().max() == 0
+    assert torch.equal(nothing.cells, stem.norm.bias.expand_as(nothing.cells)), "the mask token"
+
+
+# -- masks
 
 
 @pytest.mark.parametrize("kind", masking.KINDS)
 @pytest.mark.parametrize("keep", [1, 13, 48])
-def test_masks_keep_exactly_k_and_prefer_valid_tokens(encoder: Encoder, batch: Batch, kind: str, keep: int) -> None:
-    tokens = encoder.tokenize(batch)
-    kept, hidden = masking.split(tokens, keep, (kind,))
-    assert kept.shape == (4, keep) and hidden.shape == (4, 96 - keep)
-    assert torch.cat([kept, hidden], 1).sort(1).values.eq(torch.arange(96)).all()
-    fewer = tokens.valid.sum(1) < keep
-    assert (tokens.valid.gather(1, kept).all(1) | fewer).all()
+def test_masks_show_exactly_their_share_and_prefer_what_is_valid(batch: Batch, kind: str, keep: int) -> None:
+    mask = masking.scattered(batch, 8, keep / 96, (kind,))
+    assert mask.seen.shape == mask.valid.shape == (4, 6, 4, 4) and mask.keep is None
+    assert (mask.seen.flatten(1).sum(1) == keep).all()
+    fewer = mask.valid.flatten(1).sum(1) < keep
+    assert ((mask.valid | ~mask.seen).flatten(1).all(1) | fewer).all()
+    assert torch.equal(mask.hidden, (~mask.seen).all(1))
 
 
-def test_masks_have_the_structure_they_claim(encoder: Encoder, spec: Spec) -> None:
+def test_a_cell_is_valid_where_one_of_its_pixels_is(batch: Batch) -> None:
+    assert masking.slots(batch) == SLOTS
+    for patch in (4, 8, 16):
+        valid = masking.valid_cells(batch, patch)
+        for slot, (name, t) in enumerate([("s2", 0), ("s2", 1), ("s2", 2), ("s1", 0), ("s1", 1), ("dem", 0)]):
+            pixels = F.max_pool2d(batch.sensors[name].valid[:, t].float(), patch) > 0
+            assert torch.equal(valid[:, slot], pixels), (patch, slot)
+
+
+def test_masks_have_the_structure_they_claim(spec: Spec) -> None:
     full = spec.dummy(64, "cpu")
-    tokens = encoder.tokenize(full)
 
     def slots_touched(kind: str) -> float:
-        kept, _ = masking.split(tokens, 32, (kind,))
-        return tokens.take(kept).visible().flatten(2).any(2).float().sum(1).mean().item()
+        seen = masking.scattered(full, 8, 1 / 3, (kind,)).seen
+        return seen.flatten(2).any(2).float().sum(1).mean().item()
 
-    assert slots_touched("date") == 2  # 32 tokens are two whole slots of 16
+    assert slots_touched("date") == 2  # a third of six slots of 16
     assert slots_touched("random") > 5.5
+    assert slots_touched("cell") == slots_touched("block") == 6
 
     def neighbours(kind: str) -> float:
-        _, gone = masking.split_cells(tokens, 8, (kind,))
+        gone = masking.positions(full, 8, 0.5, (kind,)).hidden
         return (gone[:, :, 1:] == gone[:, :, :-1]).float().mean().item()
 
-    assert neighbours("block") > neighbours("random") + 0.1
+    assert neighbours("block") > neighbours("cell") + 0.1
 
 
-def test_cells_are_hidden_at_all_dates_of_all_sensors(encoder: Encoder, batch: Batch) -> None:
-    tokens = encoder.tokenize(batch)
-    kept, hidden = masking.split_cells(tokens, 5)
-    assert kept.shape == (4, 5 * 6)
-    seen = tokens.take(kept).visible()
-    assert (seen == ~hidden[:, None]).all()
-    assert hidden.flatten(1).sum(1).eq(11).all()
+@pytest.mark.parametrize("encode", ["all", "seen"])
+def test_positions_are_hidden_at_all_dates_of_all_sensors(encode: str, batch: Batch) -> None:
+    mask = masking.positions(batch, 8, 5 / 16, encode=encode)
+    assert (mask.seen == ~mask.hidden[:, None]).all() and mask.seen.shape == (4, 6, 4, 4)
+    assert mask.hidden.flatten(1).sum(1).eq(11).all()
+    if encode == "all":
+        assert mask.keep is None
+    else:
+        kept = torch.zeros(4, 16, dtype=torch.bool).scatter(1, mask.keep, True)
+        assert mask.keep.shape == (4, 5) and torch.equal(kept, ~mask.hidden.flatten(1))
 
 
-def test_hidden_of_counts_hidden_valid_tokens_only(encoder: Encoder, batch: Batch) -> None:
-    tokens = encoder.tokenize(batch)
-    kept, hidden = masking.split(tokens, 90, ("random",))  # six hidden at most: fewer than asked of any sensor
-    where, weight = masking.hidden_of(hidden, tokens, "s1", 20)
+def test_hidden_of_counts_hidden_valid_cells_only(batch: Batch) -> None:
+    mask = masking.scattered(batch, 8, 90 / 96, ("random",))  # six hidden at most: fewer than asked of any sensor
+    where, weight = masking.hidden_of(mask, SLOTS, "s1", 20)
     assert where.shape == weight.shape == (4, 20)
-    truth = torch.zeros(4, 96, dtype=torch.bool).scatter(1, hidden, True) & tokens.valid
-    assert (weight.sum(1) == truth[:, 48:80].sum(1)).all()
-    assert (where >= 48).all() and (where < 80).all()
-    assert not (kept[:, :, None] == where.masked_fill(weight == 0, -1)[:, None]).any()
+    truth = (mask.valid & ~mask.seen)[:, 3:5].flatten(1)  # s1's two dates
+    assert (weight.sum(1) == truth.sum(1)).all()
+    assert torch.equal(truth.gather(1, where).float(), weight)
+    assert all(len(set(row.tolist())) == 20 for row in where) and where.max() < 32
 
 
-def test_hidden_pixels_do_not_leak_through_the_dense_path(encoder: Encoder, batch: Batch) -> None:
-    tokens = encoder.tokenize(batch)
-    kept, hidden = masking.split_cells(tokens, 6)
-    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    other = {
-        k: Series(torch.where(pixels[:, None, None], torch.randn_like(s.x), s.x), s.valid, s.day, s.bands)
-        for k, s in batch.sensors.items()
-    }
-    changed = batch.replace(sensors=other)
+# -- what is hidden
 
-    def features(b: Batch) -> torch.Tensor:
-        visible: Tokens = encoder.tokenize(b).take(kept)
-        return encoder.dense(b, visible, encoder(visible))
 
-    torch.testing.assert_close(features(changed), features(batch), rtol=0, atol=0)
+def encode(encoder: Encoder, batch: Batch, mask: Mask) -> Encoded:
+    with torch.no_grad():
+        return encoder(batch, mask)
+
+
+@pytest.mark.parametrize("kind", masking.KINDS)
+@pytest.mark.parametrize("patch", [4, 16])
+def test_what_is_hidden_before_the_merge_leaks_nowhere(kind: str, patch: int, spec: Spec, batch: Batch) -> None:
+    """By cell, date or sensor: neither its pixels nor their validity reach tokens or features; what is seen does."""
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "patch": patch}, spec).eval()
+    encoder.stem.validity.data.normal_()
+    encoder.way_back.validity.data.normal_()
+    mask = masking.scattered(batch, patch, 0.4, (kind,))
+    before = encode(encoder, batch, mask)
+    for value in (None, float("nan"), 1e6):
+        after = encode(encoder, altered(batch, mask, value), mask)
+        assert torch.equal(after.tokens, before.tokens) and torch.equal(after.dense, before.dense)
+    after = encode(encoder, altered(batch, mask, seen=True), mask)
+    assert not torch.equal(after.tokens, before.tokens) and not torch.equal(after.dense, before.dense)
+
+
+def test_a_mask_that_shows_all_is_none(encoder: Encoder, batch: Batch) -> None:
+    mask = masking.positions(batch, 8, 1.0)
+    torch.testing.assert_close(encode(encoder, batch, mask).dense, encoder(batch).dense, rtol=0, atol=0)
+
+
+def test_encode_seen_reads_the_kept_cells_alone_and_costs_less(spec: Spec, encoder: Encoder, batch: Batch) -> None:
+    mask = masking.positions(batch, 8, 0.25, encode="seen")
+    assert mask.keep is not None
+    read: list[Tensor] = []
+    hook = encoder.vit.blocks[0].register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    some = encode(encoder, batch, mask)
+    whole = encode(encoder, batch, Mask(mask.seen, mask.valid))
+    hook.remove()
+    index = mask.keep[..., None].expand(-1, -1, 64)
+    assert torch.equal(read[0], read[1].gather(1, index)), "the same cells"
+    assert torch.equal(some.tokens.abs().sum(2) > 0, ~mask.hidden.flatten(1)), "hidden ones come out as 0"
+    after = encode(encoder, altered(batch, mask), mask)
+    assert torch.equal(after.tokens, some.tokens) and torch.equal(after.dense, some.dense)
+    assert not torch.equal(whole.dense, some.dense)
+
+    def blocks(mask: Mask) -> float:
+        shown = Mask(*(None if t is None else t.to("meta") for t in (mask.seen, mask.valid, mask.keep)))
+        return measure(encoder, batch, lambda m, b: m(b, shown).dense.sum(), ["vit.blocks"]).parts["vit.blocks"]
+
+    def by_hand(n: int, dim: int = 64) -> float:  # queries, keys and values, their products, output, MLP: and backward
+        return 3 * 2 * 2 * (n * 3 * dim * dim + 2 * n * n * dim + n * dim * dim + 8 * n * dim * dim)
+
+    assert (blocks(mask), blocks(Mask(mask.seen, mask.valid))) == (by_hand(4), by_hand(16))
+
+
+# -- bands and sensors
 
 
 def test_fewer_bands_select_blocks(encoder: Encoder, batch: Batch) -> None:
@@ -165,7 +335,7 @@ def test_fewer_bands_select_blocks(encoder: Encoder, batch: Batch) -> None:
     pick = [1, 2, 6]
     few = Series(s.x[:, :, pick], s.valid, s.day, tuple(s.bands[i] for i in pick))
     assert Segmenter(encoder, 3)(batch.replace(sensors={"s2": few})).shape == (4, 3, 32, 32)
-    weights: BandWeights = encoder.tokenizer.embed["s2"]  # type: ignore[assignment]
+    weights: BandWeights = encoder.stem.embed["s2"]  # type: ignore[assignment]
     torch.testing.assert_close(weights(few.bands), weights.weight[pick] * (10 / 3))
 
 
@@ -179,14 +349,21 @@ def test_band_dropout_keeps_the_scale_and_rests_in_eval() -> None:
 
 
 def test_new_bands_and_sensors_start_from_the_nearest_wavelength(encoder: Encoder, batch: Batch, spec: Spec) -> None:
-    before = encoder.tokenizer.embed["s2"].weight.detach().clone()
+    tables = [encoder.stem.embed, encoder.way_back.composite]
+    before = [t["s2"].weight.detach().clone() for t in tables]
+    sensors = torch.stack([encoder.stem.sensor[s] for s in spec.bands])
     hls = Spec({"hls": ("blue", "nir"), "s2": ("B02", "B01")}, {"hls": 1, "s2": 1}, 32, 30.0, {})
     encoder.extend(hls)
     assert encoder.bands["s2"][-1] == "B01"
-    torch.testing.assert_close(encoder.tokenizer.embed["s2"].weight[:10], before)
-    torch.testing.assert_close(encoder.tokenizer.embed["s2"].weight[10], before[0])  # 443 nm is nearest to B02
-    torch.testing.assert_close(encoder.tokenizer.embed["hls"].weight[1], before[7] * 5)  # 865 nm is B8A, of 10 for 2
+    for table, old in zip(tables, before, strict=True):
+        torch.testing.assert_close(table["s2"].weight[:10], old)
+        torch.testing.assert_close(table["s2"].weight[10], old[0])  # 443 nm is nearest to B02
+        torch.testing.assert_close(table["hls"].weight[1], old[7] * 5)  # 865 nm is B8A, of 10 for 2
+    torch.testing.assert_close(encoder.stem.sensor["hls"], sensors.mean(0))
     assert Segmenter(encoder, 3)(random_batch(hls, 2)).shape == (2, 3, 32, 32)
+
+
+# -- heads
 
 
 def test_map_head_ignores_unlabelled_and_unwanted_pixels() -> None:
@@ -223,21 +400,3 @@ def test_what_is_not_valid_may_as_well_be_absent(encoder: Encoder, batch: Batch)
     present = absent.replace(sensors=batch.sensors | {"s2": clouded, "s1": silent})
     model = Segmenter(encoder, 3)
     torch.testing.assert_close(model(present), model(absent), rtol=1e-4, atol=1e-5)
-
-
-def test_invalid_tokens_are_nobodys_keys(encoder: Encoder, batch: Batch) -> None:
-    one = encoder.tokenize(batch.first(1))
-    assert not one.valid.all()
-    valid = one.valid[0].nonzero()[None, :, 0]
-    torch.testing.assert_close(encoder(one)[:, valid[0]], encoder(one.take(valid)), rtol=1e-4, atol=1e-5)
-
-
-def test_a_hidden_date_weighs_nothing(spec: Spec) -> None:
-    """Its pixels are zeroed, but its bias and day would still reach the pooled features."""
-    torch.manual_seed(0)
-    path = Encoder.from_config(NANO, spec).dense_path
-    y = torch.randn(2, 3, 2 * path.width, 8, 8)
-    alive = torch.ones(2, 3, 8, 8, dtype=torch.bool)
-    alive[:, 2] = False
-    assert torch.allclose(path.pool(y, alive), path.pool(y[:, :2], alive[:, :2]), atol=1e-6)
-    assert path.pool(y, torch.zeros_like(alive)).abs().max() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +21,14 @@ from gfm_objectives.budget import Budget
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.flops import Cost
 from gfm_objectives.models import build_encoder
+from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.jepa import JEPA
 from gfm_objectives.objectives.objective import Objective
-from gfm_objectives.pretrain import module
+from gfm_objectives.pretrain import measuring, module
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.progress import Meter
+from gfm_objectives.runs.checkpoint import load_encoder
 
 CLIP, LR, BATCH, WARMUP, COOLDOWN = 1e-3, 1e-2, 8, 24, 0.25
 SAMPLES = 108.4  # that the budget pays for
@@ -79,7 +82,7 @@ def watch(folder: Path, seed: int) -> Watched:
     cfg = small(folder, *words)
     source, whole = pretrain.open_source(cfg)
     price = pretrain.step_cost(
-        build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole), source, (), BATCH
+        build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole), source, ((), 8), BATCH
     )
     words.append(f"budget.flops={SAMPLES * price.total}")
     hook = register_optimizer_step_post_hook(stepped)
@@ -165,11 +168,55 @@ def test_the_teacher_follows_after_every_step(runs: list[Watched]) -> None:
             assert any(not torch.equal(v, after[k]) for k, v in before.items() if "running" not in k)
 
 
+def test_patches_are_drawn_and_the_yardstick_keeps_the_encoders_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of each patch at its own cost; what is measured, and exported, is the encoder that tasks will read."""
+    drawn, judged, forward = [], [], JEPA.forward
+
+    class Watching:
+        cost, flops, places = 1.0, 0.0, "here"
+
+        def __init__(self, source: object, encoder: Encoder, dtype: torch.dtype) -> None:
+            judged.append(encoder.patch)
+
+        def __call__(self, encoder: Encoder) -> dict[str, float]:
+            judged.append(encoder.patch)
+            return {"rankme": 9.0, "std": 1.0, "cosine": 0.0}
+
+        def bands(self) -> dict[str, float]:
+            return {"rankme": 9.0}
+
+    def forwarding(self: JEPA, batch: Batch, variant: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        if batch.gsd.device.type != "meta":
+            assert self.encoder.patch == self.teacher.patch
+            drawn.append((self.encoder.patch, len(batch)))
+        return forward(self, batch, variant)
+
+    monkeypatch.setattr(JEPA, "forward", forwarding)
+    monkeypatch.setattr(measuring, "Yardstick", Watching)
+    monkeypatch.setattr(module, "peak", lambda _: ("none", None))
+    words = ["objective=jepa", "data.size=16", "encoder.patches=[4,16]", "yardstick=true", "budget.flops=2e9"]
+    run = pretrain.run(small(tmp_path, *words))
+    assert {p for p, _ in drawn} == {4, 8, 16} and len(judged) > 5 and set(judged) == {8}
+    cfg = small(tmp_path, *words)
+    source, whole = pretrain.open_source(cfg)
+    objective = build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole)
+    price = {p: pretrain.step_cost(objective, source, ((), p), 4).total for p in (4, 8, 16)}
+    assert len(set(price.values())) == 3
+    ledger = json.loads((run / "ledger.json").read_text())
+    assert ledger["flops_spent"] == pytest.approx(sum(n * price[p] for p, n in drawn))
+    mean = sum(price.values()) / 3
+    assert sum(ledger["flops_per_sample_by_part"].values()) == pytest.approx(mean)
+    encoder = load_encoder(run)
+    assert encoder.patch == 8 and encoder.patches == (4, 8, 16)
+
+
 # -- steps without a trainer
 
 
 class Recording(Objective):
-    """Three kinds of step; says what it is given."""
+    """Three kinds of step; says what it is given. No ViT, so it has one patch."""
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
@@ -184,7 +231,7 @@ class Recording(Objective):
         return {"loss": self.encoder.weight.sum()}
 
 
-COSTS = {("a",): Cost(10.0, 0.0), ("b",): Cost(20.0, 0.0), ("c",): Cost(30.0, 0.0)}
+COSTS = {(("a",), 1): Cost(10.0, 0.0), (("b",), 1): Cost(20.0, 0.0), (("c",), 1): Cost(30.0, 0.0)}
 OPTIONS = """
 {name: demo, seed: 0, log_every: 1, optim: {lr: 0.5}, budget: {warmup: 100, cooldown: 0.5}}
 """
@@ -208,9 +255,9 @@ def alone(flops: float, batch: Batch, seed: int = 0, rank: int = 0, world: int =
 def test_kinds_of_step_are_drawn_equally_often_and_paid_at_their_price(batch: Batch) -> None:
     one, other = (alone(1e5, batch, seed) for seed in (0, 1))
     kinds = [v for v, *_ in one.objective.steps]
-    assert len(kinds) == 200 and all(45 < kinds.count(v) < 90 for v in COSTS)
+    assert len(kinds) == 200 and all(45 < kinds.count(v) < 90 for v, _ in COSTS)
     assert kinds != [v for v, *_ in other.objective.steps]
-    assert one.budget.spent == sum(COSTS[v].total * 4 for v in kinds)
+    assert one.budget.spent == sum(COSTS[v, 1].total * 4 for v in kinds)
 
 
 def test_the_last_batch_is_cut_to_the_budget(batch: Batch) -> None:
@@ -230,5 +277,5 @@ def test_processes_share_the_schedule_and_nothing_of_chance_but_the_kind_of_step
         assert kind == same and len(x) == len(y) and draw != another
         turned += not torch.equal(x, y)
     assert turned > len(one.rates) / 2  # each for itself
-    spent = sum(2 * len(x) * COSTS[v].total for v, x, _ in one.objective.steps)
+    spent = sum(2 * len(x) * COSTS[v, 1].total for v, x, _ in one.objective.steps)
     assert one.budget.spent == spent and one.count["samples"] == 2 * sum(len(x) for _, x, _ in one.objective.steps)

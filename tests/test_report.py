@@ -193,7 +193,7 @@ def test_terminal_table(summary):
 def ledger(contender, seed, places, **figures):
     health = {p + k: v for p in ("", "token_") for k, v in (("std", 0.5), ("cosine", 0.2), ("rankme", 8.0))}
     never = {"bands": {"map_nll": 1.75, "date_nll": 1.0}, "random": {"map_nll": 3.0, "date_nll": 1.2}}
-    size = {"encoder": 2, "dense": 1, "objective": 1}
+    size = {"stem": 1, "vit": 1, "way_back": 1, "objective": 1}
     figures = {"places": places, **figures, **health, **never}
     return Ledger(contender, seed, "", "", "", "nano", parameters=size, flops_spent=1e12, yardstick=figures)
 

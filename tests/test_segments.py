@@ -341,11 +341,12 @@ def test_borders_are_pixels_beside_another_class() -> None:
 
 
 def test_boundary_is_a_weight_of_the_loss(spec: Spec, batch: Batch) -> None:
-    """With loss_on=all, weight 1 + boundary beside another class, 1 elsewhere; with hidden, of hidden pixels alone."""
+    """1 + boundary beside another class, 1 elsewhere; times seen_weight where pixels are seen."""
     seen: list[torch.Tensor | None] = []
     target = torch.zeros_like(batch.targets["map"])
     target[:, :, 16:] = 1
-    for options in (dict(), dict(boundary=2.0), dict(loss_on="hidden"), dict(loss_on="hidden", boundary=2.0)):
+    for seen_weight, boundary in ((1.0, 0.0), (1.0, 2.0), (0.0, 0.0), (0.0, 2.0), (0.25, 2.0)):
+        options = {"seen_weight": seen_weight, "boundary": boundary}
         torch.manual_seed(0)
         (cfg,) = compose("train", [])
         objective = build_objective({**cfg.objective, **options}, Encoder.from_config(NANO, spec), spec)
@@ -353,10 +354,12 @@ def test_boundary_is_a_weight_of_the_loss(spec: Spec, batch: Batch) -> None:
         objective.head.loss = lambda x, y, where, loss=loss: seen.append(where) or loss(x, y, where)
         torch.manual_seed(1)
         assert torch.isfinite(objective(batch.replace(targets={"map": target}))["loss"])
-    plain, weight, hidden, both = seen
-    assert plain is None and hidden is not None and hidden.dtype == torch.bool
+    plain, weight, hidden, both, quarter = seen
+    assert plain is not None and hidden is not None and (plain == 1).all()
+    assert ((hidden == 0) | (hidden == 1)).all() and hidden.mean() == 0.5
     expected = torch.where(torch.arange(32).add(1).div(2).floor() == 8, 3.0, 1.0)  # columns 15 and 16
     assert torch.equal(weight, expected.expand(4, 32, 32)) and torch.equal(both, weight * hidden)
+    assert torch.equal(quarter, weight * (0.25 + 0.75 * hidden))
     head = MapHead(4, 3, label_smoothing=0.0).eval()
     logits, y = torch.randn(1, 3, 4, 4), torch.tensor([0, 0, 1, 1]).expand(1, 4, 4)
     each = torch.nn.functional.cross_entropy(logits, y, reduction="none")

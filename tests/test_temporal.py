@@ -8,7 +8,7 @@ from test_objectives import build, options
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
-from gfm_objectives.objectives.objective import DenseObjective
+from gfm_objectives.objectives.objective import Masked
 from gfm_objectives.objectives.temporal import residual
 
 
@@ -33,10 +33,10 @@ def test_the_target_is_what_a_date_has_beyond_the_median_of_the_visible() -> Non
     assert weight.flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
-def withheld(objective: DenseObjective, batch: Batch) -> Batch:
+def withheld(objective: Masked, batch: Batch) -> Batch:
     """The batch with noise on the dates that a step of seed 1 hides; days tell them apart."""
     torch.manual_seed(1)
-    seen, _ = objective.hide(batch, objective.variants()[-1])
+    seen, _ = objective.withhold(batch, objective.variants()[-1])
     sensors = dict(batch.sensors)
     for name, s in batch.sensors.items():
         shown = (s.day[:, :, None] == seen.sensors[name].day[:, None]).any(2)
@@ -49,11 +49,11 @@ def withheld(objective: DenseObjective, batch: Batch) -> Batch:
 @pytest.mark.parametrize("name", ["temporal", "mix"])
 def test_hidden_dates_never_reach_the_prediction(name: str, spec: Spec, batch: Batch) -> None:
     objective = build(name, spec).eval()
-    assert isinstance(objective, DenseObjective)
+    assert isinstance(objective, Masked)
     assert not hasattr(objective, "parts") or objective.variants()[-1] == ()  # of mix: no sensor withheld
     dense: list[torch.Tensor] = []
     losses = []
-    objective.encoder.dense_path.register_forward_hook(lambda _, __, out: dense.append(out))
+    objective.encoder.way_back.register_forward_hook(lambda _, __, out: dense.append(out))
     for b in (batch, withheld(objective, batch)):
         torch.manual_seed(1)
         losses.append(objective(b, objective.variants()[-1])["loss"])
@@ -88,7 +88,7 @@ def test_mix_sums_its_parts_and_withholds_a_sensor_from_all_of_them(spec: Spec, 
     parts["temporal"]["weight"] = 3.0
     objective = build("mix", spec, parts=parts)
     passes: list[int] = []
-    objective.encoder.register_forward_pre_hook(lambda _, args: passes.append(len(set(args[0].slots))))
+    objective.encoder.register_forward_pre_hook(lambda _, args: passes.append(len(args[0].sensors)))
     way = objective.variants()[0]
     assert way == ("s1", "dem", "s2")
     out = objective(batch, way)
@@ -110,8 +110,35 @@ def test_mix_leaves_out_what_weighs_nothing(spec: Spec, batch: Batch) -> None:
     parts["temporal"]["weight"] = 0.0
     objective = build("mix", bare, parts=parts)
     assert () not in objective.variants()  # nothing would be left to predict
-    with pytest.raises(InputError, match="mae cannot be mixed; choose from masked_seg"):
-        build("mix", bare, parts={"mae": {"weight": 1.0}})
+    with pytest.raises(InputError, match="jepa cannot be mixed; choose from masked_seg"):
+        build("mix", bare, parts={"jepa": {"weight": 1.0}})
     parts["cross_sensor"]["weight"] = 0.0
     with pytest.raises(InputError, match="the weight of every part is 0"):
         build("mix", bare, parts=parts)
+
+
+def test_what_predicts_from_tokens_can_be_mixed_too(spec: Spec, batch: Batch) -> None:
+    """From the one encoding of the mix, hidden by its mask."""
+    mask = ("name", "mask_ratio", "kinds", "encode")
+    parts = {n: {"weight": w} | {k: v for k, v in options(n).items() if k not in mask}
+             for n, w in (("mae", 2.0), ("latent", 0.5), ("map_contrast", 3.0))}  # fmt: skip
+    objective = build("mix", spec, parts=parts, kinds=["date"], mask_ratio=0.5)
+    passes: list[torch.Tensor] = []
+    objective.encoder.register_forward_pre_hook(lambda _, args: passes.append(args[1].seen))
+    assert objective.variants() == ((),)
+    out = objective(batch, ())
+    assert len(passes) == 1 and (passes[0].flatten(1).sum(1) == 48).all()
+    told = {k: out[f"{k}_loss"] for k in parts}
+    torch.testing.assert_close(out["loss"], 2 * told["mae"] + 0.5 * told["latent"] + 3 * told["map_contrast"])
+    assert {"mae_l1_s2", "latent_nce_s1", "latent_instance"} <= set(out)
+    out["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_thor_sees_no_height_where_it_predicts_it(spec: Spec, batch: Batch) -> None:
+    objective = build("thor", spec)
+    with_height, without = (objective(batch, way) for way in ((), ("s2", "s1", "dem")))
+    assert "mae_l1_dem" in with_height and "mae_l1_dem" not in without
+    assert "cross_sensor_l1_s2_s1_to_dem" in without and "cross_sensor_loss" not in with_height
+    by_hand = sum(w * without[f"{k}_loss"] for k, w in objective.weights.items())
+    torch.testing.assert_close(without["loss"], by_hand)

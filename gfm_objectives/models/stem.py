@@ -85,7 +85,8 @@ class Stem(nn.Module):
         weight = self.embed[name](series.bands).flatten(0, 1)  # (C p q, D)
         if SENSORS[name].of_classes:
             whole = x.new_ones(*x.shape[:2], COMPOSITES, 1)
-            return x[:, :, 0] @ weight, composites(whole, x, shown)
+            # its classes say where it is valid: the validity of images, once trained, would disturb at first
+            return x[:, :, 0] @ weight, composites(whole, x, torch.zeros_like(shown))
         told = shown @ self.validity + self.told(name, series)[:, None]  # (B, n, T, D)
         y = F.gelu(torch.addmm(told.flatten(0, 2), x.flatten(0, 2), weight).unflatten(0, x.shape[:3]))
         share = date_shares(self.score(y), shown.amax(-1) > 0).to(y.dtype)  # (B, n, T, heads + COMPOSITES)

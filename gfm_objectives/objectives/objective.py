@@ -41,11 +41,11 @@ class Objective(nn.Module, ABC):
         """The ways in which it takes a step, of different cost perhaps; the trainer draws one per step."""
         return ((),)
 
-    def set_patch(self, patch: int) -> None:
-        """Of the steps that follow. A teacher goes along."""
+    def set_patch(self, patch: int | None = None) -> None:
+        """Of the steps that follow, or (None) of whoever measures the encoder: its own. A teacher goes along."""
         for module in self.modules():
             if isinstance(module, Encoder):
-                module.patch = patch
+                module.patch = patch or module.options["patch"]
 
     @property
     def multiple(self) -> int:

@@ -44,6 +44,7 @@ class Measuring(L.Callback):
         if not (trainer.is_global_zero and module.cfg.yardstick):
             return
         began, cfg, step = time.perf_counter(), module.cfg, module.count["step"]
+        module.objective.set_patch()
         try:
             source = build_source(data_options(cfg), "val")
             self.yardstick = Yardstick(source, module.objective.encoder, self.dtype)
@@ -68,6 +69,7 @@ class Measuring(L.Callback):
             return
         self.passed = int(self.times * progress)
         began = time.perf_counter()
+        module.objective.set_patch()
         figures = self.yardstick(module.objective.encoder)
         self._add(module, "encoder", figures)
         if trainer.logger is not None:
