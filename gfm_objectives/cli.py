@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,9 @@ from typing import Any
 
 from gfm_objectives import __version__
 from gfm_objectives.errors import InputError, InputWarning
+
+# Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 # Everything that imports torch is imported after the config has been checked: mistakes and --help answer at once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from functools import lru_cache
@@ -25,6 +26,11 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device
     if precision not in table:
         raise InputError(f"precision={precision}: choose auto, bf16 or fp32")
     return chosen, table[precision]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_bf16(device: torch.device) -> bool:

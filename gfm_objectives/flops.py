@@ -60,6 +60,21 @@ def measure(
     return Cost(counter.get_total_flops() / n, forward / n, {k: v / n for k, v in sorted(labels.flops.items())})
 
 
+_KNOWN: dict[Any, Cost] = {}
+
+
+def measure_once(
+    model: nn.Module, batch: Batch, step: Callable[[nn.Module, Batch], Tensor], of: tuple[str, ...]
+) -> Cost:
+    """`measure`, once in a process for models and batches of one make-up; `of` names what else `step` depends on."""
+    weights = tuple((n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters())
+    targets = tuple((k, tuple(t.shape)) for k, t in batch.targets.items())
+    key = (repr(model), weights, batch.signature, targets, len(batch), of)
+    if key not in _KNOWN:
+        _KNOWN[key] = measure(model, batch, step)
+    return _KNOWN[key]
+
+
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch)["loss"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -24,17 +25,19 @@ from gfm_objectives.errors import InputError
 class Numbers(Source):
     """Places that show their own number; place `broken` cannot be read."""
 
-    spec = Spec({"dem": ("elevation",)}, {"dem": 1}, 2, 30.0, {})
+    spec = Spec({"dem": ("elevation",)}, {"dem": 1}, 256, 30.0, {})  # so large that a step is read by itself
     fingerprint = "numbers"
 
     def __init__(self, n: int, broken: int | None = None, seconds: float = 0.0) -> None:
         self.n, self.broken, self.seconds = n, broken, seconds
+        self.reads: list[int] = []  # how many places at a time
 
     def __len__(self) -> int:
         return self.n
 
     def read(self, indices: Sequence[int]) -> Batch:
         time.sleep(self.seconds)
+        self.reads.append(len(indices))
         if self.broken in indices:
             raise InputError(f"place {self.broken}: cannot be read")
         x = torch.tensor(indices).float().view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 2, 2)
@@ -76,6 +79,17 @@ def test_a_later_start_gives_the_same_steps():
     whole = [places(b) for b in StepLoader(Numbers(23), 4, seed=5, stop=20)]
     assert [places(b) for b in StepLoader(Numbers(23), 4, seed=5, start=13, stop=20)] == whole[13:]
     assert [places(b) for b in StepLoader(Numbers(23), 4, seed=6, stop=20)] != whole
+
+
+def test_places_are_read_in_rows_of_steps_that_a_later_start_shares():
+    """Sixteen places of 64 x 64 at a time, whatever the batch; steps and their content are the same."""
+    source = Numbers(23)
+    one_by_one = [places(b) for b in StepLoader(source, 3, seed=5, start=2, stop=13)]
+    assert source.reads == [3] * 11
+    source = Numbers(23)
+    source.spec = dataclasses.replace(source.spec, size=64)
+    assert [places(b) for b in StepLoader(source, 3, seed=5, start=2, stop=13)] == one_by_one
+    assert source.reads == [9, 15, 9]  # steps 2..4, 5..9, 10..12: rows of five end at multiples of five
 
 
 def test_ranks_share_an_epoch_without_overlap():

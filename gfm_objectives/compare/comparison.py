@@ -7,7 +7,6 @@ Whatever is finished is on disk at once, and the same command goes on from there
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
-from gfm_objectives.device import device_name, resolve
+from gfm_objectives.device import cores, device_name, resolve
 from gfm_objectives.errors import InputWarning
 from gfm_objectives.finetune import evaluate_rule
 from gfm_objectives.metrics import METRICS, total
@@ -57,7 +56,7 @@ def run(cfg: DictConfig) -> Path:
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += notes_on(benches, rows)
     check_rows(Store(out), rows, out)
-    workers = cfg.workers or (1 if device.type == "cuda" else _cores())
+    workers = cfg.workers or (1 if device.type == "cuda" else cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
         plan = Plan(comparison, pool)
@@ -307,10 +306,6 @@ class Comparison:
             "fingerprint": bench.fingerprint,
             "commit": self.commit,
         }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _text(path: Path) -> str:

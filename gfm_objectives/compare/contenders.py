@@ -101,7 +101,7 @@ def _pretrained(keep: str = "") -> Build:
         run = c.run(seed)
         assert run is not None, c.name
         source = load_encoder(run.folder)
-        encoder = Encoder(source.bands, **(source.options | {"band_dropout": 0.0}))  # it acts in pretraining alone
+        encoder = Encoder(source.bands, **(source.options | {"band_dropout": 0.0, "pixel_dropout": 0.0}))
         inside = {n: n.startswith(keep.removeprefix("-")) != keep.startswith("-") for n in source.state_dict()}
         kept = {n: t for n, t in source.state_dict().items() if inside[n]}
         encoder.load_state_dict(encoder.state_dict() | kept)

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gfm_objectives.batch import Spec
 from gfm_objectives.compare.contenders import KINDS, Contender
 from gfm_objectives.compare.published import Published
 from gfm_objectives.config import load_choice
 from gfm_objectives.errors import InputError
 from gfm_objectives.gain.pairing import SAME_FLOPS
+from gfm_objectives.models.encoder import IN_PRETRAINING, Encoder
 from gfm_objectives.report.words import flops
 from gfm_objectives.runs.checkpoint import load_model
 from gfm_objectives.runs.finished import Run, group_runs
@@ -162,13 +164,14 @@ def _shape(run: Run) -> str:
 
 
 def _default_shape() -> str:
-    return _json({k: v for k, v in load_choice("encoder", "nano").items() if k != "ranges"})
+    anything = Spec({"s2": ("B02",)}, {"s2": 1}, 16, 10.0, {})
+    return _json(Encoder.from_config(load_choice("encoder", "nano"), anything).options)
 
 
 def _json(options: Mapping[str, Any]) -> str:
     if options.get("depth") == 0:  # what only a ViT has makes no other network
-        options = {**options, "dim": 64, "heads": 1}
-    return json.dumps({k: v for k, v in sorted(options.items()) if k not in ("name", "model", "band_dropout")})
+        options = {**options, "heads": 1, "mixer": "attention", "registers": 0}
+    return json.dumps({k: v for k, v in sorted(options.items()) if k not in IN_PRETRAINING})
 
 
 def _of_shapes(title: str, shapes: Sequence[str], without_vit: bool) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import threading
@@ -19,16 +18,19 @@ from gfm_objectives.chance import order
 from gfm_objectives.data.places import Places
 from gfm_objectives.errors import InputError
 
+PIXELS = 2**16  # read at a time, in as many steps as that takes: sources that make places make sixteen of 64 x 64 for
+# little more than the price of four
+
 
 class _Steps(Dataset):
-    """Step number -> batch."""
+    """Numbers of steps in a row -> their batches, joined."""
 
     def __init__(self, source: Places, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.source, self.batch_size, self.seed, self.rank, self.world_size = source, batch_size, seed, rank, world_size
 
-    def __getitem__(self, step: int) -> Batch | InputError:
-        first = (step * self.world_size + self.rank) * self.batch_size
-        positions = np.arange(first, first + self.batch_size)
+    def __getitem__(self, steps: range) -> Batch | InputError:
+        first = (np.array(steps) * self.world_size + self.rank) * self.batch_size
+        positions = (first[:, None] + np.arange(self.batch_size)).flatten()
         try:
             return self.source.read(order(self.seed, len(self.source), positions).tolist())
         except InputError as error:  # carried over as it is: a DataLoader would wrap it in a traceback
@@ -77,7 +79,7 @@ class StepLoader:
     ) -> None:
         assert 0 <= rank < world_size, (rank, world_size)
         assert batch_size > 0 and start >= 0, (batch_size, start)
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.batch_size = start, stop, batch_size
         self.wait = self.first_wait = 0.0
         self.batches = 0
         parallel: dict[str, Any] = {}
@@ -89,7 +91,7 @@ class StepLoader:
         self._loader: DataLoader = DataLoader(
             _Steps(source, batch_size, seed, rank, world_size),
             batch_size=None,
-            sampler=_Numbers(start, stop),
+            sampler=_Blocks(start, stop, max(1, PIXELS // (batch_size * source.spec.size**2))),
             num_workers=workers,  # each runs torch on one thread
             worker_init_fn=_leave_with_parent,
             pin_memory=pin_memory,
@@ -107,16 +109,22 @@ class StepLoader:
                 self.wait += seconds
             if isinstance(batch, InputError):
                 raise batch
-            self.batches += 1
-            yield batch
+            for first_place in range(0, len(batch), self.batch_size):
+                self.batches += 1
+                yield batch.map(lambda t, k=first_place: t[k : k + self.batch_size])  # type: ignore[misc]
             began = time.perf_counter()
 
 
-class _Numbers:
-    """start, start + 1, ...; a sampler without length where there is no end."""
+class _Blocks:
+    """Steps start, start + 1, ... in rows that end at multiples of `length`, so that a later start reads the same rows;
+    a sampler without length where there is no end."""
 
-    def __init__(self, start: int, stop: int | None) -> None:
-        self.start, self.stop = start, stop
+    def __init__(self, start: int, stop: int | None, length: int) -> None:
+        self.start, self.stop, self.length = start, stop, length
 
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start) if self.stop is None else iter(range(self.start, self.stop))
+    def __iter__(self) -> Iterator[range]:
+        step = self.start
+        while self.stop is None or step < self.stop:
+            end = (step // self.length + 1) * self.length
+            yield range(step, end if self.stop is None else min(end, self.stop))
+            step = end

@@ -14,7 +14,7 @@ from torch import Tensor
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.chance import seed_of
 from gfm_objectives.data import earth
-from gfm_objectives.data.earth import labels, mapping, sensing, tables
+from gfm_objectives.data.earth import far, labels, mapping, sensing, tables
 from gfm_objectives.data.earth.chance import Draws
 from gfm_objectives.data.earth.events import NATURAL, Event
 from gfm_objectives.data.earth.fire import fire_draws, make_fire
@@ -23,7 +23,7 @@ from gfm_objectives.data.earth.regions import WORLDS, ZONE_OF, Regions, make_reg
 from gfm_objectives.data.earth.sea import make_sea, sea_draws
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import S2_TEN, SENSORS
+from gfm_objectives.sensors import S2_TEN, SENSORS, Legend
 
 VERSION = 1  # raise it when content changes for another reason than the source text
 BANDS = {
@@ -35,6 +35,10 @@ BANDS = {
 PLACES = {"pretrain": 100_000, "train": 1000, "val": 500, "test": 1000}
 REGIONS = {"pretrain": 300, "finetune": 8, "test": 24}
 EVENT_OF = {"burn": "fire", "debris": "coast"}  # layer -> the event without which it is empty
+IDENTITY = tuple(  # what of a source decides its content
+    "split world seed size dates sensors layers places clouds label_noise redundancy temporal region_count events "
+    "test_shift map_errors map_year reach map_far".split()
+)
 CHUNK = 16  # places made together: enough to spread the cost of a call, few enough for the cache of one core
 REPEATS = 8  # places in a row that may show the first of them again
 
@@ -45,12 +49,13 @@ class Synthetic(Source):
     split: one of SPLITS; world: dev (to iterate on) or final (for the verdict), two families of Earths; seed: the
     number of the Earth, whose regions and places are its own in every split (None: 0); size in pixels of 10 m; dates
     per sensor and year; sensors among s2, s1, dem, hls; layers among map, map_exact, landcover, crop, flood, burn,
-    boundary, debris, builtup; places and regions: how many, by split and by zone; clouds: mean cover 0..1;
+    boundary, debris, builtup, far; places and regions: how many, by split and by zone; clouds: mean cover 0..1;
     label_noise: share of wrong pixels in the map; redundancy: share of pretraining places that show an earlier place at
     other dates; temporal: how far the seasons of crops lie apart (1 = as in life, 0 = not at all); events: share of
     places with a fire and on the coast (None: as NATURAL in pretraining, none in the other splits); a place without an
     event is the same whatever their shares are; test_shift: how far test regions lie beyond the prior of the others,
-    0..1; map_errors: random, or pixels (a weak classifier's); map_year: age of the map in years.
+    0..1; map_errors: random, or pixels (a weak classifier's); map_year: age of the map in years; reach: how far the
+    layer `far` looks, in pixels; map_far: the map too tells its far classes apart.
 
     InputError for unknown names, numbers out of range, and a layer whose event never occurs.
     """
@@ -77,10 +82,12 @@ class Synthetic(Source):
         test_shift: float = 0.0,
         map_errors: str = "random",
         map_year: int = 0,
+        reach: int = 32,
+        map_far: bool = False,
     ) -> None:
         assert split in SPLITS, split
         seed = 0 if seed is None else seed
-        for key, number, top in (("seed", seed, 2**63), ("map_year", map_year, mapping.YEARS)):
+        for key, number, top in (("seed", seed, 2**63), ("map_year", map_year, mapping.YEARS), ("reach", reach, 128)):
             if not isinstance(number, int) or not 0 <= number <= top:
                 raise InputError(f"data.{key}={number}: must be a whole number in 0..{top}")
         _choice("world", [world], WORLDS)
@@ -115,6 +122,7 @@ class Synthetic(Source):
         self.clouds, self.label_noise, self.temporal = clouds, label_noise, temporal
         self.redundancy = redundancy if split == "pretrain" else 0.0  # labelled places are all different
         self.map_errors, self.map_year = map_errors, map_year
+        self.reach, self.map_far = reach, map_far
         self.test_shift = test_shift if split == "test" else 0.0
         self.region_count = (REGIONS | dict(regions or {}))[self.zone]
         self.regions: Regions = make_regions(world, self.zone, seed, self.region_count, temporal, self.test_shift)
@@ -123,14 +131,9 @@ class Synthetic(Source):
             dates={s: 1 if s == "dem" else dates for s in self.sensors},
             size=size,
             gsd=10.0,
-            legends={layer: tables.LEGENDS[layer] for layer in self.layers},
+            legends={layer: self._legend(layer) for layer in self.layers},
         )
-        options = {k: getattr(self, k) for k in ("split", "world", "seed", "size", "dates", "sensors", "layers")}
-        options |= {
-            k: getattr(self, k)
-            for k in ("places", "clouds", "label_noise", "redundancy", "temporal", "region_count", "events")
-        }
-        options |= {k: getattr(self, k) for k in ("test_shift", "map_errors", "map_year")}
+        options = {k: getattr(self, k) for k in IDENTITY}
         text = json.dumps([VERSION, source_hash(), repr(SENSORS), options], sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -199,6 +202,7 @@ class Synthetic(Source):
             "boundary": lambda: labels.boundary_label(layout),
             "debris": lambda: events["coast"].target(len(indices)),
             "builtup": lambda: labels.builtup_label(layout),
+            "far": lambda: far.far_label(layout, self.reach),
         }
         targets = {layer: made[layer]() for layer in self.layers}
         return Batch(sensors, targets, torch.full((len(indices),), self.spec.gsd), lonlat)
@@ -210,10 +214,15 @@ class Synthetic(Source):
             layout = mapping.other_year(draws, layout, self.map_year)
         exact = labels.map_exact(layout)
         if self.map_errors == "random":
-            return labels.noisy_map(ground, exact, region, self.label_noise)
-        draws = self._draws("mapper", homes, mapping.MAPPER_DRAWS)
-        mapper = mapping.fit_mapper(self.world, self.seed, self.temporal)
-        return mapping.pixel_map(draws, mapper, layout, region, exact, self.label_noise)
+            noisy = labels.noisy_map(ground, exact, region, self.label_noise)
+        else:
+            draws = self._draws("mapper", homes, mapping.MAPPER_DRAWS)
+            mapper = mapping.fit_mapper(self.world, self.seed, self.temporal)
+            noisy = mapping.pixel_map(draws, mapper, layout, region, exact, self.label_noise)
+        return far.far_map(layout, noisy, self.reach) if self.map_far else noisy
+
+    def _legend(self, layer: str) -> Legend:
+        return tables.FAR_MAP if layer == "map" and self.map_far else tables.LEGENDS[layer]
 
     def _draws(self, what: str, places: Sequence[int], count: int) -> Draws:
         return Draws([seed_of(self.world, self.split, self.seed, what, p) for p in places], count, self.earth)

@@ -19,7 +19,7 @@ from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.places import Places
 from gfm_objectives.finetune.settings import HParams, train_mode
-from gfm_objectives.flops import measure
+from gfm_objectives.flops import measure_once
 from gfm_objectives.tasks.kinds import Kind, Multilabel, Regression
 from gfm_objectives.yardstick import probes
 
@@ -51,7 +51,9 @@ def fit_head(
     head = next(m for m in model.head.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
     size = hparams.batch_size
     sample = train.read(range(min(2, len(train))))
-    forward = measure(model, sample, lambda m, b: kind.loss(m(b), b.targets[layer])).forward
+    forward = measure_once(
+        model, sample, lambda m, b: kind.loss(m(b), b.targets[layer]), (type(kind).__name__, layer)
+    ).forward
     steps = max(1, min(-(-len(train) // size), int(SHARE * flops / (forward * size))))
     generator = torch.Generator().manual_seed(mix(seed, "head"))
     read: list[Tensor] = []

@@ -20,7 +20,7 @@ from gfm_objectives.data.places import Places
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.head import fit_head
 from gfm_objectives.finetune.settings import HParams, frozen_modules, train_mode
-from gfm_objectives.flops import Cost, measure
+from gfm_objectives.flops import Cost, measure_once
 from gfm_objectives.tasks.kinds import Kind
 
 WARMUP = 0.1  # share of the budget
@@ -56,7 +56,7 @@ def loss(model: nn.Module, batch: Batch, kind: Kind, layer: str) -> Tensor:
 
 def step_cost(model: nn.Module, batch: Batch, kind: Kind, layer: str) -> Cost:
     """FLOPs per sample of a fine-tuning step; parameters frozen in `model` cost no gradient."""
-    return measure(model, batch.first(2), lambda m, b: loss(m, b, kind, layer))
+    return measure_once(model, batch.first(2), lambda m, b: loss(m, b, kind, layer), (type(kind).__name__, layer))
 
 
 def finetune(

@@ -32,14 +32,14 @@ def shape_of(model: nn.Module) -> str:
     """What the network is, as JSON with keys in order: its `model` (vit, unet, pixel, context) and its options.
 
     Equal for networks of one shape, whatever sensors they read; of a segmenter that of its encoder. `build_encoder`
-    makes a vit or a unet of it. What acts in pretraining alone, band dropout, is no part of it.
+    makes a vit or a unet of it. What acts in pretraining alone is no part of it.
     """
-    from gfm_objectives.models.encoder import Encoder
+    from gfm_objectives.models.encoder import IN_PRETRAINING, Encoder
     from gfm_objectives.models.map_context import MapContext
     from gfm_objectives.models.pixel import PixelMLP
     from gfm_objectives.models.unet import UNet
 
     names = {Encoder: "vit", UNet: "unet", PixelMLP: "pixel", MapContext: "context"}
     network = next(m for m in model.modules() if type(m) in names)
-    options = {k: v for k, v in vars(network)["options"].items() if k != "band_dropout"}
+    options = {k: v for k, v in vars(network)["options"].items() if k not in IN_PRETRAINING}
     return json.dumps({"model": names[type(network)], **options}, sort_keys=True)

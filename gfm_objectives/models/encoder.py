@@ -15,7 +15,7 @@ from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.masking import Mask
 from gfm_objectives.models.stem import CELL, Stem
-from gfm_objectives.models.vit import ViT
+from gfm_objectives.models.vit import MIXERS, ViT
 from gfm_objectives.models.way_back import WayBack
 
 
@@ -27,13 +27,17 @@ class Encoded:
     dense: Tensor
 
 
+IN_PRETRAINING = ("band_dropout", "pixel_dropout", "patches")  # options that make no other network of it
+
+
 class Encoder(nn.Module):
     """Batch -> Encoded, of any sensors, dates, height and width.
 
     bands: sensor -> band names it reads; cell_dim: of the cells of 4 x 4 pixels in which dates and sensors are merged;
     dim, depth, heads: of the ViT; patch: the side of its tokens in pixels, the one in use of `patches`, each of which
-    pretraining draws; width: channels of the features; band_dropout: probability that a band is left out in
-    pretraining.
+    pretraining draws; mixer: what its blocks mix tokens by, attention or convolution; width: channels of the features;
+    registers, skip_scale: of the ViT and the way back; band_dropout, pixel_dropout: probabilities, in pretraining, that
+    a band is left out, and that a place's pixels pass through the tokens alone.
     """
 
     def __init__(
@@ -47,7 +51,11 @@ class Encoder(nn.Module):
         patch: int,
         width: int,
         patches: Sequence[int] = (),
+        mixer: str = "attention",
+        registers: int = 0,
+        skip_scale: float = 1.0,
         band_dropout: float = 0.0,
+        pixel_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         patches = sorted({patch, *patches})
@@ -59,13 +67,17 @@ class Encoder(nn.Module):
             patch=patch,
             width=width,
             patches=list(patches),
+            mixer=mixer,
+            registers=registers,
+            skip_scale=skip_scale,
             band_dropout=band_dropout,
+            pixel_dropout=pixel_dropout,
         )
         self.dim, self.depth, self.heads, self.width = dim, depth, heads, width
         self.patch, self.patches = patch, tuple(patches)
         self.stem = Stem(bands, cell_dim, band_dropout)
-        self.vit = ViT(cell_dim, dim, depth, heads, patches)
-        self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout)
+        self.vit = ViT(cell_dim, dim, depth, heads, patches, mixer, registers)
+        self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout, pixel_dropout, skip_scale)
 
     @classmethod
     def from_config(cls, options: Mapping[str, Any], spec: Spec) -> Encoder:
@@ -76,6 +88,8 @@ class Encoder(nn.Module):
                 f"encoder: cell_dim={cells}, dim={dim}, heads={heads}, width={width} do not fit: cell_dim and dim must "
                 "be multiples of 8, and dim one of heads"
             )
+        if options.get("mixer", "attention") not in MIXERS:
+            raise InputError(f"encoder.mixer={options['mixer']}: choose from {', '.join(MIXERS)}")
         patches = [options["patch"], *(options.get("patches") or ())]
         if wrong := [p for p in patches if p < CELL or p % CELL]:
             raise InputError(f"encoder.patch={wrong[0]}: must be a multiple of {CELL} pixels")
@@ -97,6 +111,9 @@ class Encoder(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         """Features at full resolution, (B, width, H, W), of all that the batch shows."""
         return self(batch).dense
+
+    def extra_repr(self) -> str:
+        return f"patch={self.patch}"
 
     def extend(self, spec: Spec) -> Encoder:
         """Make ready for the sensors and bands of `spec`, keeping what was learned; returns self."""

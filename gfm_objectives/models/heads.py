@@ -43,6 +43,22 @@ class MapHead(nn.Module):
         return (each * pixel).sum() / pixel.sum().clamp(min=1)
 
 
+class ShareHead(nn.Module):
+    """Shares of the map's classes in every patch, from its token alone: deep supervision, so that tokens must know what
+    they stand for."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(dim, classes)
+
+    def loss(self, tokens: Tensor, target: Tensor, patch: int) -> Tensor:
+        """Cross-entropy with the shares among labelled pixels, mean over pixels; tokens (B, N, D), target (B, H, W)."""
+        log_share = self.logits(tokens).float().log_softmax(-1)  # (B, N, K)
+        one_hot = F.one_hot(target.clamp(min=0), log_share.shape[-1]) * (target >= 0)[..., None]
+        counts = by_cell(one_hot.movedim(-1, 1).float(), patch).unflatten(-1, (patch * patch, -1)).sum(2)  # (B, N, K)
+        return -(counts * log_share).sum() / counts.sum().clamp(min=1)
+
+
 def sampled_accuracy(logits: Tensor, target: Tensor, every: int = 4) -> Tensor:
     """Share of labelled pixels named right, of every fourth row and column: it is logged, and need not cost time."""
     logits, target = logits[:, :, ::every, ::every], target[:, ::every, ::every]

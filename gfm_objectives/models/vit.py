@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from einops import rearrange
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -12,19 +13,35 @@ from gfm_objectives.models.attention import attention_kernel
 from gfm_objectives.models.positions import metres
 from gfm_objectives.models.stem import CELL, Merged
 
+MIXERS = ("attention", "convolution")
+
 
 class ViT(nn.Module):
     """Pre-norm ViT (timm's blocks). A token is a patch of merged cells, whatever the dates and sensors; no class token.
 
-    cell_dim: of the cells; patches: sides in pixels that it can be asked for, each with a linear map of its own.
+    cell_dim: of the cells; patches: sides in pixels that it can be asked for, each with a linear map of its own; mixer:
+    attention, or convolution, the rival of equal depth that reaches as far without it; registers: further tokens that
+    stand for no place and go no further (arXiv 2309.16588).
     """
 
-    def __init__(self, cell_dim: int, dim: int, depth: int, heads: int, patches: Sequence[int]) -> None:
+    def __init__(
+        self,
+        cell_dim: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        patches: Sequence[int],
+        mixer: str = "attention",
+        registers: int = 0,
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.mixer = dim, mixer
         self.merge = nn.ModuleDict({str(p): nn.Linear(cell_dim * (p // CELL) ** 2, dim) for p in patches})
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
+        attends = mixer == "attention"
+        blocks = (Block(dim, heads, qkv_bias=True) if attends else Dilated(dim, 2 ** (k % 3)) for k in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
+        self.registers = nn.Parameter(torch.randn(registers, dim) * 0.02) if registers else None
 
     def forward(self, merged: Merged, patch: int, gsd: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, tokens, dim), row by row. keep (B, k) long: the tokens that the blocks read, as in MAE; the others come
@@ -37,10 +54,27 @@ class ViT(nn.Module):
         if keep is not None:
             index = keep[..., None].expand(-1, -1, self.dim)
             x = x.gather(1, index)
+        if self.registers is not None:
+            x = torch.cat([x, self.registers.to(x.dtype).expand(len(x), -1, -1)], 1)
         with attention_kernel(x):
             for block in self.blocks:
-                x = block(x)
-        x = self.norm(x)
+                x = block(x, (h // m, w // m)) if self.mixer == "convolution" else block(x)
+        x = self.norm(x)[:, : count if keep is None else keep.shape[1]]
         if keep is None:
             return x
         return x.new_zeros(len(x), count, self.dim).scatter(1, index, x)
+
+
+class Dilated(nn.Module):
+    """Block of a ConvNeXt (arXiv 2201.03545) whose 7 x 7 convolution of each channel looks at every `step`-th token."""
+
+    def __init__(self, dim: int, step: int) -> None:
+        super().__init__()
+        self.near = nn.Conv2d(dim, dim, 7, padding=3 * step, dilation=step, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (B, rows x columns, dim) on the grid (rows, columns)."""
+        y = self.near(x.mT.unflatten(2, grid)).flatten(2).mT
+        return x + self.mlp(self.norm(y))

@@ -20,7 +20,8 @@ class WayBack(nn.Module):
     """Tokens by a linear map to cells, where the merged cells are added, one 3 x 3 block; by a linear map to pixels,
     where the composites of the raw bands are added, one more.
 
-    cell_dim: of the merged cells; dim: of the tokens; width: of the features; patches: as of the ViT.
+    cell_dim: of the merged cells; dim: of the tokens; width: of the features; patches: as of the ViT; pixel_dropout:
+    probability in training that a place is seen by its tokens alone; skip_scale: of what is added to them, at first.
     """
 
     def __init__(
@@ -31,6 +32,8 @@ class WayBack(nn.Module):
         width: int,
         patches: Sequence[int],
         band_dropout: float,
+        pixel_dropout: float = 0.0,
+        skip_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.up = nn.ModuleDict({str(p): nn.Linear(dim, cell_dim * (p // CELL) ** 2) for p in patches})
@@ -40,14 +43,22 @@ class WayBack(nn.Module):
         self.composite = BandTable(bands, COMPOSITES, width, band_dropout)
         self.validity = nn.Parameter(torch.zeros(COMPOSITES, width))
         self.fine = ConvBlock(width, width)
+        self.pixel_dropout = pixel_dropout
+        with torch.no_grad():
+            for p in (self.skip.weight, *self.composite.parameters()):
+                p *= skip_scale
 
     def forward(self, z: Tensor, merged: Merged, patch: int) -> Tensor:
         """z (B, tokens, dim), as the ViT gives it; returns (B, width, H, W)."""
         (h, w), m = merged.grid, patch // CELL
+        skip, pixels = self.skip(merged.cells), self.pixels(merged)
+        if self.training and self.pixel_dropout:
+            stays = torch.rand(len(z), 1, 1, device=z.device) >= self.pixel_dropout
+            skip, pixels = skip * stays, pixels * stays[..., None]
         y = self.up[str(patch)](z)
-        y = rearrange(y, "b (h w) (p q c) -> b (h p w q) c", h=h // m, w=w // m, p=m, q=m) + self.skip(merged.cells)
+        y = rearrange(y, "b (h w) (p q c) -> b (h p w q) c", h=h // m, w=w // m, p=m, q=m) + skip
         y = self.coarse(rearrange(y, "b (h w) c -> b c h w", h=h, w=w))
-        y = self.shuffle(y.flatten(2).mT).unflatten(-1, (CELL * CELL, -1)) + self.pixels(merged)
+        y = self.shuffle(y.flatten(2).mT).unflatten(-1, (CELL * CELL, -1)) + pixels
         return self.fine(rearrange(y, "b (h w) (p q) c -> b c (h p) (w q)", h=h, w=w, p=CELL, q=CELL))
 
     def pixels(self, merged: Merged) -> Tensor:

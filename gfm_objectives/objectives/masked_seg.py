@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.heads import MapHead, borders, sampled_accuracy
+from gfm_objectives.models.heads import MapHead, ShareHead, borders, sampled_accuracy
 from gfm_objectives.models.stem import spread
 from gfm_objectives.objectives.objective import Dense, View
 
@@ -23,7 +23,8 @@ class MaskedSeg(Dense):
     """mask_ratio: share of positions hidden; seen_weight: of the loss at pixels that are seen, 0 = hidden ones alone,
     1 = all alike; label_smoothing of the classes.
 
-    target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others'.
+    target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others';
+    token_weight: of the loss of tokens that tell the classes of their patch by themselves.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class MaskedSeg(Dense):
         label_smoothing: float,
         target: str = "map",
         boundary: float = 0.0,
+        token_weight: float = 0.0,
     ) -> None:
         self.targets = (target,)  # before it is checked
         super().__init__(encoder, spec, mask_ratio)
         self.seen_weight, self.boundary = seen_weight, boundary
         self.head = MapHead(encoder.width, len(spec.legends[target]), label_smoothing)
+        self.token_weight = token_weight
+        self.shares = ShareHead(encoder.dim, len(spec.legends[target])) if token_weight else None
 
     def predict(self, view: View, rest: None) -> dict[str, Tensor]:
         logits = self.head(view.dense)
@@ -50,5 +54,7 @@ class MaskedSeg(Dense):
         if self.boundary:
             where = where * (1 + self.boundary * borders(target))
         loss = self.head.loss(logits, target, where)
+        if self.shares is not None:
+            loss = loss + self.token_weight * self.shares.loss(view.encoded.tokens, target, self.encoder.patch)
         accuracy = sampled_accuracy(logits, target.masked_fill(~pixels, -1))
         return {"loss": loss, "accuracy_hidden": accuracy.detach()}

@@ -14,7 +14,6 @@ from gfm_objectives.models.encoder import Encoded, Encoder
 from gfm_objectives.models.masking import Mask
 
 Variant = tuple[str, ...]
-Step = tuple[Variant, int]  # and the patch in use
 
 
 class Objective(nn.Module, ABC):
@@ -39,14 +38,8 @@ class Objective(nn.Module, ABC):
             )
 
     def variants(self) -> tuple[Variant, ...]:
-        """The ways in which it takes a step, of different cost perhaps."""
+        """The ways in which it takes a step, of different cost perhaps; the trainer draws one per step."""
         return ((),)
-
-    @property
-    def kinds_of_step(self) -> tuple[Step, ...]:
-        """Every variant with every patch that the encoder can be asked for; the trainer draws one per step."""
-        patches = self.encoder.patches if isinstance(self.encoder, Encoder) else (1,)
-        return tuple((v, p) for v in self.variants() for p in patches)
 
     def set_patch(self, patch: int | None = None) -> None:
         """Of the steps that follow, or (None) of whoever measures the encoder: its own. A teacher goes along."""
@@ -66,12 +59,12 @@ class Objective(nn.Module, ABC):
     def visible(self, batch: Batch, variant: Variant = ()) -> int:
         """Cells of slots (sensor x date x patch, what others call tokens) of one sample that the encoder sees; all of
         them unless the objective hides some. None without a ViT."""
-        if not (isinstance(self.encoder, Encoder) and self.encoder.depth):
-            return 0
         return len(masking.slots(batch)) * self.tokens(batch)
 
     def tokens(self, batch: Batch) -> int:
-        """Patches of one sample: tokens after dates and sensors are merged."""
+        """Patches of one sample: tokens after dates and sensors are merged. None without a ViT."""
+        if not (isinstance(self.encoder, Encoder) and self.encoder.depth):
+            return 0
         return (batch.size[0] // self.encoder.patch) * (batch.size[1] // self.encoder.patch)
 
     def after_step(self, progress: float) -> None:

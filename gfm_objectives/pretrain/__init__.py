@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gfm_objectives.pretrain.pretraining import open_source, run, step_cost
+from gfm_objectives.pretrain.pretraining import open_source, run
 
-__all__ = ["open_source", "run", "step_cost"]
+__all__ = ["open_source", "run"]

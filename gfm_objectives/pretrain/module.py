@@ -20,8 +20,9 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
-from gfm_objectives.objectives.objective import Objective, Step
+from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
+from gfm_objectives.pretrain.steps import Step, crop
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
@@ -43,7 +44,15 @@ class Pretraining(L.LightningModule):
         super().__init__()
         self.objective, self.costs, self.budget, self.cfg, self.source = objective, costs, budget, cfg, source
         self.folder = folder
-        self.count: dict[str, Any] = {"step": 0, "samples": 0, "tokens": 0, "visible": 0, "seconds": 0.0, "wait": 0.0}
+        self.count: dict[str, Any] = {
+            "step": 0,
+            "samples": 0,
+            "tokens": 0,
+            "visible": 0,
+            "merged": 0,
+            "seconds": 0.0,
+            "wait": 0.0,
+        }
         self.pending: tuple[int, torch.Tensor] | None = None
         self.saved_at = 0.0
         self.bar: Bar | None = None
@@ -91,12 +100,13 @@ class Pretraining(L.LightningModule):
         self._refuse_nonfinite()
         step, world, c = self.count["step"], self.trainer.world_size, self.count
         torch.manual_seed(mix(self.cfg.seed, step, self.global_rank, "step"))
-        kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(self.objective.kinds_of_step)
-        variant, cost = kind[0], self.costs[kind].total
-        self.objective.set_patch(kind[1])
+        kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(list(self.costs))
+        variant, cost = kind.variant, self.costs[kind].total
+        self.objective.set_patch(kind.patch)
         batch = batch.first(max(1, min(len(batch), round(self.budget.samples_left(cost) / world))))
         generator = torch.Generator().manual_seed(mix(self.cfg.seed, step, self.global_rank, "augment"))
-        batch = augment(batch.pad_to(self.objective.multiple), generator)
+        batch = augment(crop(batch, kind.side, generator), generator, self.cfg.augment.zoom)
+        batch = batch.pad_to(self.objective.multiple)
         n = len(batch) * world
         lr = self.cfg.optim.lr * wsd(
             self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown
@@ -112,6 +122,7 @@ class Pretraining(L.LightningModule):
         c["step"] += 1
         c["samples"] += n
         c["tokens"] += n * Objective.visible(self.objective, batch)
+        c["merged"] += n * self.objective.tokens(batch)
         c["visible"] += n * self.objective.visible(batch, variant)
         if not self.budget.samples_left(min(k.total for k in self.costs.values())):
             self.trainer.should_stop = True

@@ -16,16 +16,17 @@ from gfm_objectives.budget import Budget
 from gfm_objectives.data import build_source
 from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
-from gfm_objectives.device import device_name, resolve
-from gfm_objectives.flops import Cost, measure
+from gfm_objectives.device import cores, device_name, resolve
+from gfm_objectives.flops import Cost
 from gfm_objectives.models import build_encoder
-from gfm_objectives.models.encoder import PARTS, parameter_parts, parameters, trained_parameters
+from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
-from gfm_objectives.objectives.objective import Objective, Step
+from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import last_loss
+from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import open_folder
 from gfm_objectives.runs.ledger import Ledger
@@ -41,12 +42,13 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     cfg = settled(cfg)
     device, dtype = resolve(cfg.device, cfg.precision)
-    torch.set_num_threads(cfg.threads or os.cpu_count() or 1)
+    torch.set_num_threads(cfg.threads or cores())
     source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
-    costs = {k: step_cost(objective, source, k, cfg.optim.batch_size) for k in objective.kinds_of_step}
+    kinds = kinds_of_step(objective, source.spec, cfg.augment.sides)
+    costs = {k: cost_of(objective, source.spec, k, cfg.optim.batch_size) for k in kinds}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     out = open_folder(cfg)
@@ -107,18 +109,6 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     return made, source.spec
 
 
-def step_cost(objective: Objective, source: Source, kind: Step, batch_size: int) -> Cost:
-    """FLOPs per sample of one step of this kind, by part: those of the encoder, and each module of the objective.
-
-    The batch size matters to contrastive alone, whose samples are compared with each other.
-    """
-    parts = ["encoder", *(f"encoder.{p}" for p in PARTS), *(n for n, _ in objective.named_children() if n != "encoder")]
-    variant, patch = kind
-    objective.set_patch(patch)
-    batch = source.spec.dummy(batch_size).pad_to(objective.multiple)
-    return measure(objective, batch, step=lambda m, b: m(b, variant)["loss"], parts=parts)
-
-
 def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
     """The account of the finished run."""
     cfg, c = module.cfg, module.count
@@ -143,6 +133,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
         samples=c["samples"],
         tokens=c["tokens"],
         visible_tokens=c["visible"],
+        merged_tokens=c["merged"],
         seconds=seconds,
         flops_evaluation=measuring.flops,
         yardstick_seconds=measuring.seconds,

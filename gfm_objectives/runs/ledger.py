@@ -30,8 +30,9 @@ class Ledger:
     flops_target_preparation: float = 0.0  # charged to the budget where a learned model prepares the targets
     seconds_target_preparation: float = 0.0  # of one core, mostly the loader's; fitting included, even if kept
     samples: int = 0
-    tokens: int = 0  # masked ones included
+    tokens: int = 0  # of dates, sensors and patches, as others count them; masked ones included
     visible_tokens: int = 0
+    merged_tokens: int = 0  # of the ViT, once dates and sensors are merged
     seconds: float = 0.0
     yardstick_seconds: float = 0.0  # of measuring, not in `seconds`
     data_wait_share: float | None = None  # of the seconds

@@ -67,6 +67,17 @@ LEGENDS |= {
     ),
 }
 LEGENDS["map_exact"] = LEGENDS["map"]
+# The laboratory's (data/earth/far.py): what is near does not tell.
+LEGENDS["far"] = Legend(
+    "synthetic, told by what is far",
+    ("neither", "village", "town", "rain-fed field", "irrigated field"),
+    colors=("#e4e0d6", "#e8806a", "#8c1515", "#f1d37a", "#3f8f5f"),
+)
+FAR_MAP = Legend(
+    "synthetic broad map of near and far",
+    (*LEGENDS["map"].classes, "town", "irrigated crops"),
+    colors=(*(LEGENDS["map"].colors or ()), "#7a0f0f", "#b3741a"),
+)
 
 # Map class of each element, in the order of ELEMENTS.
 MAP_OF = torch.tensor([0, 1, 1, 2, 3, 3, 6, 6, 7, 5, 5, *[4] * len(CROPS), 4])
