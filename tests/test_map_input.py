@@ -196,7 +196,8 @@ def test_the_maps_neighbourhood_alone_sees_no_imagery_and_learns(spec: Spec, bat
 def test_shapes_of_networks(spec: Spec) -> None:
     encoder = Encoder.from_config({**NANO, "band_dropout": 0.1}, spec)
     shape = shape_of(encoder)
-    assert json.loads(shape) == {"model": "vit", **{k: v for k, v in NANO.items() if k != "name"}, "patches": [8]}
+    plain = {"mixer": "attention", "registers": 0, "skip_scale": 1.0}
+    assert json.loads(shape) == {"model": "vit", **{k: v for k, v in NANO.items() if k != "name"}, **plain}
     again = build_encoder(json.loads(shape), spec_with_map(spec))
     assert shape_of(Segmenter(again, 3)) == shape_of(WithMap(Segmenter(again, 3), CLASSES)) == shape
     unet = UNet(spec, 4, 16, "shared")

@@ -23,6 +23,7 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.latent import Latent
 from gfm_objectives.objectives.masked_tokens import MaskedTokens, patches
 from gfm_objectives.objectives.objective import View
+from gfm_objectives.pretrain.steps import cost_of, kinds_of_step
 
 EVERYTHING = {"mask_ratio": 0.3, "predict": 1.0}  # more is asked for than is hidden: the rest are fillers
 
@@ -259,6 +260,13 @@ def test_encode_seen_is_of_two_sorts_of_step(name: str, spec: Spec, batch: Batch
         build(name, spec, encode="some")
 
 
+def test_convolutions_need_every_cell(spec: Spec) -> None:
+    encoder = Encoder.from_config({**NANO, "mixer": "convolution"}, spec)
+    build_objective(options("mae"), encoder, spec)
+    with pytest.raises(InputError, match=r"objective\.encode=seen: convolutions need every cell; take encode=all"):
+        build_objective(options("mae") | {"encode": "seen"}, encoder, spec)
+
+
 def test_encode_seen_hides_as_well(spec: Spec, batch: Batch) -> None:
     objective = build("mae", spec, encode="seen", kinds=["block"]).eval()
     mask, told = masked(objective, batch), []
@@ -348,9 +356,10 @@ def test_one_encoder_learns_with_several_patches(name: str, spec: Spec, batch: B
     torch.manual_seed(0)
     encoder = Encoder.from_config({**NANO, "patches": [4, 16]}, spec)
     objective = build_objective(options(name), encoder, spec)
-    assert objective.kinds_of_step == (((), 4), ((), 8), ((), 16))
     cost = []
-    for variant, patch in objective.kinds_of_step:
+    for kind in kinds_of_step(objective, spec, None):
+        variant, patch = kind.variant, kind.patch
+        assert kind.side == 32
         objective.set_patch(patch)
         assert encoder.patch == objective.multiple == patch
         assert name != "jepa" or objective.teacher.patch == patch
@@ -360,5 +369,7 @@ def test_one_encoder_learns_with_several_patches(name: str, spec: Spec, batch: B
         loss.backward()
         assert encoder.vit.merge[str(patch)].weight.grad.abs().sum() > 0
         assert objective.visible(batch) == round((1 - objective.mask_ratio) * 6 * (32 // patch) ** 2)
-        cost.append(measure(objective, spec.dummy(2), lambda m, b: m(b)["loss"]).total)
+        cost.append(cost_of(objective, spec, kind, 2).total)
     assert len(set(cost)) == 3 and cost[0] > cost[2]
+    objective.set_patch()
+    assert encoder.patch == 8, "its own"

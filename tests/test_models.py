@@ -327,6 +327,83 @@ def test_encode_seen_reads_the_kept_cells_alone_and_costs_less(spec: Spec, encod
     assert (blocks(mask), blocks(Mask(mask.seen, mask.valid))) == (by_hand(4), by_hand(16))
 
 
+# -- variants of the ViT and the way back
+
+
+@pytest.mark.parametrize("options", [{"mixer": "convolution"}, {"registers": 3}, {"depth": 0, "registers": 2}])
+def test_mixers_and_registers_are_read_by_the_blocks_alone(options: dict, spec: Spec, batch: Batch) -> None:
+    """Tokens stand for places and nothing else; what is hidden stays hidden, on any grid."""
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, **options}, spec).eval()
+    flat = batch.map_grids(lambda t, _: t[..., :16, :])
+    mask = masking.scattered(flat, 8, 0.4)
+    before, after = (encode(encoder, b, mask) for b in (flat, altered(flat, mask)))
+    assert before.tokens.shape == (4, 2 * 4, 64) and before.dense.shape == (4, 16, 16, 32)
+    assert torch.equal(before.tokens, after.tokens) and torch.equal(before.dense, after.dense)
+    seen = encode(encoder, altered(flat, mask, seen=True), mask)
+    assert not torch.equal(before.tokens, seen.tokens)
+    with pytest.raises(InputError, match=r"encoder\.mixer=pooling: choose from attention, convolution"):
+        Encoder.from_config({**NANO, "mixer": "pooling"}, spec)
+
+
+def test_registers_matter_and_kept_cells_are_read_with_them(spec: Spec, batch: Batch) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "registers": 3}, spec).eval()
+    mask = masking.positions(batch, 8, 0.25, encode="seen")
+    read: list[int] = []
+    encoder.vit.blocks[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    some = encode(encoder, batch, mask)
+    encoder.vit.registers.data.normal_()
+    other = encode(encoder, batch, mask)
+    assert read == [4 + 3] * 2 and some.tokens.shape == (4, 16, 64)
+    assert torch.equal(some.tokens.abs().sum(2) > 0, ~mask.hidden.flatten(1))
+    assert not torch.equal(some.tokens, other.tokens)
+
+
+def test_convolutions_cost_by_hand_and_reach_by_their_steps(spec: Spec) -> None:
+    """7 x 7 tokens of each channel, 1, 2 and 4 apart; an MLP."""
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "mixer": "convolution", "depth": 3}, spec)
+    cost = measure(encoder, spec.dummy(2), lambda m, b: m.features(b).sum(), ["vit.blocks"])
+    assert cost.parts["vit.blocks"] == 3 * 3 * 2 * 16 * (49 * 64 + 8 * 64 * 64)
+    for step, block in zip((1, 2, 4), encoder.vit.blocks, strict=True):
+        x = torch.zeros(1, 29 * 27, 64, requires_grad=True)
+        block(x, (29, 27)).unflatten(1, (29, 27))[0, 14, 13].sum().backward()
+        row, column = (x.grad[0].abs().sum(1).view(29, 27) > 0).nonzero().T
+        assert set(row.tolist()) == set(range(14 - 3 * step, 15 + 3 * step, step))
+        assert set(column.tolist()) == set(range(13 - 3 * step, 14 + 3 * step, step))
+
+
+def test_pixel_dropout_leaves_the_tokens_alone_and_rests_in_eval(spec: Spec, batch: Batch) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder.from_config({**NANO, "pixel_dropout": 1.0}, spec)
+    plain = Encoder.from_config(NANO, spec).train()
+    plain.load_state_dict(encoder.state_dict())
+    merged = encoder.stem(batch)
+    z = torch.randn(4, 16, 64)
+    nothing = type(merged)(merged.cells + 1, {k: 2 * x for k, x in merged.pixels.items()}, merged.bands, merged.grid)
+    assert torch.equal(encoder.way_back(z, merged, 8), encoder.way_back(z, nothing, 8)), "tokens alone"
+    assert not torch.equal(plain.way_back(z, merged, 8), plain.way_back(z, nothing, 8))
+    assert torch.equal(encoder.eval().features(batch), plain.eval().features(batch))
+    half = Encoder.from_config({**NANO, "pixel_dropout": 0.5}, spec).way_back.train()
+    for m in half.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.eval()  # or places would meet there
+    many = [(half(z, merged, 8) - half(z, nothing, 8)).flatten(1).abs().amax(1) == 0 for _ in range(50)]
+    assert 0.15 < torch.stack(many).float().mean() < 0.35  # of each place for itself: a quarter twice without
+
+
+def test_skips_start_at_their_scale(spec: Spec) -> None:
+    torch.manual_seed(0)
+    whole = Encoder.from_config(NANO, spec).way_back
+    torch.manual_seed(0)
+    tenth = Encoder.from_config({**NANO, "skip_scale": 0.1}, spec).way_back
+    scaled = {"skip.weight", *(f"composite.{s}.weight" for s in spec.bands)}
+    for name, p in whole.named_parameters():
+        other = dict(tenth.named_parameters())[name]
+        torch.testing.assert_close(other, 0.1 * p if name in scaled else p)
+
+
 # -- bands and sensors
 
 

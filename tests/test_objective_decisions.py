@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from conftest import random_batch
 from test_models import altered
-from test_objectives import build
+from test_objectives import build, options
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.models import masking
-from gfm_objectives.models.heads import MapHead, SeriesHead
+from gfm_objectives.models.heads import MapHead, SeriesHead, ShareHead
 from gfm_objectives.models.masking import Mask
 from gfm_objectives.models.positions import day_features, metres
-from gfm_objectives.objectives import contrastive
+from gfm_objectives.models.unet import UNet
+from gfm_objectives.objectives import build_objective, contrastive
 from gfm_objectives.objectives.contrastive import Contrastive, cell_statistics
 
 MASKED = ["mae", "latent", "jepa", "masked_seg", "map_contrast", "cross_sensor", "temporal", "mix", "thor"]
@@ -171,6 +172,35 @@ def test_a_day_is_two_harmonics_of_the_year_and_the_time_since_the_first_date() 
 # -- losses
 
 
+def test_tokens_tell_the_shares_of_classes_in_their_patch_by_hand() -> None:
+    head = ShareHead(3, 4)
+    tokens = torch.randn(2, 2 * 3, 3)  # of 2 x 3 patches of 4 pixels
+    target = torch.randint(-1, 4, (2, 8, 12))
+    log_share = (tokens @ head.logits.weight.T + head.logits.bias).log_softmax(-1)
+    each = [
+        -log_share[b, row // 4 * 3 + column // 4, target[b, row, column]]
+        for b, row, column in (target >= 0).nonzero().tolist()
+    ]
+    torch.testing.assert_close(head.loss(tokens, target, 4), torch.stack(each).mean())
+    assert head.loss(tokens, torch.full_like(target, -1), 4) == 0
+
+
+@pytest.mark.parametrize("name", ["masked_seg", "supervised"])
+def test_tokens_are_asked_beside_the_features(name: str, spec: Spec, batch: Batch) -> None:
+    losses, asked = [], []
+    for weight in (0.0, 0.5):
+        objective = build(name, spec, token_weight=weight)
+        if weight:
+            loss = objective.shares.loss
+            objective.shares.loss = lambda *args, loss=loss: asked.append(loss(*args)) or asked[-1]
+        torch.manual_seed(1)
+        losses.append(objective(batch)["loss"])
+    torch.testing.assert_close(losses[1], losses[0] + 0.5 * asked[0])
+    assert build(name, spec).shares is None
+    with pytest.raises(InputError, match=r"objective\.token_weight: a U-Net has no tokens; set it to 0"):
+        build_objective(options("supervised") | {"token_weight": 1.0}, UNet(spec, 0, 8), spec)
+
+
 def test_a_series_is_read_by_a_linear_map_that_the_day_draws_up() -> None:
     """Of each pixel's features, for each date of each place another."""
     torch.manual_seed(0)
@@ -214,7 +244,7 @@ def test_every_sensor_of_several_dates_weighs_the_same(spec: Spec, batch: Batch)
 
 def test_each_place_hides_dates_of_its_own(spec: Spec) -> None:
     batch = random_batch(spec, 16)
-    shown, rest = build("temporal", spec, dates=0.3).withhold(batch, ())
+    shown, rest = build("temporal", spec, dates=0.3, future=0.0).withhold(batch, ())
     s2 = (shown.sensors["s2"].day[:, :, None] == batch.sensors["s2"].day[:, None]).any(1)
     assert (s2.sum(1) == 2).all() and len({tuple(row) for row in s2.tolist()}) == 3
     assert not (shown.sensors["s2"].day[:, :, None] == rest["s2"].day[:, None]).any()

@@ -139,14 +139,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     def poisoned(self: Synthetic, indices: list[int]) -> Batch:
         batch = read(self, indices)
         poisoned.calls += 1
-        return batch.map(lambda t: t * float("inf") if t.ndim == 5 and poisoned.calls > 8 else t)
+        return batch.map(lambda t: t * float("inf") if t.ndim == 5 and poisoned.calls > 1 else t)
 
     poisoned.calls = 0
     monkeypatch.setattr(Synthetic, "read", poisoned)
-    with pytest.raises(InputError, match=r"loss is (nan|inf) at step 8 \(sensors s2, s1, dem\); the checkpoint before"):
+    with pytest.raises(
+        InputError, match=r"loss is (nan|inf) at step 16 \(sensors s2, s1, dem\); the checkpoint before"
+    ):
         pretrain.run(cfg)
     state = torch.load(tmp_path / "demo" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert 0 < state["run"]["step"] <= 8
+    assert 0 < state["run"]["step"] <= 16, "sixteen steps are read at a time"
     assert all(torch.isfinite(v).all() for v in state["state_dict"].values())
     assert not is_finished(cfg)
 
@@ -211,7 +213,7 @@ def test_a_teacher_is_resumed_and_not_exported(tmp_path: Path, monkeypatch: pyte
     calls = iter(range(100))
 
     def cut(self: Synthetic, indices: list[int]) -> Batch:
-        if next(calls) == 8:
+        if next(calls) == 1:  # sixteen steps are read at a time
             raise OSError("power cut")
         return read(self, indices)
 
@@ -220,7 +222,7 @@ def test_a_teacher_is_resumed_and_not_exported(tmp_path: Path, monkeypatch: pyte
         patch.setattr(Synthetic, "read", cut)
         pretrain.run(broken)
     last = tmp_path / "broken" / "demo" / "checkpoints" / "last.ckpt"
-    assert 0 < torch.load(last, weights_only=True)["run"]["step"] <= 8
+    assert 0 < torch.load(last, weights_only=True)["run"]["step"] <= 16
     resumed = pretrain.run(broken)
     one, other = (
         torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (whole, resumed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import random_batch
 from test_objectives import build, options
 
 from gfm_objectives.batch import Batch, Series, Spec
@@ -31,6 +32,38 @@ def test_the_target_is_what_a_date_has_beyond_the_median_of_the_visible() -> Non
     # medians 2 of (1, 2, 9), 2.5 of (1, 4), 5 of (1, 5, 7) under a cloud, none of nothing
     assert y.flatten().tolist() == [8.0, 7.5, 0.0, 0.0]
     assert weight.flatten().tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_values_or_differences_are_predicted_by_hand(residual: bool, spec: Spec, batch: Batch) -> None:
+    """Where the hidden date is valid and, of differences, a visible one."""
+    objective = build("temporal", spec, residual=residual, ema=0.0).eval()
+    said: list[torch.Tensor] = []
+    objective.head.register_forward_hook(lambda *args: said.append(args[-1].detach()))
+    torch.manual_seed(1)
+    seen, rest = objective.withhold(batch, ())
+    torch.manual_seed(1)
+    out = objective(batch)
+    for prediction, (sensor, hidden) in zip(said, rest.items(), strict=True):
+        shown, ok = seen.sensors[sensor], hidden.valid[:, :, None]
+        wanted = hidden.x
+        if residual:  # one date of each is visible
+            assert shown.x.shape[1] == 1
+            ok, wanted = ok & shown.valid[:, :, None], hidden.x - shown.x
+        error = (prediction - wanted).abs()[ok.expand_as(prediction)].mean()
+        assert float(out[f"l1_{sensor}"]) == pytest.approx(float(error), rel=1e-5)
+
+
+def test_the_last_dates_are_hidden_of_the_share_of_places_asked_for(spec: Spec) -> None:
+    batch = random_batch(spec, 64)
+
+    def ahead(future: float) -> float:
+        seen, rest = build("temporal", spec, future=future).withhold(batch, ())
+        last = [seen.sensors[s].day.amax(1) < rest[s].day.amin(1) for s in ("s2", "s1")]
+        return float((last[0] & last[1]).float().mean())
+
+    assert ahead(1.0) == 1.0 and ahead(0.0) < 0.4  # by chance in a sixth
+    assert ahead(0.0) < ahead(0.5) - 0.1 < 0.8
 
 
 def withheld(objective: Masked, batch: Batch) -> Batch:
