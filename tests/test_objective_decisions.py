@@ -13,6 +13,7 @@ from test_objectives import build, options
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
+from gfm_objectives.errors import InputError
 from gfm_objectives.models import masking
 from gfm_objectives.models.heads import MapHead, SeriesHead, ShareHead
 from gfm_objectives.models.masking import Mask
