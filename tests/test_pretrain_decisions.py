@@ -151,6 +151,7 @@ def test_places_and_tokens_are_counted(runs: list[Watched]) -> None:
         assert abs(samples - SAMPLES) <= 0.5 and run.counts["spent"] == pytest.approx(samples * run.price)
         assert (run.counts["samples"], run.counts["step"]) == (samples, len(run.seen))
         assert (run.counts["tokens"], run.counts["visible"]) == (samples * slots * 4, samples * slots)
+        assert run.counts["merged"] == samples * 4  # once dates and sensors are one
 
 
 def test_gradients_are_clipped(runs: list[Watched]) -> None:
