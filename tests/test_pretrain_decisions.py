@@ -28,6 +28,7 @@ from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain import measuring, module
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.progress import Meter
+from gfm_objectives.pretrain.steps import Step, cost_of
 from gfm_objectives.runs.checkpoint import load_encoder
 
 CLIP, LR, BATCH, WARMUP, COOLDOWN = 1e-3, 1e-2, 8, 24, 0.25
@@ -57,8 +58,9 @@ def watch(folder: Path, seed: int) -> Watched:
 
     def reading(self: Synthetic, indices: list[int]) -> Batch:
         batch = read(self, indices)
-        out.read.append(list(indices))
-        out.stored.append(batch.sensors["s2"].x)
+        for first in range(0, len(indices), BATCH):  # several steps are read at once
+            out.read.append(list(indices[first : first + BATCH]))
+            out.stored.append(batch.sensors["s2"].x[first : first + BATCH])
         return batch
 
     def forwarding(self: JEPA, batch: Batch, variant: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -81,9 +83,8 @@ def watch(folder: Path, seed: int) -> Watched:
     words += [f"seed={seed}", f"optim.clip={CLIP}", f"optim.lr={LR}", f"optim.batch_size={BATCH}"]
     cfg = small(folder, *words)
     source, whole = pretrain.open_source(cfg)
-    price = pretrain.step_cost(
-        build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole), source, ((), 8), BATCH
-    )
+    objective = build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole)
+    price = cost_of(objective, source.spec, Step((), 8, 16), BATCH)
     words.append(f"budget.flops={SAMPLES * price.total}")
     hook = register_optimizer_step_post_hook(stepped)
     with pytest.MonkeyPatch.context() as patch:
@@ -196,13 +197,13 @@ def test_patches_are_drawn_and_the_yardstick_keeps_the_encoders_own(
     monkeypatch.setattr(JEPA, "forward", forwarding)
     monkeypatch.setattr(measuring, "Yardstick", Watching)
     monkeypatch.setattr(module, "peak", lambda _: ("none", None))
-    words = ["objective=jepa", "data.size=16", "encoder.patches=[4,16]", "yardstick=true", "budget.flops=2e9"]
+    words = ["objective=jepa", "data.size=16", "encoder.patches=[4,16]", "yardstick=true", "budget.flops=4e9"]
     run = pretrain.run(small(tmp_path, *words))
     assert {p for p, _ in drawn} == {4, 8, 16} and len(judged) > 5 and set(judged) == {8}
     cfg = small(tmp_path, *words)
     source, whole = pretrain.open_source(cfg)
     objective = build_objective(cfg.objective, build_encoder(cfg.encoder, whole), whole)
-    price = {p: pretrain.step_cost(objective, source, ((), p), 4).total for p in (4, 8, 16)}
+    price = {p: cost_of(objective, source.spec, Step((), p, 16), 4).total for p in (4, 8, 16)}
     assert len(set(price.values())) == 3
     ledger = json.loads((run / "ledger.json").read_text())
     assert ledger["flops_spent"] == pytest.approx(sum(n * price[p] for p, n in drawn))
@@ -231,9 +232,9 @@ class Recording(Objective):
         return {"loss": self.encoder.weight.sum()}
 
 
-COSTS = {(("a",), 1): Cost(10.0, 0.0), (("b",), 1): Cost(20.0, 0.0), (("c",), 1): Cost(30.0, 0.0)}
+COSTS = {Step((name,), 1, 32): Cost(cost, 0.0) for name, cost in (("a", 10.0), ("b", 20.0), ("c", 30.0))}
 OPTIONS = """
-{name: demo, seed: 0, log_every: 1, optim: {lr: 0.5}, budget: {warmup: 100, cooldown: 0.5}}
+{name: demo, seed: 0, log_every: 1, optim: {lr: 0.5}, augment: {zoom: 1.0}, budget: {warmup: 100, cooldown: 0.5}}
 """
 
 
@@ -255,9 +256,9 @@ def alone(flops: float, batch: Batch, seed: int = 0, rank: int = 0, world: int =
 def test_kinds_of_step_are_drawn_equally_often_and_paid_at_their_price(batch: Batch) -> None:
     one, other = (alone(1e5, batch, seed) for seed in (0, 1))
     kinds = [v for v, *_ in one.objective.steps]
-    assert len(kinds) == 200 and all(45 < kinds.count(v) < 90 for v, _ in COSTS)
+    assert len(kinds) == 200 and all(45 < kinds.count(v) < 90 for v, _, _ in COSTS)
     assert kinds != [v for v, *_ in other.objective.steps]
-    assert one.budget.spent == sum(COSTS[v, 1].total * 4 for v in kinds)
+    assert one.budget.spent == sum(COSTS[Step(v, 1, 32)].total * 4 for v in kinds)
 
 
 def test_the_last_batch_is_cut_to_the_budget(batch: Batch) -> None:
@@ -277,5 +278,5 @@ def test_processes_share_the_schedule_and_nothing_of_chance_but_the_kind_of_step
         assert kind == same and len(x) == len(y) and draw != another
         turned += not torch.equal(x, y)
     assert turned > len(one.rates) / 2  # each for itself
-    spent = sum(2 * len(x) * COSTS[v, 1].total for v, x, _ in one.objective.steps)
+    spent = sum(2 * len(x) * COSTS[Step(v, 1, 32)].total for v, x, _ in one.objective.steps)
     assert one.budget.spent == spent and one.count["samples"] == 2 * sum(len(x) for _, x, _ in one.objective.steps)

@@ -40,7 +40,7 @@ class MapContrast(Dense):
         other = ~torch.eye(len(label), dtype=torch.bool, device=label.device) & known
         same = other & (label[:, None] == label) & known[:, None]
         logits = cosines(x, x) / self.temperature
-        log_share = logits - logits.masked_fill(~other, -torch.inf).logsumexp(1, keepdim=True)
+        log_share = logits - logits.masked_fill(~other, -1e4).logsumexp(1, keepdim=True)  # finite where there is none
         friends = same.sum(1)
         each = -(log_share * same).sum(1) / friends.clamp(min=1)
         return {"loss": each.sum() / (friends > 0).sum().clamp(min=1)}
