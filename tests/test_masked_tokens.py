@@ -183,7 +183,7 @@ def test_jepa_predicts_what_the_teacher_makes_of_everything(spec: Spec, batch: B
         "tokens": total / count,
         "pixels": pixels,
         "apart": apart,
-        "spread": float(everything.tokens.flatten(0, 1).std(0).mean()),
+        "spread": float(everything.tokens.flatten(0, 1).std(0, correction=0).mean()),
     }
     assert out == pytest.approx(wanted, rel=1e-4)
 
