@@ -58,9 +58,9 @@ def watch(folder: Path, seed: int) -> Watched:
 
     def reading(self: Synthetic, indices: list[int]) -> Batch:
         batch = read(self, indices)
-        for k in range(0, len(indices), BATCH):  # several steps are read at a time
-            out.read.append(list(indices[k : k + BATCH]))
-            out.stored.append(batch.sensors["s2"].x[k : k + BATCH])
+        for first in range(0, len(indices), BATCH):  # several steps are read at once
+            out.read.append(list(indices[first : first + BATCH]))
+            out.stored.append(batch.sensors["s2"].x[first : first + BATCH])
         return batch
 
     def forwarding(self: JEPA, batch: Batch, variant: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ def test_patches_are_drawn_and_the_yardstick_keeps_the_encoders_own(
     monkeypatch.setattr(JEPA, "forward", forwarding)
     monkeypatch.setattr(measuring, "Yardstick", Watching)
     monkeypatch.setattr(module, "peak", lambda _: ("none", None))
-    words = ["objective=jepa", "data.size=16", "encoder.patches=[4,16]", "yardstick=true", "budget.flops=2e9"]
+    words = ["objective=jepa", "data.size=16", "encoder.patches=[4,16]", "yardstick=true", "budget.flops=4e9"]
     run = pretrain.run(small(tmp_path, *words))
     assert {p for p, _ in drawn} == {4, 8, 16} and len(judged) > 5 and set(judged) == {8}
     cfg = small(tmp_path, *words)
@@ -218,19 +218,22 @@ def test_patches_are_drawn_and_the_yardstick_keeps_the_encoders_own(
 
 
 class Recording(Objective):
-    """Says what it is given."""
+    """Three kinds of step; says what it is given. No ViT, so it has one patch."""
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
         self.encoder = torch.nn.Linear(1, 1)
         self.steps: list[tuple[tuple[str, ...], Tensor, float]] = []
 
+    def variants(self) -> tuple[tuple[str, ...], ...]:
+        return ("a",), ("b",), ("c",)
+
     def forward(self, batch: Batch, variant: tuple[str, ...] = ()) -> dict[str, Tensor]:
         self.steps.append((variant, batch.sensors["s2"].x, float(torch.rand(()))))
         return {"loss": self.encoder.weight.sum()}
 
 
-COSTS = {Step((name,), 1, 32): Cost(10.0 * k, 0.0) for k, name in enumerate("abc", 1)}
+COSTS = {Step((name,), 1, 32): Cost(cost, 0.0) for name, cost in (("a", 10.0), ("b", 20.0), ("c", 30.0))}
 OPTIONS = """
 {name: demo, seed: 0, log_every: 1, optim: {lr: 0.5}, augment: {zoom: 1.0}, budget: {warmup: 100, cooldown: 0.5}}
 """

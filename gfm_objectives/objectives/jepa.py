@@ -72,7 +72,7 @@ class JEPA(Masked):
         dense = view.dense.movedim(1, -1)
         pixels = F.smooth_l1_loss(self.dense_head(view.dense).movedim(1, -1).float(), goal[1])
         apart = [self.apart(z.flatten(0, 1)), self.apart(dense[:, ::4, ::4].flatten(0, 2))]
-        spread = teacher.tokens.float().flatten(0, 1).std(0).mean()
+        spread = teacher.tokens.float().flatten(0, 1).std(0, correction=0).mean()
         out = {"tokens": tokens.detach(), "pixels": pixels.detach(), "spread": spread, "apart": sum(apart).detach()}  # type: ignore[union-attr]
         return {"loss": tokens + pixels + sum(apart), **out}
 

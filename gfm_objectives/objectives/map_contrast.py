@@ -40,8 +40,7 @@ class MapContrast(Dense):
         other = ~torch.eye(len(label), dtype=torch.bool, device=label.device) & known
         same = other & (label[:, None] == label) & known[:, None]
         logits = cosines(x, x) / self.temperature
-        nothing = torch.finfo(logits.dtype).min  # not -inf, whose gradient is NaN where a pixel has no other
-        log_share = logits - logits.masked_fill(~other, nothing).logsumexp(1, keepdim=True)
+        log_share = logits - logits.masked_fill(~other, -1e4).logsumexp(1, keepdim=True)  # finite where there is none
         friends = same.sum(1)
         each = -(log_share * same).sum(1) / friends.clamp(min=1)
         return {"loss": each.sum() / (friends > 0).sum().clamp(min=1)}
