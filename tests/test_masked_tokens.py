@@ -131,7 +131,7 @@ def test_latent_tells_a_cell_from_the_hidden_ones_of_its_place(
     }
     total = float(torch.cat(list(each.values())).mean())
     assert out == pytest.approx({"loss": total, **{f"nce_{s}": float(v.mean()) for s, v in each.items()}}, rel=1e-4)
-    with pytest.raises(InputError, match="objective.within=batch: choose from sensor, place"):
+    with pytest.raises(InputError, match=r"objective\.within=batch: choose from sensor, place"):
         build("latent", spec, within="batch")
 
 
@@ -256,7 +256,7 @@ def test_encode_seen_is_of_two_sorts_of_step(name: str, spec: Spec, batch: Batch
     assert cost["cell", "block"] < cost["random", "date"]
     mask = objective.mask(batch, ("cell", "block"))
     assert mask.keep is not None and torch.equal(mask.seen.any(1), mask.seen.all(1))
-    with pytest.raises(InputError, match="objective.encode=some: choose from all, seen"):
+    with pytest.raises(InputError, match=r"objective\.encode=some: choose from all, seen"):
         build(name, spec, encode="some")
 
 
