@@ -175,10 +175,6 @@ def _map_reader_space(spec: Spec, batch: int) -> Space:
     return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "tokens")})
 
 
-def _conv_space(spec: Spec, batch: int) -> Space:
-    return _space(4e-3, _few(batch), batch, {**INSIDE, "freeze": ("", "encoder")})
-
-
 def _frozen_space(spec: Spec, batch: int) -> Space:
     return _space(1e-2, _few(batch), batch, {}, freeze="encoder")
 
@@ -229,14 +225,14 @@ KINDS: dict[str, Kind] = {
     "fresh_tokens": Kind("part", _pretrained("-vit."), _vit_space, suffix=", fresh tokens"),
     "foreign_frozen": Kind("part", _foreign, _frozen_space, suffix=", frozen"),  # our stem and way back are trained
     "unet": Kind("scratch", _unet, _unet_space, "U-Net"),
-    "conv": Kind("scratch", _scratch, _conv_space, "conv"),  # our network without its ViT
+    "conv": Kind("scratch", _scratch, _vit_space, "conv"),  # our network without its ViT
     "scratch": Kind("scratch", _scratch, _vit_space, "ViT from scratch"),
     "pixel": Kind("scratch", _pixel, _pixel_space, "per-pixel MLP"),  # no context
     "unet_imagenet": Kind("scratch", _unet, _unet_space, "U-Net, ImageNet"),  # with unet.weights
     "unet_map": Kind("saw_map", _unet_map, _unet_map_space, "U-Net pretrained on the map"),
-    "conv_map": Kind("saw_map", _pretrained(), _conv_space, "conv pretrained on the map"),
+    "conv_map": Kind("saw_map", _pretrained(), _vit_space, "conv pretrained on the map"),
     "unet_map_input": Kind("saw_map", _reading_the_map(_unet), _unet_space, "U-Net, map as input"),
-    "conv_map_input": Kind("saw_map", _reading_the_map(_scratch), _conv_space, "conv, map as input"),
+    "conv_map_input": Kind("saw_map", _reading_the_map(_scratch), _vit_space, "conv, map as input"),
     "scratch_map_input": Kind(
         "saw_map", _reading_the_map(_scratch), _map_reader_space, "ViT from scratch, map as input"
     ),

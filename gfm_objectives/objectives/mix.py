@@ -57,6 +57,8 @@ class Mix(Masked):
     ) -> None:
         super().__init__(encoder, spec)
         self.mask_ratio, self.kinds = mask_ratio, tuple(kinds)
+        if not kinds or set(kinds) - set(masking.KINDS):
+            raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
         unknown = [name for name in parts if name not in PARTS]
         if unknown:
             raise ValueError(f"objective.parts: {unknown[0]} cannot be mixed; choose from {', '.join(PARTS)}")

@@ -131,5 +131,8 @@ class Dense(Masked):
     def mask(self, batch: Batch, variant: Variant) -> Mask:
         return masking.positions(batch, self.encoder.patch, 1 - self.mask_ratio)
 
-    def share(self, variant: Variant) -> float:
-        return 1 - self.mask_ratio
+    def visible(self, batch: Batch, variant: Variant = ()) -> int:
+        seen, _ = self.withhold(batch.to("meta"), variant)
+        every = Objective.visible(self, seen)
+        cells = max(1, self.tokens(batch))
+        return every // cells * max(1, round((1 - self.mask_ratio) * cells))

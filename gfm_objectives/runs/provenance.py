@@ -9,6 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives.errors import InputError
+
 # Keys that may change between a run and its resumption without changing its result.
 FREE_KEYS = tuple("name runs resume overwrite log_every checkpoint_every yardstick loader threads choices".split())
 
@@ -27,11 +29,13 @@ def commit() -> str:
 
 
 def settled(cfg: DictConfig) -> DictConfig:
-    """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size."""
-    out = cfg.copy()
-    for key, own in cfg.encoder.get("optim", {}).items():
-        if out.optim[key] is None:
-            out.optim[key] = own
+    """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size.
+    InputError where the encoder does not say."""
+    out, own = cfg.copy(), cfg.encoder.get("optim", {})
+    for key in (k for k, v in cfg.optim.items() if v is None):
+        if key not in own:
+            raise InputError(f"optim.{key}: the encoder {cfg.encoder.name} has none of its own; set optim.{key}=")
+        out.optim[key] = own[key]
     return out
 
 
