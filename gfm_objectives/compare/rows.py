@@ -40,6 +40,11 @@ def contenders(
     for kind in kinds:
         if kind not in KINDS and kind != PLUS:
             raise InputError(f"contenders: no kind {kind!r}; choose from all, {PLUS}, {', '.join(KINDS)}")
+    if not folders and not foreign and "pretrained" in kinds:
+        raise InputError(
+            "checkpoint=[]: nothing pretrained to compare; give checkpoint=runs/<name> (train makes one), or "
+            "encoder= and weights= of others, or the rivals alone: contenders=unet,conv,scratch,pixel"
+        )
     groups = group_runs(folders)
     spent = _search_flops(search)
     shapes = {n: _shape(runs[0]) for n, runs in groups.items()}
