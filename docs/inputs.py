@@ -1,6 +1,7 @@
 """Types wrong inputs as a new user would and writes docs/inputs.md, the table of what is answered.
 
     PYTHONPATH=. python docs/inputs.py          # some minutes; its column "before" is kept as it stands
+    PYTHONPATH=. python docs/inputs.py Devices  # some kinds alone
 
 `CASES` are what is typed, by kind; `lay` makes the desk they are typed at: a folder with odd files and damaged runs.
 """
@@ -369,16 +370,19 @@ def ask(typed: str, desk: Path, limit: float = 60.0) -> Answer:
     return Answer(code, text, time.monotonic() - began)
 
 
-def known(page: Path) -> dict[str, str]:
-    """What is typed -> the column "before" of the page as it stands."""
-    rows = re.findall(r"^\| `(.+?)` \| (.*?) \| .* \|$", page.read_text() if page.exists() else "", re.M)
-    return {typed: before for typed, before in rows}
+Rows = dict[str, tuple[str, str]]  # what is typed -> the columns "before" and "now"
 
 
-def document(answers: dict[str, dict[str, Answer]], before: dict[str, str], desk: Path) -> str:
+def known(page: Path) -> Rows:
+    """The rows of the page as it stands."""
+    found = re.findall(r"^\| `(.+?)` \| (.*?) \| (.*?) ?\|$", page.read_text() if page.exists() else "", re.M)
+    return {typed: (before, now) for typed, before, now in found}
+
+
+def document(rows: Rows) -> str:
     """The page."""
-    ended = Counter(re.sub(r":.*", "", before.get(short(typed), "")) for rows in answers.values() for typed in rows)
-    now = Counter(a.kind for rows in answers.values() for a in rows.values())
+    before = Counter(re.sub(r":.*", "", b) for b, _ in rows.values())
+    now = Counter("a line" if n.startswith("error: ") else "accepted" for _, n in rows.values())
     lines = [
         "# What is answered to wrong inputs",
         "",
@@ -386,15 +390,14 @@ def document(answers: dict[str, dict[str, Answer]], before: dict[str, str], desk
         "again and writes this page. An input that is wrong is answered by one line that names the key or the file and "
         "the remedy, with exit code 2; nothing is half written, and finished runs stay as they are.",
         "",
-        f"{sum(now.values())} inputs. Before: {tell(ended)}. Now: {tell(now)}.",
+        f"{len(rows)} inputs. Before: {tell(before)}. Now: {tell(now)}.",
         "",
         f"TINY stands for `{TRAIN.removeprefix('train ')}`, EVAL for `{EVAL.removeprefix('eval ')}`.",
     ]
-    for kind, rows in answers.items():
+    for kind, cases in CASES.items():
         lines += ["", f"## {kind}", "", "| `gfm ...` | before | now |", "| --- | --- | --- |"]
-        for typed, a in rows.items():
-            line = a.line.replace(str(desk), "/desk").replace("|", "\\|")
-            lines.append(f"| `{short(typed)}` | {before.get(short(typed), "")} | {line} |")
+        for typed in (short(c.typed) for c in cases):
+            lines.append(f"| `{typed}` | {rows[typed][0]} | {rows[typed][1]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -415,23 +418,21 @@ def main() -> None:
 
     torch.set_num_threads(1)
     page = Path(__file__).with_suffix(".md")
-    wanted = sys.argv[1:] or [*CASES]
+    rows = known(page)
     with tempfile.TemporaryDirectory() as scratch:
         desk = Path(scratch) / "desk"
         desk.mkdir()
         with contextlib.chdir(desk):
             lay(desk)
         os.environ.pop("GFM_DATA", None)
-        answers: dict[str, dict[str, Answer]] = {}
-        for kind in wanted:
-            for case in CASES[kind]:
-                a = ask(case.typed, desk)
-                answers.setdefault(kind, {})[case.typed] = a
-                mark = "" if a.code == case.ends else "   <-- NOT AS IT SHOULD BE"
-                print(f"{a.seconds:5.1f} s  {a.kind:9}  {short(case.typed)}\n{'':19}{a.line}{mark}", flush=True)
+        for case in (c for kind in sys.argv[1:] or CASES for c in CASES[kind]):
+            a, typed = ask(case.typed, desk), short(case.typed)
+            mark = "" if a.code == case.ends else "   <-- NOT AS IT SHOULD BE"
+            print(f"{a.seconds:5.1f} s  {a.kind:9}  {typed}\n{'':19}{a.line}{mark}", flush=True)
+            line = a.line.replace(str(desk), "/desk").replace("|", "\\|")
+            rows[typed] = rows.get(typed, ("",))[0], line if len(line) < 300 else f"{line[:297]}..."
         assert not (desk / "executed").exists(), "a file was executed"
-        if wanted == [*CASES]:
-            page.write_text(document(answers, known(page), desk))
+    page.write_text(document({short(c.typed): rows[short(c.typed)] for cases in CASES.values() for c in cases}))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def pretrain(monkeypatch):
         ("train", ["objective=mea"], "mae"),
         ("train", ["budget.flops=-1"], "must be from 1e6"),
         ("train", ["--objective", "mae"], "objective=mae"),
-        ("eval", ["seeds=0"], "at least 1"),
+        ("eval", ["seeds=0"], "from 1 to 1000"),
         ("eval", ["checkpoints=runs/a"], "checkpoint?"),
     ],
 )

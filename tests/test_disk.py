@@ -22,16 +22,28 @@ FORK = multiprocessing.get_context("fork")
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.csv"), "runs/a/metrics.csv: the disk is full;"),
-        (OSError(errno.EROFS, "Read-only file system", "runs"), "runs: nothing can be written on this disk; give another"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.csv"),
+            "runs/a/metrics.csv: the disk is full;",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "runs"),
+            "runs: nothing can be written on this disk; give another",
+        ),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a.csv/b"), "a.csv/b: a file stands where a folder"),
         (FileNotFoundError(errno.ENOENT, "No such file", "runs/a"), "runs/a: is not there, or vanished"),
         (OSError(errno.ENOSPC, "No space left on device"), "here: the disk is full"),
         (OSError(errno.ENOTTY, "Inappropriate ioctl", "a"), "a: Inappropriate ioctl; check that path"),
         (MemoryError(), "not enough memory; "),
-        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "here: a process that reads data was killed"),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "here: a process that reads data was killed",
+        ),
         (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "here: /dev/shm is full"),
-        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"), "disk is full"),
+        (
+            RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"),
+            "disk is full",
+        ),
     ],
 )
 def test_a_fault_of_the_machine_is_one_line_with_its_remedy(error, says):

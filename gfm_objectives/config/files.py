@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -20,6 +21,7 @@ from gfm_objectives.config.values import split_commas
 from gfm_objectives.errors import InputError
 
 EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
+LARGEST, MOST = 10_000_000, 100_000  # bytes of a yaml, and values in it
 PLACES = {"train": "int >= 1 or null", "val": "int >= 1 or null", "test": "int >= 1 or null"}  # of a task; null = all
 # Ranges of the keys that config itself adds or reads: they hold in a user's yaml that states none, too.
 OWN = {"task": PLACES, "suite": {"tasks": "some of text"}, "budget": {"flops": "x > 0"}}
@@ -71,6 +73,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     about = path.stat()
+    if about.st_size > LARGEST:
+        raise InputError(f"{path}: {about.st_size / 1e6:.0f} MB is no config; give the yaml")
     return copy.deepcopy(_read_yaml(path, about.st_mtime_ns, about.st_size))
 
 
@@ -78,7 +82,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _read_yaml(path: Path, *_: int) -> dict[str, Any]:
     """Kept while the file is as it was: a sweep, and --help, read the same files again and again."""
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and _values(yaml.compose(text, yaml.SafeLoader), {}) > MOST:
+            raise InputError(f"{path}: its aliases stand for more than {MOST} values; write out what is meant")
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except RecursionError:
         raise InputError(f"{path}: lists or sections nested too deeply to be read; write it flat") from None
     except yaml.MarkedYAMLError as e:
@@ -91,6 +98,17 @@ def _read_yaml(path: Path, *_: int) -> dict[str, Any]:
     out = OmegaConf.to_container(loaded, resolve=False)
     assert isinstance(out, dict), type(out)
     return out  # type: ignore[return-value]
+
+
+def _values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many values a node stands for when its aliases are filled in; inf where one leads into itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [x for pair in node.value for x in pair]
+        known[id(node)] = sum(_values(x, known) for x in parts)
+    return known[id(node)]
 
 
 def read_entry(entry: str) -> tuple[dict[str, str], Choice]:
@@ -197,8 +215,10 @@ def choice_path(group: str, choice: str) -> Path:
 def _instead(group: str, choice: str) -> str:
     """What to type instead, where something of that name is there and of another kind; '' where there is not."""
     path = Path(choice).expanduser()
-    if (path / "ledger.json").is_file() or (path / "config.yaml").is_file():
+    if (path / "ledger.json").is_file():
         return f" it is a run folder: eval checkpoint={choice} compares it, train config={choice} repeats it;"
+    if (path / "config.yaml").is_file():
+        return f" it is the folder of a run or a comparison: config={choice} repeats it;"
     if path.is_dir():
         return " it is a folder: describe it in a yaml (docs/chips.md) and give that;"
     if path.is_file():

@@ -34,6 +34,26 @@ def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
         save_file(tensors, scratch)
 
 
+def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of one that torch saved; `key` is the option that names it. InputError
+    where it is missing, damaged, or holds more than tensors, which is never executed."""
+    if not path.is_file():
+        raise InputError(f"{key}={path}: no such file; give the .pth or .safetensors as published")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{key}={path}: holds more than tensors, or is damaged; it is not opened; save its state_dict() alone"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError):
+        raise InputError(f"{key}={path}: damaged, perhaps cut off; get it again") from None
+    if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
+        raise InputError(f"{key}={path}: no table of tensors; save its state_dict() alone")
+    return state
+
+
 def check_state(path: Path) -> None:
     """InputError where the checkpoint of an unfinished run cannot be gone on from. Only tensors and plain values are
     read: what else a file holds is refused and never executed."""
