@@ -16,6 +16,7 @@ from gfm_objectives import compare, pretrain
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TrialLog
 from gfm_objectives.errors import InputError
+from gfm_objectives.runs import lock
 from gfm_objectives.runs.checkpoint import check_state, load_model
 from gfm_objectives.runs.folder import open_folder, using
 from gfm_objectives.runs.ledger import Ledger
@@ -99,6 +100,26 @@ def test_it_is_told_before_anything_is_trained(tmp_path):
     assert "last.ckpt" in refusal(pretrain.run, cfg)
     assert sorted(os.listdir(out)) == ["checkpoints", "config.yaml"]  # scratch files and the lock are gone
     assert os.listdir(out / "checkpoints") == ["last.ckpt"]
+
+
+def test_another_process_in_the_folder_is_left_alone(tmp_path, monkeypatch):
+    cfg = small(tmp_path, "overwrite=true")
+    with using(cfg):
+        out = open_folder(cfg)
+        (out / "metrics.tmp").touch()
+        with monkeypatch.context() as patch:
+            patch.setenv("LOCAL_RANK", "1")  # a further process of this run, on another GPU
+            assert open_folder(cfg) == out and (out / "config.yaml").exists()
+        held = lock._held.copy()
+        monkeypatch.setattr(lock, "_held", {})  # as any other process would have it
+        with pytest.raises(InputError, match="x"), using(cfg):
+            raise InputError("x")
+        monkeypatch.setattr(lock, "_held", held)
+        assert (out / "metrics.tmp").exists()
+    assert sorted(os.listdir(out)) == ["checkpoints", "config.yaml", "metrics.tmp"]
+    with using(cfg):
+        open_folder(cfg)  # overwrite
+        assert sorted(os.listdir(out)) == [".lock", "checkpoints", "config.yaml"]
 
 
 def stored(folder: Path) -> Store:

@@ -72,6 +72,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += notes_on(benches, rows)
     check_rows(Store(out), rows, out)
+    _choices(out / "tuning.json")  # read in full later on, after hours
     workers = cfg.workers or (1 if device.type == "cuda" else _cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
@@ -82,6 +83,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
             return
         config.save(cfg, out / "config.yaml")
         count_final(out, benches)
+        print(f"{cfg.name}: reading the labels, then scoring what needs no training", flush=True)
         comparison.warn_of_unseen()
         comparison.untrained()  # quick, and what is wrong with them is better known before hours of work than after
         budgets = find_budgets(comparison, pool, plan)

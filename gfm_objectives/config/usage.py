@@ -114,7 +114,7 @@ def _topic(entry: str, groups: dict[str, str], topic: str) -> list[str]:
     if found := [g for g in named if topic in choices(g)]:
         return [row for g in found for row in _choice_keys(g, topic)]
     every = _entry_keys(entry) + [row for g, c in groups.items() for row in _group_keys(g, c)]
-    if rows := [r for r in every if re.match(rf"  {re.escape(topic)}[.=]", r)]:
+    if rows := [r for r in every if re.match(rf"  {re.escape(group)}[.=]", r)]:
         return rows
     raise InputError(f"--help {topic}: nothing of that name; a group ({', '.join(named)}), a choice of one, or a key")
 

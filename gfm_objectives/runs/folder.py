@@ -46,7 +46,8 @@ def using(cfg: DictConfig) -> Iterator[None]:
         with naming(out):
             yield
     except BaseException:
-        sweep(out)
+        if lock.holds(out):  # else it is another process that writes there
+            sweep(out)
         raise
     finally:
         lock.release(out)
@@ -70,8 +71,9 @@ def open_folder(cfg: DictConfig) -> Path:
     """The run folder, fresh or to be resumed, and this process's own: another one is refused until `using` ends, or
     the process does. Refuses to overwrite, and to resume under another config."""
     out = folder(cfg)
-    if _first_process():
-        lock.lock(out)
+    if not _first_process():  # started by the first when that has opened it
+        return out
+    lock.lock(out)
     try:
         _open(cfg, out)
     except BaseException:

@@ -87,6 +87,11 @@ def _taken(fd: int, folder: Path, told: str) -> bool:
     return False
 
 
+def holds(folder: Path) -> bool:
+    """Whether this process has `folder`."""
+    return folder.resolve() in _held
+
+
 def release(folder: Path) -> None:
     """Let go of `folder`; an empty one goes away. Nothing where this process does not have it."""
     fd = _held.pop(folder.resolve(), None)
