@@ -87,7 +87,6 @@ CASES: dict[str, list[Case]] = {
         Case("train encoder.dim=63"),
         Case("train encoder.patch=7"),
         Case("train encoder.dense_width=1"),
-        Case("train encoder.depth=100000"),
         Case("train data.regions.pretrain=-5"),
         Case("train data.places.pretrain=0"),
         Case("train data.size=8"),

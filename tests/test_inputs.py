@@ -18,7 +18,7 @@ inputs = sys.modules["inputs"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(inputs)
 TYPED = [case for cases in inputs.CASES.values() for case in cases]
 # Runs that train or score something, or read what does not fit in a test's seconds.
-LONG = ("inspect", "reproduce readme", inputs.TRAIN, inputs.EVAL, "train encoder.depth=100000")
+LONG = ("inspect", "reproduce readme", inputs.TRAIN, inputs.EVAL)
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,12 @@ class _Steps(Dataset):
     def __init__(self, source: Places, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.source, self.batch_size, self.seed, self.rank, self.world_size = source, batch_size, seed, rank, world_size
 
-    def __getitem__(self, step: int) -> Batch | InputError:
+    def __getitem__(self, step: int) -> Batch | InputError | OSError:
         first = (step * self.world_size + self.rank) * self.batch_size
         positions = np.arange(first, first + self.batch_size)
         try:
             return self.source.read(order(self.seed, len(self.source), positions).tolist())
-        except InputError as error:  # carried over as it is: a DataLoader would wrap it in a traceback
+        except (InputError, OSError) as error:  # carried over as it is: a DataLoader would wrap it in a traceback
             return error
 
 
@@ -98,14 +98,14 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         began, first = time.perf_counter(), True
-        steps: Iterator[Batch | InputError] = iter(self._loader)
+        steps: Iterator[Batch | InputError | OSError] = iter(self._loader)
         for batch in steps:
             seconds = time.perf_counter() - began
             if first:
                 self.first_wait, first = seconds, False
             else:
                 self.wait += seconds
-            if isinstance(batch, InputError):
+            if isinstance(batch, InputError | OSError):
                 raise batch
             self.batches += 1
             yield batch
