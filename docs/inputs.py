@@ -418,7 +418,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     page = Path(__file__).with_suffix(".md")
-    rows = known(page)
+    answered: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         desk = Path(scratch) / "desk"
         desk.mkdir()
@@ -430,9 +430,12 @@ def main() -> None:
             mark = "" if a.code == case.ends else "   <-- NOT AS IT SHOULD BE"
             print(f"{a.seconds:5.1f} s  {a.kind:9}  {typed}\n{'':19}{a.line}{mark}", flush=True)
             line = a.line.replace(str(desk), "/desk").replace("|", "\\|")
-            rows[typed] = rows.get(typed, ("",))[0], line if len(line) < 300 else f"{line[:297]}..."
+            answered[typed] = line if len(line) < 300 else f"{line[:297]}..."
         assert not (desk / "executed").exists(), "a file was executed"
-    page.write_text(document({short(c.typed): rows[short(c.typed)] for cases in CASES.values() for c in cases}))
+    kept = known(page)
+    every = [short(c.typed) for cases in CASES.values() for c in cases]
+    rows = {t: (kept.get(t, ("", ""))[0], answered.get(t) or kept.get(t, ("", ""))[1]) for t in every}
+    page.write_text(document(rows))
 
 
 if __name__ == "__main__":
