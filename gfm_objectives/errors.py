@@ -40,8 +40,8 @@ REMEDIES: dict[int, str] = {
 }
 # What libraries say where they hide the system's error number: a piece of their text, all in lower case -> remedy.
 TOLD: dict[str, str] = {
-    "dataloader worker (pid": "a process that reads data was killed, most often for want of memory or of room in /dev/shm; "
-    f"give loader.workers=0, fewer of them, or a smaller loader.prefetch=, {GOES_ON}",
+    "dataloader worker (pid": "a process that reads data was killed, most often for want of memory, or of room in "
+    f"/dev/shm; give loader.workers=0, fewer of them, or a smaller loader.prefetch=, {GOES_ON}",
     "shared memory": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "</torch_": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "no space left on device": REMEDIES[errno.ENOSPC],

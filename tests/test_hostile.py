@@ -33,7 +33,7 @@ def test_a_yaml_executes_nothing(kind, word, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "a/b", "..", ".", "-rf", "$HOME", "a\x00b", "a\nb"])
 def test_a_name_is_one_folder(name):
-    with pytest.raises(InputError, match="must be a folder name|null character"):
+    with pytest.raises(InputError, match=r"must be a folder name|null character"):
         compose("train", [f"name={name}"])
 
 
