@@ -6,6 +6,7 @@ it where their lock service runs. Where they do not, that is said, since nobody 
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import platform
@@ -102,6 +103,12 @@ def release(folder: Path) -> None:
         folder.rmdir()
     with suppress(OSError):
         os.close(fd)
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in [*_held]:
+        release(folder)
 
 
 @contextmanager
