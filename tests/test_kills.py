@@ -8,6 +8,7 @@ import random
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from small import config
 from gfm_objectives import compare, inspection
 from gfm_objectives.config import compose
 from gfm_objectives.disk import SCRATCH
+from gfm_objectives.errors import InputWarning
 
 KILLS = int(os.environ.get("GFM_KILLS", "4"))
 TIMES = ("seconds", "peak_memory_mib", "commit")  # of a run, not of its result
@@ -30,6 +32,7 @@ def start(call: Callable[[], object]) -> int:
         code = 1
         try:
             os.setsid()
+            warnings.simplefilter("ignore", InputWarning)  # of classes that so few labels do not show
             torch.set_num_threads(1)
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
