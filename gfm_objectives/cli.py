@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -109,12 +110,15 @@ def guarded(call: Callable[[], int]) -> int:
 
 def _left(error: BrokenPipeError) -> int:
     """The reader of what is printed has gone, as in `| head`: nothing is wrong, and nobody is there to be told."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
-        return 141  # as the shell says of what ends by SIGPIPE
-    raise error
+    poll = select.poll()
+    for fd in (1, 2):
+        poll.register(fd, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        raise error  # of another pipe: a worker's
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(null, fd)  # Python flushes once more at its end
+    return 141  # as the shell says of what ends by SIGPIPE
 
 
 def _composed(action: Callable[[list[str]], None], argv: Sequence[str] | None, entry: str, program: str) -> int:
