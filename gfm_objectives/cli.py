@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gfm_objectives import __version__
-from gfm_objectives.errors import InputError, InputWarning
+from gfm_objectives.errors import InputError, InputWarning, explain
 
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -20,17 +21,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 
 def train(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
     """Pretrain one encoder, or one for each config of a sweep. Returns the exit code."""
-    return _guarded(_train, argv, "train", program)
+    return _composed(_train, argv, "train", program)
 
 
 def evaluate(argv: Sequence[str] | None = None, program: str = "python eval.py") -> int:
     """Compare encoders with their contenders on a suite of tasks. Returns the exit code."""
-    return _guarded(_evaluate, argv, "eval", program)
+    return _composed(_evaluate, argv, "eval", program)
 
 
 def inspect(argv: Sequence[str] | None = None, program: str = "gfm inspect") -> int:
     """Show how data is understood before anything is trained on it. Returns the exit code."""
-    return _guarded(_inspect, argv, "inspect", program)
+    return _composed(_inspect, argv, "inspect", program)
 
 
 def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
@@ -43,11 +44,7 @@ def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce")
         )
     from gfm_objectives.report.pages import reproduce as rewrite
 
-    try:
-        changed = rewrite()
-    except InputError as e:
-        return _fail(str(e))
-    return _say("\n".join(map(str, changed)) or "nothing changed")
+    return _say("\n".join(map(str, rewrite())) or "nothing changed")
 
 
 def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick") -> int:
@@ -60,10 +57,7 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
         )
     from gfm_objectives.report.yardstick import table
 
-    try:
-        return _say(table(words))
-    except InputError as e:
-        return _fail(str(e))
+    return _say(table(words))
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
@@ -76,65 +70,103 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script `gfm`. Returns the exit code."""
+    """The console script `gfm`. Returns the exit code; whatever a command raises for its user is told in one line."""
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if command in COMMANDS:
-        return COMMANDS[command][0](rest, f"gfm {command}")
+        return guarded(lambda: COMMANDS[command][0](rest, f"gfm {command}"))
     if command in ("--version", "-V"):
         return _say(f"gfm-objectives {__version__}")
     if command in ("", "--help", "-h", "help"):
         rows = [f"  gfm {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
-        return _say(
-            "\n".join(["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"])
-        )
+        told = ["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"]
+        return guarded(lambda: _say("\n".join(told)))
     near = get_close_matches(command, COMMANDS, 1) or [c for c in COMMANDS if f"{command}.yaml" == f"{c}.yaml"]
     hint = f"; did you mean gfm {near[0]}?" if near else ""
     return _fail(f"gfm {command}: no such command{hint or '; commands: ' + ', '.join(COMMANDS)}")
 
 
-def _guarded(action: Callable[[list[str]], None], argv: Sequence[str] | None, entry: str, program: str) -> int:
-    words = sys.argv[1:] if argv is None else list(argv)
+def guarded(call: Callable[[], int]) -> int:
+    """The exit code of `call`. Mistakes of the user and faults of the machine are one line each, without a traceback;
+    errors of ours keep theirs, as everything does with GFM_TRACEBACK=1."""
     try:
-        if "--version" in words:
-            return _say(f"gfm-objectives {__version__}")
-        if "--help" in words or "-h" in words:
-            from gfm_objectives.config.usage import usage
-
-            return _say(usage(entry, program))
         with warnings.catch_warnings():
             warnings.simplefilter("default", InputWarning)
             warnings.showwarning = _warn
-            action(words)
+            code = call()
+            sys.stdout.flush()
+            return code
     except InputError as e:
         return _fail(str(e))
+    except BrokenPipeError as e:
+        return _left(e)
     except (KeyboardInterrupt, SystemExit) as e:
         if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on with what is not done", file=sys.stderr)
         return 130
-    return 0
+    except Exception as e:
+        told = None if os.environ.get("GFM_TRACEBACK") else explain(e)
+        if told is None:
+            raise
+        return _fail(told)
+
+
+def _left(error: BrokenPipeError) -> int:
+    """The reader of what is printed has gone, as in `| head`: nothing is wrong, and nobody is there to be told."""
+    poll = select.poll()
+    for fd in (1, 2):
+        poll.register(fd, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        raise error  # of another pipe: a worker's
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(null, fd)  # Python flushes once more at its end
+    return 141  # as the shell says of what ends by SIGPIPE
+
+
+def _composed(action: Callable[[list[str]], None], argv: Sequence[str] | None, entry: str, program: str) -> int:
+    """A command whose words are key=value."""
+    words = sys.argv[1:] if argv is None else list(argv)
+
+    def call() -> int:
+        if "--version" in words:
+            return _say(f"gfm-objectives {__version__}")
+        if {"--help", "-h"} & {*words}:
+            from gfm_objectives.config.usage import usage
+
+            return _say(usage(entry, program, [w for w in words if not w.startswith("-")]))
+        action(words)
+        return 0
+
+    return guarded(call)
 
 
 def _train(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("train", words)
-    from gfm_objectives.pretrain import run
-    from gfm_objectives.runs.folder import is_finished
-
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
+    _preparing(configs[0].name, "the data, the encoder and the count of its FLOPs")
+    from gfm_objectives.pretrain import run
+    from gfm_objectives.runs.folder import check_data, is_finished, using
+
+    check_data(configs)
     for i, cfg in enumerate(configs, 1):
         if len(configs) > 1 and not cfg.overwrite and is_finished(cfg):
             print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
             continue
-        run(cfg)
+        with using(cfg):
+            run(cfg)
 
 
 def _evaluate(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("eval", words)
+    if len(configs) > 1:
+        print(f"{len(configs)} comparisons, one after the other: {', '.join(c.name for c in configs)}")
+    _preparing(configs[0].name, "runs, tasks and the plan")
     from gfm_objectives.compare import run
 
     for cfg in configs:
@@ -145,10 +177,16 @@ def _inspect(words: list[str]) -> None:
     from gfm_objectives.config import compose
 
     configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
+    _preparing(configs[0].name, "the data")
     from gfm_objectives.inspection import run
 
     for cfg in configs:
         run(cfg)
+
+
+def _preparing(name: str, what: str) -> None:
+    """Said before torch is loaded, which takes seconds, on a network disk a minute."""
+    print(f"{name}: preparing {what}", flush=True)
 
 
 def _warn(

@@ -20,6 +20,8 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device={device}: torch sees no GPU; use device=cpu, or install a CUDA build of torch")
     chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= (n := torch.cuda.device_count()):
+        raise InputError(f"device={device}: torch sees {n} GPUs, cuda:0 to cuda:{n - 1}")
     if precision == "auto":
         return chosen, torch.bfloat16 if has_bf16(chosen) else torch.float32
     table = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import METRICS
 
@@ -196,20 +198,37 @@ class Store:
         return [s for s in rows if id(s) in chosen], [s for s in rows if id(s) not in chosen]
 
     def _rows(self) -> list[Score]:
-        path = self.folder / "scores.csv"
+        path, other = self.folder / "scores.csv", self.folder / "statistics.csv"
         table = _read(path, SCORE_COLUMNS)
         kept: dict[Key, tuple[np.ndarray, tuple[str, ...]]] = {}
-        for r in _read(self.folder / "statistics.csv", STATISTICS_COLUMNS):
-            shape = [int(n) for n in r["shape"].split(";")]
-            flat = np.frombuffer(zlib.decompress(base64.b64decode(r["stats"])), dtype=r["dtype"])
-            kept[_key(r)] = flat.reshape(shape), tuple(r["groups"].split(";")) if shape[0] else ()
+        for number, r in enumerate(_read(other, STATISTICS_COLUMNS), start=2):
+            with _line(other, number):
+                shape = [int(n) for n in r["shape"].split(";")]
+                flat = np.frombuffer(zlib.decompress(base64.b64decode(r["stats"])), dtype=r["dtype"])
+                kept[_key(r)] = flat.reshape(shape), tuple(r["groups"].split(";")) if shape[0] else ()
         rows = []
-        for r in table:
-            if _key(r) not in kept:
-                raise InputError(f"{path}: no statistics for {_key(r)}; delete that row and run it again")
+        for number, r in enumerate(table, start=2):
+            with _line(path, number):
+                values = {n: _value(r[n], _TYPES[n]) for n in SCORE_COLUMNS}
+                if _key(r) not in kept:
+                    raise InputError(f"{path}: no statistics for {_key(r)}; delete that row and run it again")
             stats, groups = kept[_key(r)]
-            rows.append(Score(**{n: _value(r[n], _TYPES[n]) for n in SCORE_COLUMNS}, stats=stats, groups=groups))
+            rows.append(Score(**values, stats=stats, groups=groups))
         return rows
+
+
+@contextmanager
+def _line(path: Path, number: int) -> Iterator[None]:
+    """InputError where what stands in a line cannot be read as what was written."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        first = (str(error).splitlines() or ["?"])[0]
+        raise InputError(
+            f"{path}, line {number}: damaged ({first}); delete the line, and the same command runs what it held again"
+        ) from None
 
 
 def _ground(s: Score) -> tuple[str, int | None]:
@@ -224,7 +243,7 @@ def _key(r: dict[str, str]) -> Key:
 def _append(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
     texts = [_text(v) for v in values]
     assert not any("\n" in t or "\r" in t for t in texts), f"{path.name}: a line break inside a value"
-    with open(path, "ab+") as f:
+    with naming(path), open(path, "ab+") as f:
         end = _whole(f)
         f.truncate(end)
         line = io.StringIO()
@@ -248,7 +267,10 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return []
     data = path.read_bytes()
     csv.field_size_limit(sys.maxsize)  # a row of statistics is longer than csv's 128 KiB
-    lines = list(csv.reader(io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")))
+    try:
+        lines = list(csv.reader(io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: damaged, no text; bring it back from a copy, or give another name=") from None
     if lines and tuple(lines[0]) != tuple(columns):
         raise InputError(f"{path}: its columns are not this version's; move the folder away and run again")
     for number, line in enumerate(lines[1:], start=2):

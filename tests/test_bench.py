@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_the_task_and_its_data(tmp_path, monkeypatch):
         opened(tmp_path, test=1),
         opened(tmp_path, layer="n", kind="regression"),
         opened(tmp_path, recode={1: 2}),
-        opened(tmp_path, index={"sensor": "s2", "plus": "a", "minus": "b", "threshold": 0, "above": 1, "below": 0}),
+        opened(tmp_path, index={"sensor": "s2", "plus": "B02", "minus": "B02", "threshold": 0, "above": 1, "below": 0}),
         opened(tmp_path, data={"name": "made", "root": str(tmp_path / "valley"), "figure": 2.0}),
     ]
     monkeypatch.setitem(bench_room.SENSORS, "s2", bench_room.SENSORS["s1"])  # values are normalised by other figures

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -23,6 +23,8 @@ def pretrain(monkeypatch):
     module = types.SimpleNamespace(ran=[], finished=set())
     module.run = lambda cfg: module.ran.append(cfg.name)
     module.is_finished = lambda cfg: cfg.name in module.finished
+    module.check_data = lambda configs: None
+    module.using = lambda cfg: contextlib.nullcontext()
     monkeypatch.setitem(sys.modules, "gfm_objectives.pretrain", module)
     monkeypatch.setitem(sys.modules, "gfm_objectives.runs.folder", module)
     return module
@@ -35,7 +37,7 @@ def pretrain(monkeypatch):
         ("train", ["objective=mea"], "mae"),
         ("train", ["budget.flops=-1"], "must be from 1e6"),
         ("train", ["--objective", "mae"], "objective=mae"),
-        ("eval", ["seeds=0"], "at least 1"),
+        ("eval", ["seeds=0"], "from 1 to 1000"),
         ("eval", ["checkpoints=runs/a"], "checkpoint?"),
     ],
 )
@@ -69,7 +71,11 @@ def test_a_sweep_skips_what_is_finished(pretrain, capsys):
     assert cli.train(words) == 0
     assert pretrain.ran == ["demo-mae-s1", "demo-masked_seg-s0", "demo-masked_seg-s1"]
     out = capsys.readouterr().out
-    assert out.startswith("4 runs: demo-mae-s0, ") and "[1/4] demo-mae-s0: finished before, skipped" in out
+    assert (
+        out.startswith("4 runs: demo-mae-s0, ")
+        and "demo-mae-s0: preparing" in out
+        and "[1/4] demo-mae-s0: finished before, skipped" in out
+    )
     pretrain.ran.clear()
     assert cli.train([*words, "overwrite=true"]) == 0 and len(pretrain.ran) == 4
 
@@ -96,13 +102,15 @@ def test_errors_and_interrupts_of_the_run_itself(pretrain, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_scripts_answer_at_once_and_without_torch(tmp_path):
-    start = time.perf_counter()
-    probe = "import sys, runpy; sys.argv = ['train.py', 'objective=mea']\n"
-    probe += f"try: runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
-    probe += "finally: assert 'torch' not in sys.modules, 'torch was imported'"
-    run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "did you mean mae?" in run.stderr
-    assert time.perf_counter() - start < 10  # about 0.4 s on an idle machine
-    run = subprocess.run([sys.executable, ROOT / "eval.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 0 and run.stderr == "" and "python eval.py" in run.stdout
+def test_a_mistake_and_help_are_answered_without_torch(tmp_path):
+    """Which takes seconds to load: how fast they are is for benchmarks, on a machine that does nothing else."""
+    for script, word, code, says in (
+        ("train.py", "objective=mea", 2, "did you mean mae?"),
+        ("eval.py", "--help", 0, ""),
+    ):
+        probe = f"import sys, runpy; sys.argv = [{script!r}, {word!r}]\n"
+        probe += f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        probe += "finally: assert not {'torch', 'numpy', 'lightning'} & sys.modules.keys()"
+        run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == code and run.stderr.count("\n") == bool(code) and says in run.stderr, run.stderr
+        assert code or "python eval.py" in run.stdout

@@ -153,7 +153,7 @@ time.sleep(600)
 def test_faults_of_rows_without_training_are_told_before_any_training(tmp_path):
     index = {"sensor": "s1", "plus": "VV", "minus": "VH", "threshold": 0.0, "above": 1, "below": 0}
     cfg = config(tmp_path, contenders=["unet", "index"], tasks={"landcover": {**LANDCOVER, "index": index}})
-    with pytest.raises(InputError, match="needs the bands VV and VH of s1"):
+    with pytest.raises(InputError, match=r"task landcover: index\.sensor=s1: not in its data, which has s2, dem"):
         compare.run(cfg)
     assert not (tmp_path / "results" / "demo" / "trials.jsonl").exists()
 
@@ -190,8 +190,13 @@ def test_rows_that_read_the_map_need_one(tmp_path):
     rows = contenders(["all"], [make_run(tmp_path / "a")], 1, None)
     there = {c.kind for c in rows if can_run(open_bench("x", without), c)}
     assert there.isdisjoint({"map_context", "unet_map_input", "pretrained_map_input", "map"}) and "pixel" in there
-    (told,) = notes_on([open_bench("x", without)], rows)
-    assert told.startswith("x: not run, for want of a map or a rule") and "conv, map as input" in told
+    told = sorted(notes_on([open_bench("x", without)], rows))
+    assert told[0].startswith("x: not run, for want of a layer named map in the data: ")
+    assert "conv, map as input" in told[0]
+    assert told[1:] == [
+        "x: not run, for want of index in the task: spectral index.",
+        "x: not run, for want of recode in the task: map, recoded.",
+    ]
 
 
 def test_looks_at_the_final_world_are_counted(tmp_path, bench, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ def test_a_task_is_a_suite_of_its_own(tmp_path):
         ("train", ["data=hls_water"]),
         ("eval", ["suite=synthetic", "checkpoint=runs/a,runs/b"]),
         ("eval", ["suite=hls_water", "tasks.hls_water.train=9", "name=x"]),
+        ("eval", ["suite=flood,crop", "tasks.crop.train=9"]),
     ],
 )
 def test_resolved_config_comes_back_the_same(entry, argv, tmp_path):
@@ -159,7 +161,7 @@ def test_environment_is_asked_for_only_where_needed(tmp_path, monkeypatch):
         ("budget.flops=nan", "expected a number"),
         ("budget.flops=null", "expected a number"),
         ("seed=1.5", "seed=1.5: expected a whole number"),
-        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("seed=-1", "seed=-1: must be from 0 to 9223372036854775807"),
         ("overwrite=1", "overwrite=1: expected true or false"),
         ("objective.mask_ratio=1.0", "must be between 0 and 1"),
         ("objective=mix objective.parts.temporal.wieght=0", "did you mean objective.parts.temporal.weight?"),
@@ -190,13 +192,13 @@ def test_refused_in_one_line(words, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("seeds=0", "seeds=0: must be at least 1"),
+        ("seeds=0", "seeds=0: must be from 1 to 1000"),
         ("fractions=0.2,1.5", "fractions=0.2,1.5: must be at least one, each greater than 0 and at most 1"),
         ("fractions=0", "each greater than 0 and at most 1"),
         ("fractions=[]", "must be at least one"),
         ("world=test", "must be one of dev, final"),
         ("suite=synthetik", "did you mean synthetic?"),
-        ("finetune.flops=-3", "finetune.flops=-3: must be a number, greater than 0 and at most 1e27, or null"),
+        ("finetune.flops=-3", "finetune.flops=-3: must be a number, from 1e6 to 1e27, or null"),
         ("suite.tasks=nope", "task=nope: no such choice"),
         ("seed=3", "did you mean seeds?"),
     ],
@@ -272,7 +274,66 @@ def test_help_shows_every_choice_and_key(entry):
         assert "budget.flops=1e13" in text
     else:
         assert "finetune.trials=8" in text and "tuning trials" in text
-        assert f"tasks.{load_choice('suite', 'synthetic')['tasks'][0]}.train=" in text
+        assert "tasks." not in text and "--help TOPIC tells more of one thing: suite, task" in text
+        every = usage(entry, "python x.py", ["task"])
+        assert all(f"  tasks.{name}.train=" in every for name in choices("task"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "topic"),
+    [*((e, "") for e in ("train", "eval", "inspect")), *(("train", g) for g in GROUPS), ("eval", "task")],
+)
+def test_every_key_is_explained_and_no_sentence_is_cut(entry, topic):
+    text = usage(entry, "gfm x", [topic] if topic else [])
+    keys = re.findall(r"^  (\w[\w.]*)=\S*(.*)$", text, re.M)
+    groups = {*GROUPS, "suite"}
+    assert (
+        len(keys) > 5 and [k for k, told in keys if not re.sub(r"\[.*\]$", "", told).strip() and k not in groups] == []
+    )
+    about = re.findall(r"^    \w+ {2,}(\S.*)$", text, re.M)
+    assert [a for a in about if not a.endswith((".", ")"))] == [] and "python train.py" not in text
+
+
+def test_help_on_one_thing():
+    assert usage("train", "gfm train", ["optim"]).count("\n") == 5
+    assert usage("eval", "gfm eval", ["flood"]).startswith("task=flood: Dry land, permanent water and flood")
+    assert usage("train", "gfm train", ["encoder=tiny"]).splitlines()[1].startswith("  encoder.dim=192")
+    with pytest.raises(InputError, match=r"--help fluud: nothing of that name; a group \(suite, task\)"):
+        usage("eval", "gfm eval", ["fluud"])
+
+
+def test_suites_join():
+    cfg = one("suite=flood,core", "suite.tasks=flood,crop", entry="eval")
+    assert list(cfg.tasks) == ["flood", "crop"]
+    cfg = one("suite=flood,core", "tasks.crop.train=7", entry="eval")
+    assert list(cfg.tasks) == ["flood", "landcover", "crop"] and cfg.suite.name == "flood+core"
+    assert cfg.tasks.crop.train == 7 and cfg.choices.suite == "flood,core"
+
+
+@pytest.mark.parametrize(
+    ("entry", "words", "says"),
+    [
+        ("train", "data=flood", "it is a task: eval suite=flood;"),
+        ("train", "objective=nano", "it is of another group: encoder=nano;"),
+        ("eval", "suite=mmearth", "it is of another group: train data=mmearth;"),
+        ("train", "data={desk}", "it is a folder: describe it in a yaml (docs/chips.md)"),
+        ("train", "data={desk}/a.csv", "it is a file of another kind"),
+        ("train", "encoder={desk}/run", "it is a run folder: eval checkpoint="),
+        ("train", "data={desk}/task.yaml", "describes a task; give it to eval: suite="),
+        ("eval", "suite={desk}/data.yaml", "describes data, to train on: data="),
+        ("train", "data={desk}/empty.yaml", "the file is empty"),
+        ("train", "data={desk}/nameless.yaml", "has no line 'name: chips'"),
+    ],
+)
+def test_one_thing_given_as_another_says_what_to_type(entry, words, says, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ledger.json").touch()
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "task.yaml").write_text("layer: label\ndata: {use: hls_water}\n")
+    (tmp_path / "data.yaml").write_text("name: chips\nroot: here\nsensors: {}\n")
+    (tmp_path / "nameless.yaml").write_text("gsd: 10.0\n")
+    assert says in refusal(words.format(desk=tmp_path), entry=entry)
 
 
 @pytest.mark.parametrize("name", choices("encoder"))

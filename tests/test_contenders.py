@@ -152,5 +152,9 @@ def test_mistakes(tmp_path):
             group_runs([str(folder)])
     with pytest.raises(InputError, match="choose from all, plus, pretrained"):
         contenders(["unett"], [], 1, None)
+    with pytest.raises(
+        InputError, match=r"nothing pretrained to compare; give checkpoint=runs/<name> .* contenders=unet"
+    ):
+        contenders(["pretrained", "unet"], [], 1, None)
     with pytest.raises(InputError, match="nothing to compare"):
-        contenders(["pretrained"], [], 1, None)
+        contenders(["unet_map"], [], 1, None)

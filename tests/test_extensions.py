@@ -33,6 +33,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "blur_objective.py").write_text(block("python", "class Blur"))
     (site / "blur.yaml").write_text(block("yaml", "name: blur"))
     (site / "noyaml.py").write_text("")
+    (site / "rude_package").mkdir()
+    (site / "rude_package" / "__init__.py").write_text("raise ValueError('not today')")
+    (site / "torn.py").write_text("")
+    (site / "torn.yaml").write_text("# Torn.\nname: [torn")
     for name in ("crash", "nothing"):
         (site / f"{name}.yaml").write_text(f"# Broken.\nname: {name}\n")
     (site / "crash_objective.py").write_text("import no_such_library")
@@ -41,6 +45,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     points["gfm_objectives.objectives"] |= {
         "noyaml": "noyaml:X",
         "gone": "no_such_package.module:X",
+        "rude": "rude_package.module:X",
+        "torn": "torn:X",
         "crash": "crash_objective:X",
         "nothing": "nothing_objective:nothing",
     }
@@ -103,7 +109,17 @@ def test_a_broken_one_says_so_when_it_is_asked_for(name: str, says: str, site: P
         find_objective(name)
 
 
-@pytest.mark.parametrize("name", ["noyaml", "gone"])
+def test_a_broken_one_breaks_only_itself(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["--help", "objective"], ["--help", "blur"]):
+        assert cli.train(words) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^    torn +\(broken: group=choice says", told, re.M) and "rude" not in told
+    assert config.compose("train", ["objective=blur"]) and config.compose("train", ["objective=mae"])
+    with pytest.raises(InputError, match=r"torn\.yaml, line 2: not valid yaml"):
+        config.compose("train", ["objective=torn"])
+
+
+@pytest.mark.parametrize("name", ["noyaml", "gone", "rude"])
 def test_one_without_options_is_no_choice(name: str, site: Path) -> None:
     assert name not in choices("objective")
     with pytest.raises(InputError, match=rf"{name}\.yaml: no such file"):

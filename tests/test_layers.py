@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gfm_objectives"
 # Every room of the house, from the ground up; a room imports those of its own line only where a later line says so.
-GROUND = ("errors", "sensors", "batch", "metrics", "chance", "config", "flops", "budget", "device")
+GROUND = ("errors", "disk", "sensors", "batch", "metrics", "chance", "config", "flops", "budget", "device")
 SIBLINGS = ("objectives", "data", "tasks", "curation")  # these never import each other
 # Where data and models meet: each may import the ones before it.
 MEETING = ("runs", "yardstick", "finetune", "pretrain", "scores", "gain", "report", "compare", "inspection")

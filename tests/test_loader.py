@@ -128,6 +128,17 @@ def test_an_unreadable_place_is_told_in_one_line(workers: int):
     assert str(error.value) == "place 4: cannot be read"
 
 
+def test_a_fault_of_the_disk_keeps_its_path():
+    class Gone(Numbers):
+        def read(self, indices: Sequence[int]) -> Batch:
+            raise FileNotFoundError(2, "No such file or directory", "chips/4.tif")
+
+    steps = iter(StepLoader(Gone(6), 2, seed=0, stop=3))
+    with pytest.raises(FileNotFoundError) as error:
+        next(steps)
+    assert error.value.filename == "chips/4.tif"
+
+
 KILLED = """
 import multiprocessing, os, signal
 from tests.test_loader import Numbers, StepLoader

@@ -139,7 +139,7 @@ def test_a_yaml_without_ranges_is_not_checked(tmp_path):
     assert compose("train", [f"data={file}", "data.clouds=9"])[0].data.clouds == 9
     file.write_text("# Mine.\nlayer: label\ndata: {use: hls_water, size: -1}\n")
     assert refusal(f"suite={file}", entry="eval").startswith(
-        "tasks.mine.data.size=-1: must be a whole number, at least 1"
+        "tasks.mine.data.size=-1: must be a whole number, from 1 to 65536"
     )
     assert refusal(f"suite={file}", "tasks.mine.train=0", "tasks.mine.data.size=8", entry="eval").startswith(
         "tasks.mine.train=0"
@@ -161,19 +161,19 @@ def test_a_yaml_without_ranges_is_not_checked(tmp_path):
         ("train", "encoder.width=1", "encoder.width=1: must be at least 4 and divisible by 4"),
         ("train", "encoder.optim.lr=0", "encoder.optim.lr=0: must be greater than 0"),
         ("train", "encoder=unet encoder.width=6", "encoder.width=6: must be at least 8 and divisible by 8"),
-        ("train", "data.places.train=0", "data.places.train=0: must be at least 1"),
-        ("train", "data.regions.test=-1", "data.regions.test=-1: must be at least 1"),
-        ("train", "data=hls_water data.gsd=-1", "data.gsd=-1: must be greater than 0"),
+        ("train", "data.places.train=0", "data.places.train=0: must be from 1 to 1e12"),
+        ("train", "data.regions.test=-1", "data.regions.test=-1: must be from 1 to 1e6"),
+        ("train", "data=hls_water data.gsd=-1", "data.gsd=-1: must be greater than 0 and at most 1e6"),
         ("train", "budget=medium budget.flops=1e30", "budget.flops=1e30: must be from 1e6 to 1e27"),
         ("train", "objective=mae objective.kinds=randm", "must be at least one of random, cell, block, date, sensor"),
         ("train", "objective=mix objective.parts.masked_seg.seen_weight=2", "seen_weight=2: must be from 0 to 1"),
         ("train", "objective=thor objective.parts.cross_sensor.weight=-1", "weight=-1: must be at least 0"),
         ("train", "objective=mae objective.encode=some", "objective.encode=some: must be one of all, seen"),
         ("train", "objective=latent objective.within=all", "objective.within=all: must be one of sensor, place"),
-        ("eval", "finetune.start=1e13", "finetune.start=1e13: must be greater than 0 and at most finetune.limit=8e12"),
+        ("eval", "finetune.start=1e13", "finetune.start=1e13: must be from 1e6 to finetune.limit=8e12"),
         ("eval", "suite=crop suite.tasks=[]", "suite.tasks=[]: must be at least one"),
         ("eval", "suite=crop tasks.crop.data.dates=0", "tasks.crop.data.dates=0: must be from 1 to 24"),
-        ("eval", "suite=hls_water tasks.hls_water.data.gsd=-1", "data.gsd=-1: must be greater than 0"),
+        ("eval", "suite=hls_water tasks.hls_water.data.gsd=-1", "data.gsd=-1: must be greater than 0 and at most 1e6"),
         ("eval", "suite=crop tasks.crop.train=0", "tasks.crop.train=0: must be a whole number, at least 1, or null"),
         ("inspect", "places=0", "places=0: must be at least 1, or null"),
     ],

@@ -105,6 +105,13 @@ def _chunks(places: Places) -> Iterator[Batch]:
     return (places.read(range(k, min(k + CHUNK, len(places)))) for k in range(0, len(places), CHUNK))
 
 
+def check_roots(tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    """InputError where the folder of some task's data is missing, which is better known before others are read."""
+    for options in tasks.values():
+        if (data := options.get("data")) and isinstance(data, Mapping) and data.get("root"):
+            find_folder(data["root"])
+
+
 def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, earths: int = 1) -> Bench:
     """The task `name` (its options as in configs/task) with its data, which is read when it is first needed.
 
@@ -148,6 +155,26 @@ def _check(task: Task, spec: Spec) -> None:
     classes = len(spec.legends[task.layer].classes)
     if beyond := [k for k in task.recode.values() if k >= classes]:
         raise InputError(f"task {task.name}: recode names label {beyond[0]}, but {task.layer} has 0 to {classes - 1}")
+    if task.index:
+        _check_index(task, task.index, spec, classes)
+
+
+def _check_index(task: Task, index: Mapping[str, Any], spec: Spec, classes: int) -> None:
+    """InputError where the spectral index of a task names a sensor, band or label that is not there."""
+    sensor = index["sensor"]
+    if sensor not in spec.bands:
+        told = f"index.sensor={sensor}: not in its data, which has {', '.join(spec.bands)}"
+        raise InputError(f"task {task.name}: {told}; remove index, or add the sensor to data.sensors")
+    for key in ("plus", "minus"):
+        if index[key] not in spec.bands[sensor]:
+            told = f"index.{key}={index[key]}: no band of {sensor}, which has {', '.join(spec.bands[sensor])}"
+            raise InputError(f"task {task.name}: {told}")
+    for key in ("above", "below"):
+        if not (isinstance(label := index[key], int) and 0 <= label < classes):
+            told = f"index.{key}={label}: no label of {task.layer}, which has 0 to {classes - 1}"
+            raise InputError(f"task {task.name}: {told}")
+    if index.get("only") and "map" not in spec.legends:
+        raise InputError(f"task {task.name}: index.only names labels of a map, and its data has no layer map")
 
 
 def _fingerprint(task: Task, spec: Spec, sizes: Mapping[str, int], sources: Mapping[str, Source]) -> str:

@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from gfm_objectives import config
+from gfm_objectives import config, disk
 from gfm_objectives.batch import Batch
-from gfm_objectives.compare.bench import Bench, open_bench
+from gfm_objectives.compare.bench import Bench, check_roots, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import can_run, check_rows, notes_on
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
-from gfm_objectives.compare.plateau import Budgets, find_budgets
+from gfm_objectives.compare.plateau import Budgets, check_rivals, find_budgets
 from gfm_objectives.compare.published import published
 from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
 from gfm_objectives.device import cores, device_name, resolve
-from gfm_objectives.errors import InputWarning
+from gfm_objectives.disk import naming
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import evaluate_rule
 from gfm_objectives.metrics import METRICS, total
+from gfm_objectives.runs.lock import alone
 from gfm_objectives.runs.provenance import commit
 from gfm_objectives.scores import Key, Score, Store
 from gfm_objectives.tasks.baselines import rules
@@ -43,29 +46,43 @@ Cell = tuple[Bench, Contender, float]  # task, row, share of the labels
 
 
 def run(cfg: DictConfig) -> Path:
-    """Run what is not done of the comparison `cfg` (configs/eval.yaml) and report; returns the results folder."""
+    """Run what is not done of the comparison `cfg` (configs/eval.yaml) and report; returns the results folder.
+
+    One process at a time has the folder. With plan_only nothing is written.
+    """
     out = Path(cfg.results) / cfg.name
+    with nullcontext() if cfg.plan_only else alone(out), naming(out):
+        _run(cfg, out)
+    return out
+
+
+def _run(cfg: DictConfig, out: Path) -> None:
     device, dtype = resolve(cfg.device, cfg.precision)
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     check_settings(options, out)
     foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
     size, image_net = len(cfg.tasks), options.get("unet", {}).get("weights")
     rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign, options.get("search", []))
+    if cfg.finetune.flops is None:
+        check_rivals(rows)  # better known before the data is read
     context: dict[str, Any] = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
+    check_roots(options["tasks"])
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += notes_on(benches, rows)
     check_rows(Store(out), rows, out)
+    _choices(out / "tuning.json")  # read in full later on, after hours
     workers = cfg.workers or (1 if device.type == "cuda" else cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
         plan = Plan(comparison, pool)
+        print(f"{cfg.name}: timing a step of every kind of model, for the plan", flush=True)
         print("\n".join([plan.text(), *(f"  note: {n}" for n in context["notes"])]), flush=True)
         if cfg.plan_only:
-            return out
-        out.mkdir(parents=True, exist_ok=True)
+            return
         config.save(cfg, out / "config.yaml")
         count_final(out, benches)
+        print(f"{cfg.name}: reading the labels, then scoring what needs no training", flush=True)
         comparison.warn_of_unseen()
         comparison.untrained()  # quick, and what is wrong with them is better known before hours of work than after
         budgets = find_budgets(comparison, pool, plan)
@@ -74,7 +91,6 @@ def run(cfg: DictConfig) -> Path:
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
     comparison.report(context, budgets)
-    return out
 
 
 @dataclass
@@ -154,10 +170,10 @@ class Comparison:
             number += 1
             self.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"tuning, round {number}")
         path = self.out / "tuning.json"
-        choices = {(r["task"], r["fraction"], r["contender"]): r for r in json.loads(_text(path) or "[]")}
+        choices = {(r["task"], r["fraction"], r["contender"]): r for r in _choices(path)}
         for cell, job in zip(cells, first, strict=True):
             choices |= {tuple(list(r.values())[:3]): r for r in [self._choice(cell, job)]}
-        path.write_text(json.dumps(list(choices.values()), indent=1) + "\n")
+        disk.write(path, json.dumps(list(choices.values()), indent=1) + "\n")
 
     def _choice(self, cell: Cell, job: Job) -> dict[str, Any]:
         bench, contender, fraction = cell
@@ -210,7 +226,7 @@ class Comparison:
         for bench in self.benches:
             for seed in range(self.options["seeds"] if bench.earths else 1):
                 here, declared = bench.at(seed), rules(bench.task)
-                for c in (c for c in self.rows if c.kind in declared):
+                for c in (c for c in self.rows if c.kind in declared and can_run(bench, c)):
                     if not self.store.done(Key(bench.task.name, 1.0, c.name, seed, here.fingerprint)):
                         self._untrained(here, c, seed, declared[c.kind])
 
@@ -244,7 +260,7 @@ class Comparison:
             "classes": {n: v.classes for n, v in legends.items()},
             "colors": {n: v.colors for n, v in legends.items() if v.colors},
         }
-        (self.out / "context.json").write_text(json.dumps(context, indent=1) + "\n")
+        disk.write(self.out / "context.json", json.dumps(context, indent=1) + "\n")
         path = report.write(self.out)
         rich_print(report.terminal_table(json.loads((self.out / "gain.json").read_text())))
         print(f"  -> {path}")
@@ -308,5 +324,14 @@ class Comparison:
         }
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _choices(path: Path) -> list[dict[str, Any]]:
+    """What tuning.json holds. InputError where that is damaged; it is written anew from trials.jsonl."""
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text())
+        return [r for r in rows if r["task"] and r["contender"] and float(r["fraction"])]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{path}: damaged; delete it, and the same command writes it again from trials.jsonl"
+        ) from None

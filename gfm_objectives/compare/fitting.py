@@ -14,9 +14,15 @@ from gfm_objectives.tasks.baselines import rules
 
 def can_run(bench: Bench, contender: Contender) -> bool:
     """Whether the task declares, and its data has, what the row needs."""
-    if not contender.trained:
-        return contender.kind in rules(bench.task)
-    return "map" in bench.spec.legends or not ("map_input" in contender.kind or contender.kind == "map_context")
+    return not lacks(bench, contender)
+
+
+def lacks(bench: Bench, contender: Contender) -> str:
+    """What a row needs and the task does not declare or its data does not have; '' where nothing is missing."""
+    if not contender.trained and contender.kind not in rules(bench.task):
+        return f"{'recode' if contender.kind == 'map' else 'index'} in the task"
+    reads_map = contender.kind in ("map", "map_context") or "map_input" in contender.kind
+    return "a layer named map in the data" if reads_map and "map" not in bench.spec.legends else ""
 
 
 def check_rows(store: Store, rows: Sequence[Contender], out: Path) -> None:
@@ -32,8 +38,11 @@ def notes_on(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
     """Rows that a task cannot have, and pretraining runs of another Earth than the one their seed is compared on."""
     out = []
     for bench in benches:
-        if absent := [c.name for c in rows if not can_run(bench, c)]:
-            out.append(f"{bench.task.name}: not run, for want of a map or a rule in the task: {', '.join(absent)}.")
+        missing: dict[str, list[str]] = {}
+        for c in rows:
+            if what := lacks(bench, c):
+                missing.setdefault(what, []).append(c.name)
+        out += [f"{bench.task.name}: not run, for want of {what}: {', '.join(c)}." for what, c in missing.items()]
     earths = range(max((len(b.earths) for b in benches), default=0))
     for c in (c for c in rows if c.runs):
         known = {s: r.earth for s in earths if (r := c.run(s)) and r.earth is not None}

@@ -123,6 +123,10 @@ class Clock:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"))
             self.task = self.bar.add_task(self.what, total=self.total, text=f"0 of {self.runs} runs")
             self.bar.start()
+        elif self.runs:
+            print(
+                f"{self.what}: {self.runs} runs, about {clock(self.total / self.plan.comparison.workers)}", flush=True
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

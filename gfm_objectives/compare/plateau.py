@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from gfm_objectives import disk
 from gfm_objectives.compare.plan import Plan
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
 from gfm_objectives.errors import InputError
@@ -16,6 +17,7 @@ from gfm_objectives.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from gfm_objectives.compare.comparison import Cell, Comparison
+    from gfm_objectives.compare.contenders import Contender
 
 
 @dataclass
@@ -33,6 +35,14 @@ class Budgets:
         ]
 
 
+def check_rivals(rows: Sequence[Contender]) -> None:
+    """InputError where F is to be found and no row decides it."""
+    if not any(c.decides_f for c in rows):
+        raise InputError(
+            "finetune.flops=null: no rival from scratch to find F by; add contenders=unet, or give a number"
+        )
+
+
 def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     """F of every task and fraction: the first of start, 2 start, 4 start, ... whose next two doublings together add
     less than `finetune.plateau` to the validation of every rival from scratch, in the mean of len(PLATEAU) seeds.
@@ -45,10 +55,7 @@ def find_budgets(c: Comparison, pool: Workers, plan: Plan) -> Budgets:
     if c.finetune["flops"] is not None:
         return Budgets(dict.fromkeys(keys, float(c.finetune["flops"])), dict.fromkeys(keys))
     rivals = [cell for cell in c.cells() if cell[1].decides_f]
-    if not rivals:
-        raise InputError(
-            "finetune.flops=null: no rival from scratch to find F by; add contenders=unet, or give a number"
-        )
+    assert rivals, "check_rivals comes first"
     start, limit = float(c.finetune["start"]), float(c.finetune["limit"])
     number = 0
     while jobs := [j for cell in rivals for j in c.proposed(cell, c.job(cell, TUNING, start))]:
@@ -121,4 +128,4 @@ def _tell(
             about = {"task": task, "fraction": fraction, "contender": rival}
             records += [{**about, "flops": x, "val": v, "chosen": reached and x == f} for x, v in points]
     c.out.mkdir(parents=True, exist_ok=True)
-    (c.out / "plateau.json").write_text(json.dumps(records, indent=1) + "\n")
+    disk.write(c.out / "plateau.json", json.dumps(records, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gfm_objectives.batch import Spec
@@ -15,7 +16,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.gain.pairing import SAME_FLOPS
 from gfm_objectives.models.encoder import IN_PRETRAINING, Encoder
 from gfm_objectives.report.words import flops
-from gfm_objectives.runs.checkpoint import load_model
+from gfm_objectives.runs.checkpoint import load_model, read_weights
 from gfm_objectives.runs.finished import Run, group_runs
 
 PLUS = "plus"  # the word for: every rival from scratch that is asked for, with P/n more FLOPs too
@@ -42,6 +43,11 @@ def contenders(
     for kind in kinds:
         if kind not in KINDS and kind != PLUS:
             raise InputError(f"contenders: no kind {kind!r}; choose from all, {PLUS}, {', '.join(KINDS)}")
+    if not folders and not foreign and "pretrained" in kinds:
+        raise InputError(
+            "checkpoint=[]: nothing pretrained to compare; give checkpoint=runs/<name> (train makes one), or "
+            "encoder= and weights= of others, or the rivals alone: contenders=unet,conv,scratch,pixel"
+        )
     groups = group_runs(folders)
     spent = _search_flops(search)
     shapes = {n: _shape(runs[0]) for n, runs in groups.items()}
@@ -68,6 +74,8 @@ def contenders(
         elif kind == "unet_imagenet" and not weights:
             continue
         elif made is not None:
+            if kind == "unet_imagenet":
+                _check_image_net(Path(str(weights)))
             rows.append(Contender(made.title, kind, weights=(weights or "") if kind == "unet_imagenet" else ""))
     if PLUS in kinds:
         given = _extras([*groups.values(), *(p.runs for p in foreign)], suite_size)[0]
@@ -125,6 +133,13 @@ def _refuse_other_objectives(groups: Mapping[str, tuple[Run, ...]]) -> None:
             f"checkpoint={r.folder}: a {r.model} pretrained with objective={r.objective}; as a rival that saw the map "
             "it must be objective=supervised"
         )
+
+
+def _check_image_net(path: Path) -> None:
+    """InputError where the file does not hold torchvision's resnet34: better known before hours of work than after."""
+    told = read_weights(path, "unet.weights").get("layer4.2.conv1.weight")
+    if told is None or tuple(told.shape) != (512, 512, 3, 3):
+        raise InputError(f"unet.weights={path}: not torchvision's resnet34; give its .pth or .safetensors, or null")
 
 
 def _plus(c: Contender, extra: float) -> Contender:

@@ -23,6 +23,7 @@ import torch
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.search import best
+from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune, step_cost
 from gfm_objectives.metrics import METRICS, total
@@ -174,10 +175,13 @@ class TrialLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
+        self.whole = 0  # bytes of it that are whole lines: a kill may leave half a one, which the next `add` cuts off
         if path.exists():
-            whole = path.read_text().rpartition("\n")[0]  # a kill may leave half a line
-            path.write_text(whole + "\n" if whole else "")
-            self.rows = {r["key"]: r for r in map(json.loads, whole.splitlines())}
+            kept = path.read_bytes()
+            self.whole = kept.rfind(b"\n") + 1
+            for number, line in enumerate(kept[: self.whole].splitlines(), start=1):
+                row = _trial(path, number, line)
+                self.rows[row["key"]] = row
 
     def __contains__(self, job: Job) -> bool:
         return job.key in self.rows
@@ -199,8 +203,10 @@ class TrialLog:
             "seconds": round(outcome.seconds, 3),
         }
         self.rows[job.key] = row
-        with self.path.open("a") as f:
-            f.write(json.dumps(row) + "\n")
+        with naming(self.path), self.path.open("ab") as f:
+            f.truncate(self.whole)
+            f.write(json.dumps(row).encode() + b"\n")
+            self.whole = f.tell()
 
     def of_cell(self, cell: str) -> list[dict[str, Any]]:
         return [r for r in self.rows.values() if r["cell"] == cell]
@@ -226,6 +232,21 @@ class TrialLog:
     def flops(self, cells: Iterable[str]) -> float:
         wanted = set(cells)
         return sum(r["flops"] for r in self.rows.values() if r["cell"] in wanted)
+
+
+TRIAL = {"key": str, "cell": str, "metric": str, "hparams": dict, "flops": int | float}  # what is read of a trial
+
+
+def _trial(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """A line of trials.jsonl. InputError where it is none."""
+    try:
+        row = json.loads(line)
+        HParams(**row["hparams"])
+        if all(isinstance(row[k], kind) for k, kind in TRIAL.items()) and row["metric"] in METRICS:
+            return row | {"val": None if row["val"] is None else float(row["val"])}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise InputError(f"{path}, line {number}: damaged, no trial; delete the line, and the same command runs it again")
 
 
 def speed(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:

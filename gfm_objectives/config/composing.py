@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gfm_objectives import disk
 from gfm_objectives.config.files import Choice, choices, first_line, read_choice, read_entry, read_yaml
 from gfm_objectives.config.ranges import Ranges, check, find, within
 from gfm_objectives.config.values import leaves, number, parse, split_commas
@@ -31,7 +32,8 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         _saved(Path(given.pop("config")).expanduser(), entry, defaults, default_choices) if "config" in given else {}
     )
     start = saved.get("choices", default_choices)
-    picks = {g: split_commas(g, given.pop(g)) for g in start if g in given}
+    # suites do not sweep: they join to one, since a gain is a mean over the tasks of a suite
+    picks = {g: [t] if g == "suite" else split_commas(g, t) for g in start if g in given and (t := given.pop(g))}
     runs = []
     for picked in itertools.product(*picks.values()):
         chosen = dict(zip(picks, picked, strict=True))
@@ -55,7 +57,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
 
 def save(cfg: DictConfig, path: Path) -> None:
     """Write a resolved config so that `config=<path>` gives it back."""
-    Path(path).write_text(f"# Resolved config; use it again with config={path}\n{OmegaConf.to_yaml(cfg)}")
+    disk.write(path, f"# Resolved config; use it again with config={path}\n{OmegaConf.to_yaml(cfg)}")
 
 
 def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import sys
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +17,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gfm_objectives.config.ranges import Ranges, parse_range, read_ranges, within
+from gfm_objectives.config.ranges import Range, Ranges, parse_range, read_ranges, within
+from gfm_objectives.config.values import split_commas
 from gfm_objectives.errors import InputError
 
 EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
+LARGEST, MOST = 10_000_000, 100_000  # bytes of a yaml, and values in it
 PLACES = {"train": "int >= 1 or null", "val": "int >= 1 or null", "test": "int >= 1 or null"}  # of a task; null = all
 # Ranges of the keys that config itself adds or reads: they hold in a user's yaml that states none, too.
 OWN = {"task": PLACES, "suite": {"tasks": "some of text"}, "budget": {"flops": "x > 0"}}
@@ -39,14 +46,20 @@ def config_root() -> Path:
 
 def extensions(group: str) -> dict[str, EntryPoint]:
     """What installed packages add to a group, by name; nothing of theirs is imported."""
-    return {point.name: point for point in entry_points(group=EXTENSIONS[group])} if group in EXTENSIONS else {}
+    return {p.name: p for p in _points(EXTENSIONS[group], tuple(sys.path))} if group in EXTENSIONS else {}
+
+
+@lru_cache(8)
+def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Looking through every installed package takes a tenth of a second, and is asked for again and again."""
+    return tuple(entry_points(group=group))
 
 
 def _extension_path(point: EntryPoint) -> Path:
     """Where an extension's options are: in a yaml of its name beside its module."""
     try:
         spec = find_spec(point.module)
-    except ImportError:  # of a parent package
+    except Exception:  # a parent package is imported for it, and may fail in any way
         spec = None
     return Path((spec and spec.origin) or point.module).with_name(f"{point.name}.yaml")
 
@@ -66,8 +79,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a yaml file, interpolations untouched. InputError names the file, and the line where it can."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    about = path.stat()
+    if about.st_size > LARGEST:
+        raise InputError(f"{path}: {about.st_size / 1e6:.0f} MB is no config; give the yaml")
+    return copy.deepcopy(_read_yaml(path, about.st_mtime_ns, about.st_size))
+
+
+@lru_cache(256)
+def _read_yaml(path: Path, *_: int) -> dict[str, Any]:
+    """Kept while the file is as it was: a sweep, and --help, read the same files again and again."""
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and _values(yaml.compose(text, yaml.SafeLoader), {}) > MOST:
+            raise InputError(f"{path}: its aliases stand for more than {MOST} values; write out what is meant")
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+    except RecursionError:
+        raise InputError(f"{path}: lists or sections nested too deeply to be read; write it flat") from None
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise InputError(f"{path}{line}: not valid yaml: {e.problem}") from None
@@ -78,6 +105,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     out = OmegaConf.to_container(loaded, resolve=False)
     assert isinstance(out, dict), type(out)
     return out  # type: ignore[return-value]
+
+
+def _values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many values a node stands for when its aliases are filled in; inf where one leads into itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [x for pair in node.value for x in pair]
+        known[id(node)] = sum(_values(x, known) for x in parts)
+    return known[id(node)]
 
 
 def read_entry(entry: str) -> tuple[dict[str, str], Choice]:
@@ -100,9 +138,12 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     name}` inside a task does so with the data group. A task given as a suite becomes the suite of that task alone.
     """
     files = [] if files is None else files
+    if group == "suite" and "," in choice:
+        return _joined(choice, files)
     path = choice_path(group, choice)
     options = read_yaml(path)
     files.append(path)
+    _refuse_other_group(group, choice, options)
     section, ranges = options.pop("ranges", {}), {}
     if group == "suite" and "tasks" not in options:
         options, section = {"name": path.stem, "tasks": [choice]}, {}  # what the file says is of the task
@@ -114,8 +155,38 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
                 of_data = read_choice("data", name).ranges  # data written out, of a source that has a yaml of its own
             ranges = within(of_data, "data.")
     options, used = _use(group, options, files, depth)
-    own = {key: parsed for key, text in OWN.get(group, {}).items() if key in options and (parsed := parse_range(text))}
+    own = {key: parsed for key, parsed in _own(group) if key in options}
     return Choice(options, own | used | ranges | read_ranges(section, options, path))
+
+
+def _joined(choice: str, files: list[Path]) -> Choice:
+    """`suite=a,b`: one suite with the tasks of all of them, in that order."""
+    parts = [read_choice("suite", part, files).options for part in split_commas("suite", choice)]
+    tasks = dict.fromkeys(str(task) for part in parts for task in part["tasks"])
+    return Choice({"name": "+".join(str(part["name"]) for part in parts), "tasks": [*tasks]}, dict(_own("suite")))
+
+
+def _own(group: str) -> Iterator[tuple[str, Range]]:
+    """The ranges of the keys that config itself adds to a group or reads of it."""
+    for key, text in OWN.get(group, {}).items():
+        if parsed := parse_range(text):
+            yield key, parsed
+
+
+def _refuse_other_group(group: str, choice: str, options: Mapping[str, Any]) -> None:
+    """InputError where a yaml is of another kind than it is given as, and what to type instead."""
+    task = "layer" in options and isinstance(options.get("data"), dict)
+    if not options:
+        raise InputError(f"{group}={choice}: the file is empty; docs/chips.md shows one of data and one of a task")
+    if group == "data" and task:
+        raise InputError(f"data={choice}: describes a task; give it to eval: suite={choice}")
+    if group == "data" and not ("name" in options or "use" in options):
+        raise InputError(f"data={choice}: has no line 'name: chips', so nobody knows how to read it (docs/chips.md)")
+    if group in ("suite", "task") and not task and ("root" in options or "sensors" in options):
+        told = f"describes data, to train on: data={choice}"
+        raise InputError(
+            f"{group}={choice}: {told}; a task names a layer of it: 'layer: label, data: {{use: {choice}}}'"
+        )
 
 
 def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> Choice:
@@ -131,21 +202,39 @@ def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> 
 
 def choice_path(group: str, choice: str) -> Path:
     """The file of a choice: shipped, given as a path, or beside the module of another package."""
-    if choice.endswith((".yaml", ".yml")) or "/" in choice:
+    if choice.endswith((".yaml", ".yml")):
         path = Path(choice).expanduser()
         if not path.is_file():
             raise InputError(f"{group}={choice}: no such file; shipped choices: {', '.join(choices(group))}")
         return path
     for folder in (group, "task") if group == "suite" else (group,):
         path = config_root() / folder / f"{choice}.yaml"
-        if path.is_file():
+        if "/" not in choice and path.is_file():
             return path
     if choice in (others := extensions(group)):
         return _extension_path(others[choice])
     valid = choices(group)
     near = get_close_matches(choice, valid, 1, 0.6)
-    hint = f" did you mean {near[0]}?" if near else ""
+    hint = f" did you mean {near[0]}?" if near else _instead(group, choice)
     raise InputError(f"{group}={choice}: no such choice;{hint} choices: {', '.join(valid)}")
+
+
+def _instead(group: str, choice: str) -> str:
+    """What to type instead, where something of that name is there and of another kind; '' where there is not."""
+    path = Path(choice).expanduser()
+    if (path / "ledger.json").is_file():
+        return f" it is a run folder: eval checkpoint={choice} compares it, train config={choice} repeats it;"
+    if (path / "config.yaml").is_file():
+        return f" it is the folder of a run or a comparison: config={choice} repeats it;"
+    if path.is_dir():
+        return " it is a folder: describe it in a yaml (docs/chips.md) and give that;"
+    if path.is_file():
+        return " it is a file of another kind: describe the data in a yaml (docs/chips.md) and give that;"
+    if group in ("data", "encoder", "objective", "budget") and choice in choices("suite"):
+        return f" it is a task: eval suite={choice};"
+    commands = {"suite": "train ", "task": "train "}
+    of = next((g for g in ("data", "objective", "encoder", "budget") if g != group and choice in choices(g)), None)
+    return f" it is of another group: {commands.get(group, '')}{of}={choice};" if of else ""
 
 
 def first_line(error: Exception) -> str:

@@ -3,44 +3,162 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gfm_objectives.config.files import Choice, choice_path, choices, config_root, load_choice, read_choice, read_entry
 from gfm_objectives.config.ranges import find
 from gfm_objectives.config.values import leaves, show
+from gfm_objectives.errors import InputError
+
+Comments = dict[str, str]  # dotted key -> what it means
+# Keys that every yaml of a group may have, explained once; a comment in the yaml itself goes before.
+SHARED: dict[str, Comments] = {
+    "task": {
+        "kind": "segmentation, change, regression or a kind of scene (docs/chips.md)",
+        "metric": "by which settings are chosen and gains measured; null = the first of its kind",
+        "layer": "the layer of the data that is predicted",
+        "train": "how many places to learn from; null = all",
+        "val": "how many whole tiles to choose settings on; null = all",
+        "test": "how many whole tiles to score; null = all",
+        "index.sensor": "of the spectral index (plus - minus) / (plus + minus), a row without training",
+        "index.plus": "its band in front",
+        "index.minus": "its band that is subtracted",
+        "index.threshold": "above it a pixel is index.above, else index.below",
+        "index.above": "label of the task above the threshold",
+        "index.below": "label of the task elsewhere",
+        "index.change": "true = its drop from the first date to the last",
+        "index.only": "labels of the map outside which a pixel is index.below",
+    },
+    "encoder": {
+        "dim": "channels of a token",
+        "heads": "of the attention",
+        "model": "vit (where it says nothing) or unet",
+    },
+    "suite": {"tasks": "the tasks that are compared, each a choice or a yaml (docs/chips.md)"},
+    "data": {
+        "license": "the line that reports carry",
+        "root": "folder of the data; $VARIABLES are filled in",
+        "sensors": "what the model reads",
+        "layers": "targets",
+    },
+}
+NESTED = {  # of a description of chips: the key at the end of a longer one
+    "file": "its files, by name, with {chip} and {date}",
+    "scale": "factor to physical units",
+    "nodata": "value of pixels without data",
+    "band": "number of the band in the file, from 1",
+    "legend": "its classes: the name of a known legend",
+    "classes": "its classes, in the order of their codes",
+    "invalid_bits": "bits that mark a pixel as invalid",
+    "by": "rule of the split (docs/chips.md)",
+    "id": "column that names the chip",
+    "column": "column that names the split",
+    "group": "column that names the area; areas never part",
+    "seed": "of the draw",
+    "bands": "name of each band, and its number in the file",
+    "train": "of the split train",
+    "val": "of the split val",
+    "test": "of the split test",
+}
 
 
-def usage(entry: str, program: str) -> str:
-    """The help of `train` or `eval`, as `program` (the words typed before the keys) was called."""
+def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
+    """The help of `train`, `eval` or `inspect`, as `program` (the words typed before the keys) was called.
+
+    topics: only what these words name: a group, group=choice, a choice, `task`, a key or a section. InputError for
+    one that names nothing.
+    """
+    groups, _ = read_entry(entry)
+    if topics:
+        blocks = ["\n".join(_topic(entry, groups, topic)) for topic in topics]
+        return "\n\n".join(blocks) + "\n"
     path = config_root() / f"{entry}.yaml"
-    groups, keys = read_entry(entry)
-    lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help] [--version]", ""]
-    lines += [*_header(path), "", "A comma list of values is a sweep, save for keys whose default is a list."]
-    lines += ["config=runs/demo/config.yaml starts from that run's config; other words still apply.", ""]
+    lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help [topic]] [--version]", ""]
+    lines += [as_called(line, program) for line in _header(path)]
+    lines += ["", "A comma list of values is a sweep, save for keys whose default is a list."]
+    if "suite" in groups:
+        lines += ["suite=a,b is one suite of both."]
+    lines += [f"config={_example(entry)} starts from that config; other words still apply.", ""]
     lines += ["groups (group=choice, or group=file.yaml):"]
     for group, default in groups.items():
-        lines += [f"  {group}={default}"]
-        lines += [_row(f"    {name}", _about(group, name)) for name in choices(group)]
-    lines += ["", "keys and their defaults:", *_keys(keys, _comments(path))]
+        lines += [f"  {group}={default}", *_rows_of_choices(group)]
+    lines += ["", "keys and their defaults:", *_entry_keys(entry)]
     for group, default in groups.items():
-        lines += ["", f"keys of {group}, as {group}={default} has them:", *_group_keys(group, default)]
-        shown = {k for k, _ in leaves(load_choice(group, default))}
-        for name in choices(group):
-            chosen = _settable(group, name)
-            other = Choice({k: v for k, v in chosen.options.items() if k not in shown}, chosen.ranges)
-            if other.options and group not in ("suite", "data"):
-                rows = _keys(other, _comments(choice_path(group, name)), f"{group}.")
-                lines += [f"  only with {group}={name}:", *rows]
-    if "suite" in groups:
-        tasks = load_choice("suite", groups["suite"])["tasks"]
-        lines += ["", "keys of each task (train, val, test: how many places of the split, null = all):"]
-        for task in tasks:
-            lines += _keys(_settable("task", task), _comments(choice_path("task", task)), f"tasks.{task}.")
+        lines += ["", *_group_keys(group, default)]
+    known = ", ".join(
+        [*groups, *(["task"] if "suite" in groups else []), "mae" if "objective" in groups else "optim.lr"]
+    )
+    lines += ["", f"{program} --help TOPIC tells more of one thing: {known.removesuffix(', optim.lr')}, or any key"]
     return "\n".join(lines) + "\n"
 
 
-def _group_keys(group: str, name: str) -> list[str]:
-    return _keys(_settable(group, name), _comments(choice_path(group, name)), group + ".")
+def _example(entry: str) -> str:
+    return {"eval": "results/demo/config.yaml"}.get(entry, "runs/demo/config.yaml")
+
+
+def as_called(line: str, program: str) -> str:
+    """A line with an example, in which the program is named as it was called: gfm train, or python train.py."""
+    return re.sub(r"python (train|eval)\.py", r"gfm \1", line) if program.startswith("gfm ") else line
+
+
+def _topic(entry: str, groups: dict[str, str], topic: str) -> list[str]:
+    """What is known of one word."""
+    named = [*groups, "task"] if "suite" in groups else [*groups]
+    group, _, choice = topic.partition("=")
+    if group in named and choice:
+        return _choice_keys(group, choice)
+    if topic in named:
+        lines = [f"{topic}:", *_rows_of_choices(topic)]
+        return lines + [row for name in _readable(topic) for row in ["", *_choice_keys(topic, name)]]
+    if found := [g for g in named if topic in choices(g)]:
+        return [row for g in found for row in _choice_keys(g, topic)]
+    every = _entry_keys(entry) + [row for g, c in groups.items() for row in _group_keys(g, c)]
+    if rows := [r for r in every if re.match(rf"  {re.escape(group)}[.=]", r)]:
+        return rows
+    raise InputError(f"--help {topic}: nothing of that name; a group ({', '.join(named)}), a choice of one, or a key")
+
+
+def _readable(group: str) -> list[str]:
+    """The choices whose yaml can be read: that of another package may be broken, and breaks nothing else."""
+    return [name for name in choices(group) if _read(group, name) is not None]
+
+
+def _read(group: str, name: str) -> Choice | None:
+    try:
+        return read_choice(group, name)
+    except InputError:
+        return None
+
+
+def _rows_of_choices(group: str) -> list[str]:
+    faulty = set(choices(group)) - set(_readable(group))
+    broken = {n: "(broken: group=choice says what is wrong with it)" for n in faulty}
+    return [_row(f"    {name}", broken.get(name) or _about(group, name)) for name in choices(group)]
+
+
+def _entry_keys(entry: str) -> list[str]:
+    _, keys = read_entry(entry)
+    return _keys(keys, _comments(config_root() / f"{entry}.yaml"))
+
+
+def _group_keys(group: str, default: str) -> list[str]:
+    """The keys of the default choice, then what others have beside them."""
+    lines = [f"keys of {group}, as {group}={default} has them:"]
+    lines += _keys(_settable(group, default), _explained(group, default), f"{group}.")
+    shown = {k for k, _ in leaves(load_choice(group, default))}
+    for name in _readable(group) if group not in ("suite", "data") else ():
+        chosen = _settable(group, name)
+        other = Choice({k: v for k, v in chosen.options.items() if k not in shown}, chosen.ranges)
+        if other.options:
+            lines += [f"  only with {group}={name}:", *_keys(other, _explained(group, name), f"{group}.")]
+    return lines
+
+
+def _choice_keys(group: str, name: str) -> list[str]:
+    prefix = f"tasks.{Path(name).stem}." if group == "task" else f"{group}."
+    title = f"{group}={name}: {_about(group, name)}".rstrip(": ")
+    return [title, *_keys(_settable(group, name), _explained(group, name), prefix)]
 
 
 def _settable(group: str, name: str) -> Choice:
@@ -50,14 +168,41 @@ def _settable(group: str, name: str) -> Choice:
     return Choice(flat, ranges)
 
 
-def _keys(choice: Choice, comments: dict[str, str], prefix: str = "") -> list[str]:
+def _explained(group: str, name: str) -> Comments:
+    """The comments of a choice: its own, else those of the first choice of the group that has the key."""
+    out: Comments = {}
+    for other in (name, *_shipped_first(group, name)):
+        for key, text in _comments(choice_path(group, other)).items():
+            out.setdefault(key, text)
+    if group == "task":
+        source = str(load_choice("task", name)["data"].get("name"))
+        of_data = {"chips": "hls_water"}.get(source, source)
+        if of_data in choices("data"):
+            out |= {f"data.{k}": v for k, v in _explained("data", of_data).items() if f"data.{k}" not in out}
+        out |= {f"data.{k}": v for k, v in SHARED["data"].items() if f"data.{k}" not in out}
+    return SHARED.get(group, {}) | out
+
+
+def _shipped_first(group: str, name: str) -> Iterable[str]:
+    return (c for c in _readable(group) if c != name)
+
+
+def _keys(choice: Choice, comments: Comments, prefix: str = "") -> list[str]:
     """A row for each key: its default, its comment, and its range in brackets."""
     rows = []
     for key, value in leaves(choice.options):
         stated = find(choice.ranges, key)
         bracket = f"[{stated.text}]" if stated else ""
-        rows.append(_row(f"  {prefix}{key}={show(value)}", f"{comments.get(key, '')} {bracket}".strip()))
+        rows.append(_row(f"  {prefix}{key}={show(value)}", f"{_comment(key, comments)} {bracket}".strip()))
     return rows
+
+
+def _comment(key: str, comments: Comments) -> str:
+    """Of the key itself, else of its section, else of what ends like it."""
+    section, _, last = key.rpartition(".")
+    if section.endswith(".bands"):
+        return "number of the band in the file, from 1"
+    return comments.get(key) or comments.get(section) or (NESTED.get(last, "") if section else "")
 
 
 def _row(left: str, right: str) -> str:
@@ -67,7 +212,7 @@ def _row(left: str, right: str) -> str:
 def _header(path: Path) -> list[str]:
     """The comment lines at the top of a file."""
     lines: list[str] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line[1:].removeprefix(" "))
@@ -75,15 +220,17 @@ def _header(path: Path) -> list[str]:
 
 
 def _about(group: str, name: str) -> str:
-    """The first comment line of a choice's file."""
-    return next(iter(_header(choice_path(group, name))), "")
+    """The first sentence of the comment at the top of a choice's file, to its end."""
+    text = " ".join(line.strip() for line in _header(choice_path(group, name)) if not line.startswith("  "))
+    end = re.search(r"\.(?= [A-Z]|$)", text)
+    return text[: end.end()] if end else text
 
 
-def _comments(path: Path) -> dict[str, str]:
+def _comments(path: Path) -> Comments:
     """Dotted key -> the comment at the end of its line. Knows block style with two or more spaces of indent."""
-    comments: dict[str, str] = {}
+    comments: Comments = {}
     open_sections: list[tuple[int, str]] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         match = re.match(r"( *)([\w.]+):(?:\s|$)", line)
         if not match:
             continue

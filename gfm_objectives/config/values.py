@@ -20,6 +20,8 @@ def parse(key: str, default: Any, value: Any, stated: Range | None = None) -> An
 
     Where the default is null, the range stated for the key names the type; without one any scalar will do.
     """
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{key}: holds a null character, which no name or number has; write it anew")
     plain = scalar(value) if isinstance(value, str) else value
     if plain is None and (default is None or (stated and stated.null)):
         return None

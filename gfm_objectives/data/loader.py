@@ -28,12 +28,12 @@ class _Steps(Dataset):
     def __init__(self, source: Places, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.source, self.batch_size, self.seed, self.rank, self.world_size = source, batch_size, seed, rank, world_size
 
-    def __getitem__(self, steps: range) -> Batch | InputError:
+    def __getitem__(self, steps: range) -> Batch | InputError | OSError:
         first = (np.array(steps) * self.world_size + self.rank) * self.batch_size
         positions = (first[:, None] + np.arange(self.batch_size)).flatten()
         try:
             return self.source.read(order(self.seed, len(self.source), positions).tolist())
-        except InputError as error:  # carried over as it is: a DataLoader would wrap it in a traceback
+        except (InputError, OSError) as error:  # carried over as it is: a DataLoader would wrap it in a traceback
             return error
 
 
@@ -100,14 +100,14 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         began, first = time.perf_counter(), True
-        steps: Iterator[Batch | InputError] = iter(self._loader)
+        steps: Iterator[Batch | InputError | OSError] = iter(self._loader)
         for batch in steps:
             seconds = time.perf_counter() - began
             if first:
                 self.first_wait, first = seconds, False
             else:
                 self.wait += seconds
-            if isinstance(batch, InputError):
+            if isinstance(batch, InputError | OSError):
                 raise batch
             for first_place in range(0, len(batch), self.batch_size):
                 self.batches += 1

@@ -56,11 +56,11 @@ def run(cfg: DictConfig) -> Path:
     print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
     for chatty in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    several = torch.cuda.device_count() > 1
+    several = torch.cuda.device_count() > 1 and device.index is None
     measuring = Measuring(dtype)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices="auto" if device.type == "cuda" else 1,
+        devices=1 if device.type != "cuda" else "auto" if device.index is None else [device.index],
         # steps of cross_sensor and mix leave the heads of other directions without a gradient
         strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
         precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
@@ -74,6 +74,8 @@ def run(cfg: DictConfig) -> Path:
         default_root_dir=out,
     )
     last = out / "checkpoints" / "last.ckpt"
+    if cfg.yardstick:
+        print(f"{cfg.name}: first the untrained encoder is measured on held-out places (docs/yardstick.md)", flush=True)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's own
@@ -185,7 +187,7 @@ def _plan(
     encoder = {k.removeprefix("encoder."): v / total for k, v in parts.items() if k.startswith("encoder")}
     decoder = 1 - sum(encoder.values())
     lines = [
-        f"{cfg.name}: {cfg.objective.name} on {cfg.data.name}, encoder {cfg.encoder.name} "
+        f"{cfg.name}: {cfg.objective.name} on {Path(cfg.choices.data).stem}, encoder {cfg.encoder.name} "
         f"({parameters(objective.encoder) / 1e6:.2f} M parameters), {device_name(device)}, {str(dtype)[6:]}",
         f"  {total:.3g} FLOPs per sample: {', '.join(f'{NAMES[k]} {v:.0%}' for k, v in encoder.items())}, "
         f"objective {decoder:.0%}",

@@ -46,11 +46,16 @@ class Meter:
         return out | {"eta_s": remaining / speed if speed else float("nan")}
 
 
+FIRST = 5.0  # seconds of training after which somebody who waits wants to know how long it will take
+
+
 class Bar:
-    """FLOPs of the budget, loss, samples/s, MFU, data-wait and ETA: a bar on a terminal, else a line per tenth."""
+    """FLOPs of the budget, loss, samples/s, MFU, data-wait and ETA: a bar on a terminal, else a line when the rate is
+    known, after some seconds, and one per tenth."""
 
     def __init__(self, budget: float, name: str) -> None:
         self.budget, self.name, self.tenth = budget, name, 0
+        self.due: float | None = time.perf_counter() + FIRST  # of the line that is not due by a tenth
         self.rich: Progress | None = None
         if sys.stdout.isatty():
             self.rich = Progress(TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"))
@@ -66,8 +71,8 @@ class Bar:
         )
         if self.rich:
             self.rich.update(self.task, completed=spent, text=text)
-        elif int(10 * spent / self.budget) > self.tenth:
-            self.tenth = int(10 * spent / self.budget)
+        elif (tenth := int(10 * spent / self.budget)) > self.tenth or (self.due and time.perf_counter() > self.due):
+            self.tenth, self.due = tenth, None
             print(f"{self.name}  {spent / self.budget:4.0%}  {text}", flush=True)
 
     def close(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder
@@ -26,8 +29,45 @@ def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
     about = {"format": FORMAT, "options": encoder.options, "bands": {s: list(b) for s, b in encoder.bands.items()}}
     if not isinstance(encoder, Encoder):
         about |= {"model": "unet", "dates": encoder.dates}
-    (folder / "encoder.json").write_text(json.dumps(about, indent=2) + "\n")
-    save_file(tensors, folder / "encoder.safetensors")
+    disk.write(folder / "encoder.json", json.dumps(about, indent=2) + "\n")
+    with disk.replacing(folder / "encoder.safetensors") as scratch:
+        save_file(tensors, scratch)
+
+
+def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of one that torch saved; `key` is the option that names it. InputError
+    where it is missing, damaged, or holds more than tensors, which is never executed."""
+    if not path.is_file():
+        raise InputError(f"{key}={path}: no such file; give the .pth or .safetensors as published")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{key}={path}: holds more than tensors, or is damaged; it is not opened; save its state_dict() alone"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError):
+        raise InputError(f"{key}={path}: damaged, perhaps cut off; get it again") from None
+    if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
+        raise InputError(f"{key}={path}: no table of tensors; save its state_dict() alone")
+    return state
+
+
+def check_state(path: Path) -> None:
+    """InputError where the checkpoint of an unfinished run cannot be gone on from. Only tensors and plain values are
+    read: what else a file holds is refused and never executed."""
+    remedy = f"delete it, and the same command starts again, or bring back a copy of {path.name}"
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: holds more than tensors and plain values, or is damaged; it is not opened; {remedy}"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError):
+        raise InputError(f"{path}: damaged, perhaps cut off; {remedy}") from None
+    if not (isinstance(state, dict) and isinstance(state.get("run"), dict) and "state_dict" in state):
+        raise InputError(f"{path}: no checkpoint of a run; {remedy}")
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -58,9 +98,14 @@ def load_model(path: str | Path) -> Encoder | UNet:
             )
         encoder = _build(about)
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-    except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError, SafetensorError) as e:
         first = (str(e).splitlines() or ["?"])[0]
-        raise InputError(f"{folder}: encoder.json and encoder.safetensors are damaged or do not match: {first}") from e
+        raise InputError(
+            f"{folder}: encoder.json and encoder.safetensors are damaged or do not match ({first}); bring them back "
+            "from a copy, or train the run again"
+        ) from None
     return encoder.eval()
 
 

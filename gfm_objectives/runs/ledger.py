@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
+
+NUMBERS = ("seed", "flops_budget", "flops_spent")  # what a comparison reckons with
+REMEDY = "bring the run folder back from a copy, or train it again with overwrite=true"
 
 
 @dataclass
@@ -63,12 +67,21 @@ class Ledger:
 
     def write(self, path: str | Path) -> None:
         derived = {"tokens_per_parameter": self.tokens_per_parameter, "six_nd": self.six_nd, "mfu": self.mfu}
-        Path(path).write_text(json.dumps(asdict(self) | derived, indent=2) + "\n")
+        disk.write(path, json.dumps(asdict(self) | derived, indent=2) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> Ledger:
         path = Path(path)
         if not path.exists():
             raise InputError(f"{path}: not found; a finished run has a ledger.json")
-        known = cls.__dataclass_fields__
-        return cls(**{k: v for k, v in json.loads(path.read_text()).items() if k in known})
+        try:
+            kept = json.loads(path.read_text())
+            own = {k: v for k, v in kept.items() if k in cls.__dataclass_fields__}
+            ledger = cls(**own)
+        except (ValueError, AttributeError, TypeError):  # no JSON, no mapping, or a field is missing
+            raise InputError(f"{path}: damaged, no ledger; {REMEDY}") from None
+        for name in NUMBERS:
+            value = getattr(ledger, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise InputError(f"{path}: damaged, {name} is {value!r} and no number; {REMEDY}")
+        return ledger

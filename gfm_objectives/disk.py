@@ -1,0 +1,43 @@
+"""Files that are whole or not there at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRATCH = ".writing-"  # how names of files begin that are not whole yet; nothing else may read them
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A path to write to, with the suffix of `path`, which it replaces at the end; where writing fails, it goes.
+
+    One process writes a folder at a time: what a killed one left is written over by the next.
+    """
+    path = Path(path)
+    scratch = path.with_name(f"{SCRATCH}{path.name}")
+    try:
+        with naming(path):
+            yield scratch
+            os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write(path: Path | str, text: str) -> None:
+    """All of `text`, or what was there before."""
+    with replacing(path) as scratch:
+        scratch.write_text(text)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """An OSError that names no file, such as that of a full disk, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -1,0 +1,134 @@
+"""Faults of the machine: one line each, nothing half written, one process for a folder."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from gfm_objectives import cli, disk
+from gfm_objectives.errors import InputError, InputWarning, explain
+from gfm_objectives.runs import lock
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.csv"),
+            "runs/a/metrics.csv: the disk is full;",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "runs"),
+            "runs: nothing can be written on this disk; give another",
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a.csv/b"), "a.csv/b: a file stands where a folder"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "runs/a"), "runs/a: is not there, or vanished"),
+        (OSError(errno.ENOSPC, "No space left on device"), "here: the disk is full"),
+        (OSError(errno.ENOTTY, "Inappropriate ioctl", "a"), "a: Inappropriate ioctl; check that path"),
+        (MemoryError(), "not enough memory; "),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "here: a process that reads data was killed",
+        ),
+        (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "here: /dev/shm is full"),
+        (
+            RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"),
+            "disk is full",
+        ),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line_with_its_remedy(error, says):
+    told = explain(error, "here")
+    assert says in told and "\n" not in told and ";" in told
+
+
+def test_an_error_of_ours_keeps_its_traceback(capsys, monkeypatch):
+    assert explain(RuntimeError("shapes differ")) is None and explain(ValueError("no")) is None
+    assert explain(OSError("a library's own words")) is None
+
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device", "a")
+
+    assert cli.guarded(fail) == 2 and capsys.readouterr().err.startswith("error: a: the disk is full")
+    monkeypatch.setenv("GFM_TRACEBACK", "1")
+    with pytest.raises(OSError, match="No space"):
+        cli.guarded(fail)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "ledger.json"
+    disk.write(path, "whole")
+    with pytest.raises(OSError, match=r"No space.*ledger\.json") as error, disk.replacing(path) as scratch:
+        scratch.write_text("ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "whole" and os.listdir(tmp_path) == ["ledger.json"]
+
+
+def hold(folder: Path, ready) -> None:
+    lock.lock(folder)
+    ready.set()
+    if os.fork() == 0:  # a worker of it, which lives on when its parent is killed
+        time.sleep(3)
+        os._exit(0)
+    time.sleep(60)
+
+
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    folder, ready = tmp_path / "demo", FORK.Event()
+    holder = FORK.Process(target=hold, args=(folder, ready))
+    holder.start()
+    assert ready.wait(30)
+    with pytest.raises(InputError, match=rf"demo: in use by another process \(\S+ process {holder.pid} since .*name="):
+        lock.lock(folder)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with lock.alone(folder):
+            assert str(os.getpid()) in (folder / lock.NAME).read_text()
+            lock.lock(folder)  # its own: no second one is needed
+    assert not folder.exists()  # it was empty
+
+
+def test_a_folder_in_use_keeps_what_is_in_it(tmp_path):
+    with lock.alone(tmp_path / "demo"):
+        (tmp_path / "demo" / "a").touch()
+    assert os.listdir(tmp_path / "demo") == ["a"]
+    lock.release(tmp_path / "demo")  # nothing is held any more
+
+
+def test_where_locks_cannot_be_trusted_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / lock.NAME).write_text("othernode process 7 since 2026-01-01 00:00:00")
+    with pytest.warns(InputWarning, match="last used by othernode process 7 .* may not reach from one machine"):
+        lock.lock(tmp_path)
+    lock.release(tmp_path)
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", no_locks)
+    with pytest.warns(InputWarning, match="has no file locks .*nobody can know .*start one at a time"):
+        lock.lock(tmp_path)
+    lock.release(tmp_path)
+
+
+def test_a_reader_that_has_gone_is_no_fault():
+    read, write = os.pipe()
+    os.close(read)
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        os._exit(cli.main(["eval", "--help"]))
+    os.close(write)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 141
