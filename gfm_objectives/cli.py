@@ -62,11 +62,23 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
         return _fail(str(e))
 
 
+def fit(argv: Sequence[str] | None = None, program: str = "gfm fit") -> int:
+    """Fit a law to a table of runs. Returns the exit code."""
+    return _guarded(_fit, argv, "fit", program)
+
+
+def published(argv: Sequence[str] | None = None, program: str = "gfm published") -> int:
+    """Draw gain against compute of the published models. Returns the exit code."""
+    return _guarded(_published, argv, "published", program)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
+    "fit": (fit, "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs"),
+    "published": (published, "draw the published models' gain against compute, your runs beside them"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
@@ -144,6 +156,26 @@ def _inspect(words: list[str]) -> None:
     from gfm_objectives.inspection import run
 
     for cfg in configs:
+        run(cfg)
+
+
+def _fit(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("fit", [w if "=" in w or w.startswith("-") else f"points={w}" for w in words])
+    from gfm_objectives.scaling.program import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _published(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+    from gfm_objectives.scaling.essay import run
+
+    folders = [w for w in words if "=" not in w and not w.startswith("-")]
+    rest = [w for w in words if w not in folders] + [f"results={','.join(folders)}"] * bool(folders)
+    for cfg in compose("published", rest):
         run(cfg)
 
 
