@@ -72,6 +72,11 @@ def published(argv: Sequence[str] | None = None, program: str = "gfm published")
     return _guarded(_published, argv, "published", program)
 
 
+def report(argv: Sequence[str] | None = None, program: str = "gfm report") -> int:
+    """Write report.html of one or two results folders. Returns the exit code."""
+    return _guarded(_report, argv, "report", program)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
@@ -79,6 +84,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "fit": (fit, "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs"),
     "published": (published, "draw the published models' gain against compute, your runs beside them"),
+    "report": (report, "write report.html, the page people open, from one or two results folders"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
@@ -171,12 +177,28 @@ def _fit(words: list[str]) -> None:
 
 def _published(words: list[str]) -> None:
     from gfm_objectives.config import compose
+
+    configs = compose("published", _folders(words))
     from gfm_objectives.scaling.essay import run
 
-    folders = [w for w in words if "=" not in w and not w.startswith("-")]
-    rest = [w for w in words if w not in folders] + [f"results={','.join(folders)}"] * bool(folders)
-    for cfg in compose("published", rest):
+    for cfg in configs:
         run(cfg)
+
+
+def _report(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("report", _folders(words))
+    from gfm_objectives.report.html import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _folders(words: list[str]) -> list[str]:
+    """Words without = are results folders."""
+    bare = [w for w in words if "=" not in w and not w.startswith("-")]
+    return [w for w in words if w not in bare] + [f"results={','.join(bare)}"] * bool(bare)
 
 
 def _warn(
