@@ -77,6 +77,11 @@ def report(argv: Sequence[str] | None = None, program: str = "gfm report") -> in
     return _guarded(_report, argv, "report", program)
 
 
+def sweep(argv: Sequence[str] | None = None, program: str = "gfm sweep") -> int:
+    """Run a study of many pretraining runs. Returns the exit code."""
+    return _guarded(_sweep, argv, "sweep", program)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
@@ -85,6 +90,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "fit": (fit, "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs"),
     "published": (published, "draw the published models' gain against compute, your runs beside them"),
     "report": (report, "write report.html, the page people open, from one or two results folders"),
+    "sweep": (sweep, "run a study: many pretraining runs, planned first, resumed, compared"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
@@ -190,6 +196,16 @@ def _report(words: list[str]) -> None:
 
     configs = compose("report", _folders(words))
     from gfm_objectives.report.html import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _sweep(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("sweep", [w if "=" in w or w.startswith("-") else f"study={w}" for w in words])
+    from gfm_objectives.sweep import run
 
     for cfg in configs:
         run(cfg)
