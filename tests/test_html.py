@@ -174,7 +174,10 @@ def test_command_writes_one_page_or_two_side_by_side(tmp_path, capsys):
 
 
 PROBE = """
-<script>window.faults=[];window.onerror=(m)=>{faults.push(String(m))};console.error=(...a)=>{faults.push(a.join(" "))}</script>
+<script>
+window.faults = []; window.onerror = (m) => { faults.push(String(m)) };
+console.error = (...a) => { faults.push(a.join(" ")) };
+</script>
 """
 DRIVER = """
 <script>
@@ -190,7 +193,8 @@ const money = () => document.querySelector("tr[data-hours] .money").textContent;
 out.money = [money()]; const price = document.querySelector("input.price");
 price.value = 2 * price.value; price.dispatchEvent(new Event("input")); out.money.push(money());
 out.wide = document.documentElement.scrollWidth <= window.innerWidth;
-out.names = [...document.querySelectorAll("button,select,input,a")].every((e) => e.textContent.trim() || e.labels?.length);
+const named = (e) => e.textContent.trim() || e.labels?.length;
+out.names = [...document.querySelectorAll("button,select,input,a")].every(named);
 out.faults = faults; document.title = "probed"; const pre = document.createElement("pre");
 pre.id = "probe"; pre.textContent = JSON.stringify(out); document.body.append(pre);
 </script>

@@ -13,7 +13,19 @@ PACKAGE = "gfm_objectives"
 GROUND = ("errors", "sensors", "batch", "metrics", "chance", "config", "flops", "budget", "device", "svg")
 SIBLINGS = ("objectives", "data", "tasks", "curation")  # these never import each other
 # Where data and models meet: each may import the ones before it.
-MEETING = ("runs", "yardstick", "finetune", "pretrain", "scores", "gain", "scaling", "report", "compare", "inspection", "sweep")
+MEETING = (
+    "runs",
+    "yardstick",
+    "finetune",
+    "pretrain",
+    "scores",
+    "gain",
+    "scaling",
+    "report",
+    "compare",
+    "inspection",
+    "sweep",
+)
 TOP = ("cli", "__main__", "train.py", "eval.py")
 LEVEL: dict[str, float] = dict.fromkeys(GROUND, 0) | {"models": 1} | dict.fromkeys(SIBLINGS, 2)
 LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING)} | dict.fromkeys(TOP, 4)
