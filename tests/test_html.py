@@ -181,6 +181,7 @@ console.error = (...a) => { faults.push(a.join(" ")) };
 """
 DRIVER = """
 <script>
+{
 const out = {}, box = document.querySelector(".gallery"), pick = (n, v) => {
   const s = box.querySelector("select." + n); s.value = v; s.dispatchEvent(new Event("change")); };
 const seen = () => ["label", "own", "difference"].map((n) => box.querySelector(`figure.${n} img`).src);
@@ -197,6 +198,7 @@ const named = (e) => e.textContent.trim() || e.labels?.length;
 out.names = [...document.querySelectorAll("button,select,input,a")].every(named);
 out.faults = faults; document.title = "probed"; const pre = document.createElement("pre");
 pre.id = "probe"; pre.textContent = JSON.stringify(out); document.body.append(pre);
+}
 </script>
 """
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import sys
+import threading
 
 import pytest
 from omegaconf import OmegaConf
@@ -112,6 +115,18 @@ def test_a_broken_run_takes_none_with_it_and_says_why(mini, monkeypatch):
     monkeypatch.setattr(pool, "command", command)
     broke = pool.run_all(mini.runs, mini.home, workers=2, gpus=0)
     assert broke == {mini.runs[1].name: "no room"}
+
+
+def test_a_sweep_that_is_ended_ends_its_runs(mini, monkeypatch):
+    sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(pool, "command", lambda cfg, home: sleep)
+    started = []
+    start = pool._start
+    monkeypatch.setattr(pool, "_start", lambda *a: started.append(start(*a)) or started[-1])
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(SystemExit):
+        pool.run_all(mini.runs[:2], mini.home, workers=2, gpus=0)
+    assert len(started) == 2 and all(p.returncode == -signal.SIGTERM for p in started)
 
 
 def test_every_worker_has_a_gpu_of_its_own(mini, monkeypatch):

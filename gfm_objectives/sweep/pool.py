@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,11 +26,13 @@ def command(cfg: DictConfig, home: Path) -> list[str]:
 def run_all(runs: Sequence[DictConfig], home: Path, workers: int, gpus: int) -> dict[str, str]:
     """Run them, `workers` at a time; returns name -> why, of those that broke. What they print goes to `home`/logs.
 
-    With GPUs every worker has one of its own. An interrupt ends the children, which go on at the next call.
+    With GPUs every worker has one of its own. An interrupt, or the signal that clusters send at the end of the time, ends
+    the children too, which go on at the next call.
     """
     waiting, broke = list(runs), {}
     busy: dict[int, tuple[DictConfig, subprocess.Popen[bytes]]] = {}
     done = 0
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or busy:
             for slot in (s for s in range(workers) if s not in busy and waiting):
@@ -49,6 +52,7 @@ def run_all(runs: Sequence[DictConfig], home: Path, workers: int, gpus: int) -> 
             process.terminate()
         for _, process in busy.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     return broke
 
 

@@ -75,7 +75,7 @@ function costs(report) {
       row.querySelector(".money").textContent = row.dataset.hours === "" ? "unknown" : brief(kwh * Number(price.value));
     }
   };
-  const brief = (x) => (x === 0 ? "0" : x >= 0.001 ? x.toPrecision(2) : x.toExponential(0));
+  const brief = (x) => (x === 0 ? "0" : x >= 0.001 ? x.toPrecision(2) : x.toExponential(1));
   watts.addEventListener("input", update);
   price.addEventListener("input", update);
   update();
