@@ -60,11 +60,35 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
     return _say(table(words))
 
 
+def fit(argv: Sequence[str] | None = None, program: str = "gfm fit") -> int:
+    """Fit a law to a table of runs. Returns the exit code."""
+    return _guarded(_fit, argv, "fit", program)
+
+
+def published(argv: Sequence[str] | None = None, program: str = "gfm published") -> int:
+    """Draw gain against compute of the published models. Returns the exit code."""
+    return _guarded(_published, argv, "published", program)
+
+
+def report(argv: Sequence[str] | None = None, program: str = "gfm report") -> int:
+    """Write report.html of one or two results folders. Returns the exit code."""
+    return _guarded(_report, argv, "report", program)
+
+
+def sweep(argv: Sequence[str] | None = None, program: str = "gfm sweep") -> int:
+    """Run a study of many pretraining runs. Returns the exit code."""
+    return _guarded(_sweep, argv, "sweep", program)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
+    "fit": (fit, "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs"),
+    "published": (published, "draw the published models' gain against compute, your runs beside them"),
+    "report": (report, "write report.html, the page people open, from one or two results folders"),
+    "sweep": (sweep, "run a study: many pretraining runs, planned first, resumed, compared"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
 
@@ -187,6 +211,50 @@ def _inspect(words: list[str]) -> None:
 def _preparing(name: str, what: str) -> None:
     """Said before torch is loaded, which takes seconds, on a network disk a minute."""
     print(f"{name}: preparing {what}", flush=True)
+def _fit(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("fit", [w if "=" in w or w.startswith("-") else f"points={w}" for w in words])
+    from gfm_objectives.scaling.program import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _published(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("published", _folders(words))
+    from gfm_objectives.scaling.essay import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _report(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("report", _folders(words))
+    from gfm_objectives.report.html import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _sweep(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("sweep", [w if "=" in w or w.startswith("-") else f"study={w}" for w in words])
+    from gfm_objectives.sweep import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _folders(words: list[str]) -> list[str]:
+    """Words without = are results folders."""
+    bare = [w for w in words if "=" not in w and not w.startswith("-")]
+    return [w for w in words if w not in bare] + [f"results={','.join(bare)}"] * bool(bare)
 
 
 def _warn(

@@ -36,6 +36,16 @@ def in_empty_folder(site: Path, folder: Path, *command: str | Path) -> subproces
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
+def test_data_and_pages_travel_in_the_wheel(site):
+    for name in (
+        "scaling/published_scores.csv",
+        "scaling/published_models.csv",
+        "report/html/page.css",
+        "report/html/page.js",
+    ):
+        assert (site / "gfm_objectives" / name).read_text() == (ROOT / "gfm_objectives" / name).read_text()
+
+
 def test_configs_travel_in_the_wheel(site, tmp_path):
     shipped = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
     inside = site / "gfm_objectives" / "configs"
@@ -45,7 +55,7 @@ def test_configs_travel_in_the_wheel(site, tmp_path):
     assert run.stdout.strip() == str(inside), run.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "eval", "inspect"])
+@pytest.mark.parametrize("entry", ["train", "eval", "inspect", "fit", "published", "report", "sweep"])
 def test_console_script_works_from_an_empty_folder(site, tmp_path, entry):
     run = in_empty_folder(site, tmp_path, site / "bin" / "gfm", entry, "--help")
     assert run.returncode == 0 and run.stderr == "" and f"usage: gfm {entry}" in run.stdout

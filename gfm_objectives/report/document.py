@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives import gain
-from gfm_objectives.report import figures, tables, verdict, words, yardstick
+from gfm_objectives.report import figures, html, tables, verdict, words, yardstick
 from gfm_objectives.scores import Store
 
 
 def write(folder: str | Path) -> Path:
-    """Write `folder`/{gain.json,report.md,figures/*.png} from what the folder holds; returns the path of report.md.
+    """Write `folder`/{gain.json,report.md,report.html,figures/*.png} of what it holds; returns report.md.
 
     Read, where present: scores.csv and statistics.csv; plateau.json, a list of {task, fraction, contender, flops, val,
     chosen}; predictions.npz with `<task>/image` (n, H, W, 3) in 0..1, `<task>/label` and `<task>/pred/<contender>`
@@ -31,6 +31,7 @@ def write(folder: str | Path) -> Path:
     parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
     path.write_text("\n".join(p for p in parts if p))
+    html.write([folder], folder / "report.html")
     return path
 
 

@@ -1,0 +1,82 @@
+"""The order of events of `gfm sweep`: plan, runs, points for the laws, comparison."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from gfm_objectives import config
+from gfm_objectives.errors import InputError
+from gfm_objectives.runs.folder import folder
+from gfm_objectives.sweep import cluster, plan, pool
+from gfm_objectives.sweep.study import Study, kind, read, seconds_per_flop, smallest_first, write_points
+
+
+def run(cfg: DictConfig) -> Path:
+    """Run what is not done of the study that `cfg` (configs/sweep.yaml) names; returns the folder of its runs.
+
+    InputError where runs broke: the others are done, and the same command goes on with the rest.
+    """
+    study = read(cfg.study, cfg.runs)
+    if study.evaluation is not None:  # a mistake there is better known before the runs than after
+        config.compose("eval", [*study.evaluation, f"name={study.name}"])
+    gpus = 0 if cfg.executor == "slurm" else _gpus()
+    workers = cfg.workers or gpus or 1
+    print(plan.text(study, workers, cfg.watts, cfg.euro), flush=True)
+    if cfg.plan_only:
+        return study.home
+    if cfg.executor == "slurm":
+        if left := study.open():
+            print(cluster.submit(left, study.home, cfg.slurm, cfg.dry_run))
+            return study.home
+    elif cfg.dry_run:
+        print("\n".join(" ".join(pool.command(c, study.home)) for c in study.open()))
+        return study.home
+    else:
+        _pretrain(study, workers, gpus, cfg)
+    for path in write_points(study):
+        print(f"{path}: for gfm fit")
+    _compare(study)
+    return study.home
+
+
+def _pretrain(study: Study, workers: int, gpus: int, cfg: DictConfig) -> None:
+    """The smallest run of each kind first, so that the plan of the rest is measured; then the longest first."""
+    if first := smallest_first(study.open(), seconds_per_flop(study)):
+        broke = pool.run_all(first, study.home, workers, gpus)
+        left = [c for c in study.open() if c.name not in broke]
+        if left:
+            print(plan.text(study, workers, cfg.watts, cfg.euro), flush=True)
+    else:
+        broke, left = {}, study.open()
+    rates = seconds_per_flop(study)
+    left.sort(key=lambda c: -c.budget.flops * rates.get(kind(c), 0.0))
+    broke |= pool.run_all(left, study.home, workers, gpus)
+    if broke:
+        write_points(study)
+        name, why = next(iter(broke.items()))
+        raise InputError(
+            f"{len(broke)} of {len(study.runs)} runs broke, {name} first: {why} ({study.home}/logs has what they "
+            "printed); the same command goes on with them"
+        )
+
+
+def _compare(study: Study) -> None:
+    if study.evaluation is None:
+        return
+    from gfm_objectives.compare import run as compare
+
+    checkpoints = ",".join(str(folder(c)) for c in study.runs)
+    for cfg in config.compose("eval", [*study.evaluation, f"name={study.name}", f"checkpoint={checkpoints}"]):
+        compare(cfg)
+
+
+def _gpus() -> int:
+    """How many GPUs this process may use, without importing torch where it is told by the environment."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([n for n in named.split(",") if n and n != "-1"])
+    import torch
+
+    return torch.cuda.device_count()

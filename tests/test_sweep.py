@@ -1,0 +1,164 @@
+"""A study: planned from what was measured, run where there is room, gone on with; nothing is run twice."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import threading
+
+import pytest
+from omegaconf import OmegaConf
+
+from gfm_objectives import config
+from gfm_objectives.cli import main
+from gfm_objectives.errors import InputError
+from gfm_objectives.runs.folder import folder
+from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.runs.provenance import config_hash
+from gfm_objectives.sweep import plan, pool, study
+
+STUDY = """
+name: mini
+train:
+  - {objective: mae, budget.flops: [1e9, 4e9], seed: [0, 1], optim.lr: 0.01}
+  - {objective: masked_seg, budget.flops: 1e9, seed: 0}
+"""
+
+
+@pytest.fixture
+def mini(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return study.read("study.yaml", "runs")
+
+
+def finish(cfg, seconds_per_flop=1e-8, **about):
+    """Leave what a finished run leaves."""
+    flops = cfg.budget.flops
+    ledger = Ledger(cfg.objective.name, cfg.seed, config_hash(cfg), "d", "c", flops_spent=flops, loss=1.5, **about)
+    ledger.seconds, ledger.tokens, ledger.parameters = flops * seconds_per_flop, 100, {"encoder": 7, "objective": 3}
+    folder(cfg).mkdir(parents=True, exist_ok=True)
+    config.save(cfg, folder(cfg) / "config.yaml")
+    ledger.write(folder(cfg) / "ledger.json")
+
+
+def test_lists_are_varied_and_sections_follow_each_other(mini):
+    names = [c.name for c in mini.runs]
+    mae = [f"mae-nano-synthetic-{flops}-s{seed}" for flops in ("1e9", "4e9") for seed in (0, 1)]
+    assert names == [*mae, "masked_seg-nano-synthetic-1e9-s0"]
+    assert {c.optim.lr for c in mini.runs if c.objective.name == "mae"} == {0.01}
+    assert {str(c.runs) for c in mini.runs} == {"runs/mini"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("trian: {objective: mae}", "trian: no such section"),
+        ("name: x", "train: expected keys of gfm train"),
+        ("train: {objective: mae, name: y}", "train.name: is set by the study"),
+        ("train: {objective: mae, seed: []}", "train.seed: an empty list"),
+        ("train: {objectiv: mae}", "objectiv"),
+        ("train: [{objective: mae}, {objective: mae}]", "two sections make the run"),
+        ("train: {objective: mae}\neval: [a]", "eval: expected keys"),
+    ],
+)
+def test_mistakes_are_one_line(text, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["sweep", "s.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_plan_is_runs_times_what_finished_runs_of_their_kind_took(mini):
+    assert "5 runs, 1.1e+10 FLOPs in all; 0 finished" in plan.text(mini, 2, 500, 0.2)
+    assert [c.name for c in study.smallest_first(mini.open(), ())] == [mini.runs[0].name, mini.runs[4].name]
+    finish(mini.runs[0], 1e-6)
+    text = plan.text(mini, 2, 500, 0.2)
+    # mae: 1e9 + 4e9 + 4e9 FLOPs at 1e-6 s = 9000 s, two at a time; 2.5 h x 0.5 kW
+    assert "1 finished" in text and "2:30:00" in text and "left: 1:15:00 on 2 workers" in text
+    assert (
+        "1.2 kWh at 500 W each, 0.25 euro" in text and "1 runs are of kinds that no finished run has measured" in text
+    )
+    assert [c.name for c in study.smallest_first(mini.open(), study.seconds_per_flop(mini))] == [mini.runs[4].name]
+
+
+def test_begun_runs_are_told_and_a_finished_run_of_another_config_is_refused(mini):
+    finish(mini.runs[0])
+    folder(mini.runs[1]).mkdir(parents=True)
+    config.save(mini.runs[1], folder(mini.runs[1]) / "config.yaml")
+    assert "1 finished, 1 begun and broken" in plan.text(mini, 1, 500, 0.2)
+    other = OmegaConf.merge(mini.runs[0], {"optim": {"lr": 0.5}})
+    finish(other)
+    with pytest.raises(InputError, match="of another config"):
+        mini.open()
+
+
+def test_points_are_by_objective_and_budgets_share_a_trunk(mini):
+    for c in mini.runs:
+        finish(c)
+    files = study.write_points(mini)
+    assert [f.name for f in files] == ["points-mae.csv", "points-masked_seg.csv"]
+    rows = list(csv.DictReader(files[0].open()))
+    trunks = {r["run"]: r["trunk"] for r in rows}
+    assert len(trunks) == 4 and len(set(trunks.values())) == 2
+    assert rows[0]["parameters"] == "10" and rows[0]["encoder_parameters"] == "7" and float(rows[0]["loss"]) == 1.5
+
+
+def test_a_broken_run_takes_none_with_it_and_says_why(mini, monkeypatch):
+    def command(cfg, home):
+        bad = cfg.name == mini.runs[1].name
+        return [sys.executable, "-S", "-c", f"print('error: no room'); raise SystemExit({int(bad)})"]
+
+    monkeypatch.setattr(pool, "command", command)
+    broke = pool.run_all(mini.runs, mini.home, workers=2, gpus=0)
+    assert broke == {mini.runs[1].name: "no room"}
+
+
+def test_a_sweep_that_is_ended_ends_its_runs(mini, monkeypatch):
+    sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(pool, "command", lambda cfg, home: sleep)
+    started = []
+    start = pool._start
+    monkeypatch.setattr(pool, "_start", lambda *a: started.append(start(*a)) or started[-1])
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(SystemExit):
+        pool.run_all(mini.runs[:2], mini.home, workers=2, gpus=0)
+    assert len(started) == 2 and all(p.returncode == -signal.SIGTERM for p in started)
+
+
+def test_every_worker_has_a_gpu_of_its_own(mini, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    show = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    monkeypatch.setattr(pool, "command", lambda cfg, home: [sys.executable, "-S", "-c", show])
+    pool.run_all(mini.runs[:2], mini.home, workers=2, gpus=2)
+    assert {(mini.home / "logs" / f"{c.name}.txt").read_text().strip() for c in mini.runs[:2]} == {"3", "5"}
+
+
+def test_what_runs_is_the_config_that_was_planned(mini):
+    words = pool.command(mini.runs[0], mini.home)
+    (again,) = config.compose("train", words[4:])
+    assert again == mini.runs[0] and config_hash(again) == config_hash(mini.runs[0])
+
+
+def test_slurm_job_is_shown_without_a_cluster(mini, capsys):
+    pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
+    assert main(["sweep", "study.yaml", "executor=slurm", "dry_run=true", "slurm.partition=gpu", "slurm.hours=2"]) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --partition=gpu" in said and "#SBATCH --array=0-4" in said and "#SBATCH --time=120" in said
+    assert said.count("# run ") == 5
+    assert main(["sweep", "study.yaml", "executor=slurm"]) == 2 and "no sbatch here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_runs_to_its_points_and_is_not_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = "encoder.dim: 16, encoder.depth: 1, data.size: 16, data.dates: 2, yardstick: false, loader.workers: 0"
+    (tmp_path / "s.yaml").write_text(f"train: {{objective: mae, budget.flops: [3e9, 6e9], {small}}}")
+    assert main(["sweep", "s.yaml", "workers=1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs not measured yet" in said and "left: 0:00:" in said
+    assert len(list(csv.DictReader((tmp_path / "runs/s/points-mae.csv").open()))) == 2
+    assert main(["sweep", "s.yaml", "workers=1"]) == 0 and "2 finished" in capsys.readouterr().out
