@@ -29,6 +29,11 @@ def inspect(argv: Sequence[str] | None = None, program: str = "gfm inspect") -> 
     return _guarded(_inspect, argv, "inspect", program)
 
 
+def curate(argv: Sequence[str] | None = None, program: str = "gfm curate") -> int:
+    """Write the list of places worth reading. Returns the exit code."""
+    return _guarded(_curate, argv, "curate", program)
+
+
 def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
     """Write every table and figure of the repository's pages anew from results/. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -66,6 +71,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
+    "curate": (curate, "find near-duplicates and empty places; write the keep-list that data.keep= reads"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
@@ -142,6 +148,16 @@ def _inspect(words: list[str]) -> None:
 
     configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
     from gfm_objectives.inspection import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _curate(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("curate", words)
+    from gfm_objectives.curation.curating import run
 
     for cfg in configs:
         run(cfg)

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gfm_objectives"
 # Every room of the house, from the ground up; a room imports those of its own line only where a later line says so.
 GROUND = ("errors", "sensors", "batch", "metrics", "chance", "config", "flops", "budget", "device")
-SIBLINGS = ("objectives", "data", "tasks", "curation")  # these never import each other
+SIBLINGS = ("objectives", "data", "tasks")  # these never import each other
 # Where data and models meet: each may import the ones before it.
-MEETING = ("runs", "yardstick", "finetune", "pretrain", "scores", "gain", "report", "compare", "inspection")
+MEETING = ("runs", "yardstick", "finetune", "pretrain", "scores", "gain", "report", "curation", "compare", "inspection")
 TOP = ("cli", "__main__", "train.py", "eval.py")
 LEVEL: dict[str, float] = dict.fromkeys(GROUND, 0) | {"models": 1} | dict.fromkeys(SIBLINGS, 2)
 LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING)} | dict.fromkeys(TOP, 4)
