@@ -34,6 +34,11 @@ def curate(argv: Sequence[str] | None = None, program: str = "gfm curate") -> in
     return _guarded(_curate, argv, "curate", program)
 
 
+def leakage(argv: Sequence[str] | None = None, program: str = "gfm leakage") -> int:
+    """Name the places of a task that pretraining shows. Returns the exit code."""
+    return _guarded(_leakage, argv, "leakage", program)
+
+
 def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
     """Write every table and figure of the repository's pages anew from results/. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -72,6 +77,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "curate": (curate, "find near-duplicates and empty places; write the keep-list that data.keep= reads"),
+    "leakage": (leakage, "name the ground that a run's data, or the training split, shares with a task's test"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
@@ -148,6 +154,16 @@ def _inspect(words: list[str]) -> None:
 
     configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
     from gfm_objectives.inspection import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _leakage(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("leakage", [w if "=" in w or w.startswith("-") else f"run={w}" for w in words])
+    from gfm_objectives.curation.leakage import run
 
     for cfg in configs:
         run(cfg)

@@ -32,6 +32,7 @@ from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
+from gfm_objectives.curation.leakage import told
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.errors import InputWarning
 from gfm_objectives.finetune import evaluate_rule
@@ -56,6 +57,8 @@ def run(cfg: DictConfig) -> Path:
     print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += notes_on(benches, rows)
+    real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
+    context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
     check_rows(Store(out), rows, out)
     workers = cfg.workers or (1 if device.type == "cuda" else _cores())
     comparison = Comparison(options, out, benches, rows, device, workers)

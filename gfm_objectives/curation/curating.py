@@ -16,10 +16,12 @@ from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.describing import Described, describe
 from gfm_objectives.curation.examination import Limits
 from gfm_objectives.curation.fingerprints import channels
+from gfm_objectives.curation.handover import export, read_answer
 from gfm_objectives.curation.keep import KeepList, Rules
 from gfm_objectives.curation.neighbours import Pairs, find_pairs
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,16 @@ def run(cfg: DictConfig) -> Path:
     from gfm_objectives.curation.page import write_page
 
     options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
+    if cfg.export not in (None, "nemo"):
+        raise InputError(f"export={cfg.export}: nemo is the one form there is; or null")
     options["keep"] = None  # what is curated is all of it
     source = build_source(options, cfg.split)
     out = Path(cfg.out)
     rules = Rules(cfg.overlap, cfg.copy, cfg.seasons, cfg.epsilon)
-    found = curate(source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, bar=True)
+    answer = Path(cfg["import"]).expanduser() if cfg["import"] else None
+    found = curate(source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, bar=True)
+    if cfg.export:
+        export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
     names = source.names() if hasattr(source, "names") else [str(i) for i in range(len(source))]
     about = {
         "data": options["name"],
@@ -66,16 +73,22 @@ def curate(
     rules: Rules,
     folder: Path | None = None,
     clusters: int | None = None,
+    answer: Path | None = None,
     bar: bool = False,
 ) -> Curation:
-    """All stages. With a folder the reading resumes where an earlier call was interrupted."""
+    """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
+    Curator it says who is alike."""
     began = time.process_time()
     with _bar(len(source), bar) as (advance, tell):
         described = describe(source, limits, folder, advance)
         pairs = find_pairs(described.points, channels(source.spec), progress=tell)
         tell("clustering")
         order = keep.prefer(described.reason, described.quality)
-        alike = embeddings.compare(embeddings.standardised(described.figures), order, clusters)
+        alike = (
+            read_answer(answer, len(source))
+            if answer
+            else embeddings.compare(embeddings.standardised(described.figures), order, clusters)
+        )
     kept = keep.decide(described.reason, described.quality, pairs, alike, source.spec.size, rules)
     return Curation(described, pairs, alike, kept, time.process_time() - began)
 

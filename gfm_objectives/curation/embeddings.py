@@ -29,6 +29,11 @@ class Alike:
     cosine: np.ndarray
     twin: np.ndarray
 
+    @staticmethod
+    def nobody(n: int) -> Alike:
+        """Of n places that were not compared."""
+        return Alike(np.zeros(n, np.int32), np.full(n, -1, np.float32), np.full(n, -1, np.int64))
+
     def sweep(self, kept: np.ndarray) -> list[tuple[float, int]]:
         """For each epsilon, how many of the places kept so far (N,) bool would be left out at it."""
         return [(eps, int((kept & (self.cosine > 1 - eps)).sum())) for eps in EPSILONS]

@@ -7,16 +7,28 @@ figures are upper bounds: a better predictor needs fewer bits. Bits below the no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.curation.describing import describe
+from gfm_objectives.curation.embeddings import Alike
+from gfm_objectives.curation.examination import Limits
+from gfm_objectives.curation.fingerprints import channels
+from gfm_objectives.curation.keep import Rules, decide
+from gfm_objectives.curation.neighbours import find_pairs
+from gfm_objectives.data.kept import Curated
 from gfm_objectives.data.source import Source
 from gfm_objectives.sensors import SENSORS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # One deviation of an instrument's noise, in the sensor's unit. Reflectance: Sentinel-2 at its reference radiances has a
 # signal-to-noise ratio of about 100 to 170 at reflectances of 0.1 to 0.3 (User Handbook). Decibel: four and a half
@@ -24,7 +36,8 @@ from gfm_objectives.sensors import SENSORS
 NOISE = {"reflectance": 0.002, "decibel": 2.0, "metre": 1.0}
 PATCH = 16  # pixels
 RIDGE = 1e-3
-CHUNK = 32  # places
+CHUNK = 32  # places read together
+MOST = 512  # places that `gfm inspect` accounts for
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +172,7 @@ def _code(x: Tensor, seen: Tensor, more: Tensor | None, half: Tensor) -> float:
 
 
 def _residual_bits(features: Tensor, y: Tensor, half: Tensor) -> float:
-    """Bits of y (N, M, C) per pixel: each band predicted from the features and the bands before it, the rest is coded."""
+    """Bits of y (N, M, C) per pixel: each band predicted from features and the bands before it."""
     total = 0.0
     for band in range(y.shape[-1]):
         z = torch.cat([features, y[..., :band], torch.ones_like(y[..., :1])], -1).double()
@@ -187,20 +200,47 @@ def _around(x: Tensor) -> Tensor:
     return torch.cat([x, torch.nn.functional.avg_pool2d(padded, 3, 1)], 1)
 
 
-def lines(found: Sequence[Bits], dates: Mapping[str, int], unique: float) -> list[str]:
+def lines(found: Sequence[Bits], unique: float) -> list[str]:
     """What a person is told: bits per pixel, and what share of them is new."""
-    out = [f"unique fraction: {unique:.1%} of the places show ground that none before them shows in the same picture"]
+    out = [f"unique fraction: {unique:.1%} of the places are no copy of one before them"]
     for b in found:
-        what = [
-            f"{b.alone:.2f} bits per pixel ({len(SENSORS[b.sensor].bands)} bands at most, noise "
-            f"{NOISE[SENSORS[b.sensor].unit]:g} {SENSORS[b.sensor].unit})"
-        ]
-        for name, value in (
-            ("the patch beside it", b.space),
-            ("the date before", b.time),
-            ("the other sensors", b.other),
-        ):
+        unit = SENSORS[b.sensor].unit
+        told = [f"{b.alone:.2f} bits per pixel alone (noise {NOISE[unit]:g} {unit})"]
+        for what, value in states(b):
             if value is not None:
-                what.append(f"{value:.2f} given {name} ({value / max(b.alone, 1e-9):.0%} new)")
-        out.append(f"{b.sensor}: {'; '.join(what)}")
+                told.append(f"{value:.2f} given {what} ({value / max(b.alone, 1e-9):.0%} new)")
+        out.append(f"{b.sensor}: {'; '.join(told)}")
     return out
+
+
+def states(b: Bits) -> list[tuple[str, float | None]]:
+    """Bits under each state of knowledge, None where the data has no such thing."""
+    return [("the patch beside it", b.space), ("the date before", b.time), ("the other sensors", b.other)]
+
+
+def tell(source: Source, places: Sequence[int], path: Path) -> list[str]:
+    """Lines on the information of `source`, from these places, and a chart of it at `path`."""
+    found = account(source, places)
+    part = describe(Curated(source, np.array(places), "", (0.0, 0.0), ""), Limits(0, 0, 1, 0), None)
+    pairs = find_pairs(part.points, channels(source.spec))
+    kept = decide(part.reason, part.quality, pairs, Alike.nobody(len(places)), source.spec.size, Rules())
+    draw(found, source.synthetic).savefig(path, dpi=110)
+    return lines(found, float(kept.keep.mean()))
+
+
+def draw(found: Sequence[Bits], synthetic: bool) -> Figure:
+    """Bits per pixel of each sensor: alone, and what is left of them where more is known."""
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    figure = Figure(figsize=(2.2 + 1.9 * len(found), 3.4), layout="constrained")
+    ax = figure.subplots()
+    names = ["alone", *(f"given {what}" for what, _ in states(found[0]))]
+    for k, (name, color) in enumerate(zip(names, ("0.6", "#2b6cb0", "#c05621", "#2f855a"), strict=True)):
+        values = [[b.alone, *(v for _, v in states(b))][k] for b in found]
+        at = np.arange(len(found)) + 0.2 * (k - 1.5)
+        ax.bar(at, [v or 0 for v in values], 0.18, color=color, label=name)
+    ax.set_xticks(range(len(found)), [b.sensor for b in found])
+    ax.set_ylabel("bits per pixel, all bands")
+    ax.set_title(f"What is new{', synthetic data' if synthetic else ''}", fontsize=10)
+    ax.legend(fontsize=7, frameon=False)
+    return figure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,29 @@ def run(cfg: DictConfig) -> list[Leak]:
     if scored and cfg.strict:
         raise InputError(f"strict=true: {scored[0].line()}; leave those places out of what is learned from")
     return found
+
+
+def told(runs: Sequence[str], tasks: Mapping[str, str], strict: bool) -> list[str]:
+    """What `gfm leakage` found of each run's data in the test split of each task (name -> fingerprint of its test), as
+    lines for a report; InputWarning where ground is shared. InputError with strict, also where nobody has looked.
+    """
+    out = []
+    for run in runs:
+        path = Path(run) / FILE
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        for task, fingerprint in tasks.items():
+            into = [Leak(**leak) for leak in known.get(task, []) if leak["into"] == f"{task} test"]
+            into = [leak for leak in into if leak.fingerprint == fingerprint]
+            leaking = [leak for leak in into if leak.leaks]
+            lines = [f"{run}: {leak.line()}" for leak in leaking]
+            if not into:
+                lines = [f"{run}: leakage into {task} is not known; gfm leakage {run} task={task}"]
+            if strict and lines:
+                raise InputError(f"strict=true: {lines[0]}")
+            if leaking:
+                warnings.warn(lines[0], InputWarning, stacklevel=2)
+            out += lines or [f"{run}: no ground shared with the test split of {task}"]
+    return out
 
 
 def leaks(of: str, corpus: Source, splits: Mapping[str, Source]) -> list[Leak]:
