@@ -1,11 +1,11 @@
-"""Does leaving near-duplicates out pay at equal FLOPs? Pools of places, and the commands that train and compare on them.
+"""Does leaving near-duplicates out pay at equal FLOPs? Pools of places, and the commands that compare them.
 
     python benchmarks/curation_experiment.py pools [PLACES] [SEEDS]     writes pools/*.parquet
     python benchmarks/curation_experiment.py plan [FLOPS] [SEEDS]       prints the commands
 
 Three pools of PLACES entries for each seed (Earth) and redundancy of 80 and 98 %:
-  redundant  1 - r of the places are different; their copies follow a power law (rank ** -1.5), so that 1 % of the places
-             own most copies. Evenly spread copies would make curation null by construction: every place as often.
+  redundant  1 - r of the places are different; their copies follow a power law (rank ** -1.5), so that 1 % of the
+             places own most copies. Were they spread evenly, curation would be null by construction.
   curated    what gfm curate keeps of the redundant pool.
   clean      PLACES different places: what curation could at best restore.
 A pool is larger than what one run consumes: nano sees about 16,000 places in 1e13 FLOPs, so 20,000 is the least.

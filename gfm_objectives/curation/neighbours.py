@@ -166,32 +166,25 @@ def _best_shift(
 def _shares(
     points: Points, i: np.ndarray, j: np.ndarray, pair: np.ndarray, pairs: int, static: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`share` and `repeated` of each pair, from the matches that agree: see Pairs. Points of a outside of the common
-    ground count too, and are allowed for by whoever knows the overlap."""
-    live = points.place[i]
-    _, place_points = np.unique(points.place, return_counts=True)
-    starts = np.r_[0, np.cumsum(place_points)]
-    homes = np.unique(points.place)
+    """`share` and `repeated` of each pair, from the matches that agree; see Pairs. All points of a count, those outside
+    of the common ground too: whoever knows the overlap allows for them."""
     owner = np.zeros(pairs, np.int64)
-    owner[pair] = live
-    at = np.searchsorted(homes, owner)
-    every = np.stack([pair, i], 1)
-    matched = np.bincount(_unique_rows(every)[:, 0], minlength=pairs)
-    share = matched / np.maximum(1, starts[at + 1] - starts[at])
+    owner[pair] = points.place[i]
+    per_place = np.bincount(points.place, minlength=int(owner.max(initial=0)) + 1)
+    matched = np.bincount(_unique_rows(np.stack([pair, i], 1))[:, 0], minlength=pairs)
+    share = matched / np.maximum(1, per_place[owner])
     moving = ~static[points.channel]
+    dates = int(points.date.max(initial=0)) + 1
+    per_date = np.bincount(points.place[moving] * dates + points.date[moving], minlength=len(per_place) * dates)
+    per_date = per_date.reshape(-1, dates)[owner]  # (pairs, dates of a)
     seen = moving[i]
     rows = np.stack([pair[seen], points.date[i[seen]], points.date[j[seen]], i[seen]], 1).astype(np.int64)
     rows = _unique_rows(rows)
-    dated = np.bincount(points.place[moving] * 256 + points.date[moving]) if moving.any() else np.zeros(1, np.int64)
-    repeated = np.zeros(pairs)
+    best = np.zeros((pairs, dates))
     if len(rows):
         head = np.flatnonzero(np.r_[True, (rows[1:, :3] != rows[:-1, :3]).any(1)])
-        count, top = np.diff(np.r_[head, len(rows)]), rows[head]
-        best = np.zeros((pairs, int(rows[:, 1].max()) + 1))
-        np.maximum.at(best, (top[:, 0], top[:, 1]), count)
-        per_date = dated[np.minimum(owner[:, None] * 256 + np.arange(best.shape[1]), len(dated) - 1)]
-        dates = np.bincount(np.flatnonzero(dated) // 256, minlength=int(owner.max()) + 1)
-        repeated = (best / np.maximum(per_date, 1)).sum(1) / np.maximum(1, dates[owner])
+        np.maximum.at(best, (rows[head, 0], rows[head, 1]), np.diff(np.r_[head, len(rows)]))
+    repeated = (best / np.maximum(per_date, 1)).sum(1) / np.maximum(1, (per_date > 0).sum(1))
     return share, repeated
 
 
