@@ -193,7 +193,7 @@ def synthetic(count: int) -> None:
 def real(root: Path) -> None:
     """hls_water against the list of its overlaps; splits by area and at random."""
     source = build_source(load_choice("data", "hls_water") | {"splits": None}, "pretrain")
-    names = source.names()  # type: ignore[attr-defined]
+    names = source.names()
     pairs = find_pairs(describe(source, Limits(), None).points, channels(source.spec))
     shown = {
         (names[a], names[b]): (int(dy), int(dx))

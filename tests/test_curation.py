@@ -293,6 +293,7 @@ def test_the_command_writes_a_list_that_the_source_reads(tmp_path, capsys):
     whole, part = build_source(SMALL, "pretrain"), build_source(SMALL | {"keep": str(out)}, "pretrain")
     assert isinstance(part, Curated) and len(part) == len(kept) and part.fingerprint != whole.fingerprint
     torch.testing.assert_close(part.read([0, -1]).sensors["s2"].x, whole.read([kept[0], kept[-1]]).sensors["s2"].x)
+    assert part.names() == [str(i) for i in kept]
     assert part.groups() == [whole.groups()[i] for i in kept] and f"{len(kept)} of 24" in part.notes()[-1]
     assert part.preparation(5)[1] > 0  # what curation took is charged to the run
     val = build_source(SMALL | {"keep": str(out)}, "val")

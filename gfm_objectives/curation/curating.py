@@ -50,7 +50,6 @@ def run(cfg: DictConfig) -> Path:
     found = curate(source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, bar=True)
     if cfg.export:
         export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
-    names = source.names() if hasattr(source, "names") else [str(i) for i in range(len(source))]
     about = {
         "data": options["name"],
         "split": cfg.split,
@@ -60,7 +59,7 @@ def run(cfg: DictConfig) -> Path:
         "flops": 0.0,
         "seconds": found.seconds,
     }
-    keep.write(found.kept, names, about, out)
+    keep.write(found.kept, source.names(), about, out)
     page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules)
     print(summary(cfg.name, found))
     print(f"  -> {out}, {page}; use it: data.keep={out}")

@@ -40,6 +40,10 @@ class Curated(Source):
         groups = self.source.groups()
         return [groups[i] for i in self.index]
 
+    def names(self) -> list[str]:
+        names = self.source.names()
+        return [names[i] for i in self.index]
+
     def notes(self) -> list[str]:
         return [*self.source.notes(), self._told]
 
