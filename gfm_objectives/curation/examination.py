@@ -51,7 +51,7 @@ def examine(batch: Batch, channels: Sequence[Channel], limits: Limits) -> Examin
         figures += spread(mean, deviation, share)
         moving = [k for k, c in enumerate(channels) if c.sensor == name and not c.static]
         if moving:
-            dead = (deviation < 1e-6) & (pixels[..., None] > 0)  # (B, T, C)
+            dead = (deviation < 1e-3 * (1 + mean.abs())) & (pixels[..., None] > 0)  # (B, T, C)
             flags["constant band"] |= (dead.any(2) & ~dead.all(2)).any(1)
         if moving and any(channels[k].group == "visible" for k in moving):
             flags["cloud"] |= best[-1] < limits.clear
@@ -96,7 +96,8 @@ def looks(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of pictures (N, H, W): mean difference of neighbours; bits per valid pixel; share of the valid at the maximum."""
     n = image.shape[0]
     step = (image[..., 1:] - image[..., :-1]).abs_().mean((-2, -1))
-    level = (image / STEP + LEVELS / 2).clamp_(0, LEVELS - 1).to(torch.int64)
+    middle = image.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)  # where a bin is centred: an edge there cuts in two
+    level = ((image - middle[:, None, None]) / STEP + LEVELS / 2 + 0.5).clamp_(0, LEVELS - 1).to(torch.int64)
     if not valid.all():
         level = torch.where(valid, level, LEVELS)
     rows = level.flatten(1) + torch.arange(n)[:, None] * (LEVELS + 1)
