@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> Path:
     options["keep"] = None  # what is curated is all of it
     source = build_source(options, cfg.split)
     out = Path(cfg.out)
-    rules = Rules(cfg.overlap, cfg.copy, cfg.seasons, cfg.epsilon)
+    rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
     answer = Path(cfg["import"]).expanduser() if cfg["import"] else None
     found = curate(source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, bar=True)
     if cfg.export:
