@@ -13,13 +13,14 @@ from scenes import Scenes, ground, strangers, windows
 from gfm_objectives import cli
 from gfm_objectives.config import compose
 from gfm_objectives.curation import embeddings, keep
-from gfm_objectives.curation.curating import balance, curate
+from gfm_objectives.curation.curating import curate
 from gfm_objectives.curation.describing import describe
 from gfm_objectives.curation.examination import REASONS, Limits, examine
 from gfm_objectives.curation.fingerprints import channels, comparisons, windowed
 from gfm_objectives.curation.handover import export, read_answer
 from gfm_objectives.curation.keep import Rules, decide
 from gfm_objectives.curation.neighbours import Pairs, find_pairs
+from gfm_objectives.curation.page import balance
 from gfm_objectives.data import build_source
 from gfm_objectives.data.kept import Curated
 from gfm_objectives.errors import InputError
@@ -242,8 +243,7 @@ def test_a_twins_twin_is_one_only_where_all_ground_is_shared():
 
 
 def test_balance_is_counted_in_bits():
-    classes = np.array([[1.0, 0], [1.0, 0], [0, 1.0], [0, 1.0]])
-    before, after, bits = balance(classes, np.array([True, True, True, False]))
+    before, after, bits = balance(np.array([2.0, 2.0]), np.array([2.0, 1.0]))
     assert before.tolist() == [0.5, 0.5] and after.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert bits == pytest.approx(2 / 3 * np.log2(4 / 3) + 1 / 3 * np.log2(2 / 3))
 

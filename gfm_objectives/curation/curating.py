@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives.curation import embeddings, keep
@@ -114,10 +113,3 @@ def _bar(total: int, shown: bool) -> Iterator[tuple[Any, Any]]:
             lambda done: progress.update(task, completed=done),
             lambda stage: progress.update(task, description=stage, total=None),
         )
-
-
-def balance(classes: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Share of each class before and after, and the Kullback-Leibler divergence of after from before, in bits."""
-    before, after = (c.sum(0) / max(c.sum(), 1e-9) for c in (classes, classes[keep]))
-    seen = after > 0
-    return before, after, float((after[seen] * np.log2(after[seen] / before[seen])).sum())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfm_objectives.curation.describing import layer_of
 from gfm_objectives.curation.keep import Rules, relations
 from gfm_objectives.data.source import Source
 from gfm_objectives.report.pictures import image
@@ -77,33 +78,31 @@ def picture_tag(figure: Any) -> str:
     return f"<img src='data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}'>"
 
 
+def balance(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Counts (K,) as shares, and the Kullback-Leibler divergence of those after from those before, in bits."""
+    p, q = (c / max(c.sum(), 1e-9) for c in (before, after))
+    seen = q > 0
+    return p, q, float((q[seen] * np.log2(q[seen] / p[seen])).sum())
+
+
 def _balance(source: Source, found: Curation) -> list[str]:
     """Classes and places before and after."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
-    from gfm_objectives.curation.curating import balance
-    from gfm_objectives.curation.describing import layer_of
-
     d, keep, out = found.described, found.kept.keep, []
     layer = layer_of(source)
-    if layer and d.classes.shape[1] and d.classes.any():
-        before, after, bits = balance(d.classes, keep)
+    if layer and d.classes.any():
+        before, after, bits = balance(d.classes.sum(0), d.classes[keep].sum(0))
         names = source.spec.legends[layer[0]].classes
         rows = [(c, f"{b:.2%}", f"{a:.2%}") for c, b, a in zip(names, before, after, strict=True) if b or a]
-        out += [
-            f"<h2>Classes of {html.escape(layer[0])}</h2>"
-            f"<p>{bits:.4f} bits from before to after (Kullback-Leibler).</p>",
-            table(("class", "before", "after"), rows),
-        ]
-    areas = source.groups()
-    if 1 < len(set(areas)) < len(areas):
-        _, number = np.unique(areas, return_inverse=True)
-        _, _, bits = balance(
-            np.eye(number.max() + 1, dtype=np.float32)[number] if number.max() < 4096 else d.classes, keep
-        )
-        lost = len(set(areas)) - len({a for a, k in zip(areas, keep, strict=True) if k})
+        told = f"{bits:.4f} bits from before to after (Kullback-Leibler)."
+        out += [f"<h2>Classes of {html.escape(layer[0])}</h2><p>{told}</p>", table(("class", "before", "after"), rows)]
+    names_of_areas, area = np.unique(source.groups(), return_inverse=True)
+    if 1 < len(names_of_areas) < len(area):
+        counts = np.bincount(area), np.bincount(area[keep], minlength=len(names_of_areas))
+        lost, bits = int((counts[1] == 0).sum()), balance(*counts)[2]
         out.append(
-            f"<p>Areas: {len(set(areas)):,}, of which {lost:,} are lost; {bits:.4f} bits from before to after.</p>"
+            f"<p>{len(names_of_areas):,} areas, {lost:,} of them lost; {bits:.4f} bits from before to after.</p>"
         )
     if np.isfinite(d.lonlat).all():
         figure = Figure(figsize=(9, 2.6), layout="constrained")
