@@ -15,6 +15,7 @@ from gfm_objectives.config import compose
 from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.curating import curate
 from gfm_objectives.curation.describing import describe
+from gfm_objectives.curation.embedders import open_embedder
 from gfm_objectives.curation.examination import REASONS, Limits, examine
 from gfm_objectives.curation.fingerprints import channels, comparisons, windowed
 from gfm_objectives.curation.handover import export, read_answer
@@ -24,6 +25,8 @@ from gfm_objectives.curation.page import balance
 from gfm_objectives.data import build_source
 from gfm_objectives.data.kept import Curated
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.runs.checkpoint import save_encoder
 
 ALONE = np.zeros(0, np.int64)
 
@@ -176,6 +179,23 @@ def test_epsilon_thins_what_is_alike_and_the_table_says_how_far():
 
 def none():
     return Pairs(ALONE, ALONE, ALONE, ALONE, ALONE, np.zeros(0), np.zeros(0))
+
+
+@pytest.mark.parametrize("kind", ["rcf", "run"])
+def test_other_embeddings_tell_copies_from_strangers_and_are_charged(kind, tmp_path):
+    x = strangers(6, 32)
+    source = Scenes(torch.cat([x, x[:2]]))
+    name = kind
+    if kind == "run":
+        save_encoder(Encoder(source.spec.bands, dim=16, depth=1, heads=2, patch=8, dense_width=8), tmp_path)
+        name = str(tmp_path)
+    embedder = open_embedder(name, source.spec)
+    v = embeddings.standardised(describe(source, Limits(), None, embedder=embedder).figures)
+    assert v.shape[1] == (128 if kind == "rcf" else 8) and (embedder.flops > 0) == (kind == "run")
+    alike = embeddings.compare(v, np.arange(8), 1)
+    assert alike.twin[6:].tolist() == [0, 1] and alike.cosine[6:].min() > 0.9999 > alike.cosine[:6].max()
+    with pytest.raises(InputError, match="not found"):
+        open_embedder(str(tmp_path / "none"), source.spec)
 
 
 def test_what_nemo_curator_reads_and_its_answer(tmp_path):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.describing import Described, describe
+from gfm_objectives.curation.embedders import Embedder, open_embedder
 from gfm_objectives.curation.examination import Limits
 from gfm_objectives.curation.fingerprints import channels
 from gfm_objectives.curation.handover import export, read_answer
@@ -44,9 +45,12 @@ def run(cfg: DictConfig) -> Path:
     options["keep"] = None  # what is curated is all of it
     source = build_source(options, cfg.split)
     out = Path(cfg.out)
+    embedder = open_embedder(cfg.embedding, source.spec)
     rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
     answer = Path(cfg["import"]).expanduser() if cfg["import"] else None
-    found = curate(source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, bar=True)
+    found = curate(
+        source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, embedder, bar=True
+    )
     if cfg.export:
         export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
     about = {
@@ -55,7 +59,8 @@ def run(cfg: DictConfig) -> Path:
         "fingerprint": source.fingerprint,
         "places": len(source),
         "rules": {"overlap": rules.overlap, "copy": rules.copy, "seasons": rules.seasons, "epsilon": rules.epsilon},
-        "flops": 0.0,
+        "embedding": cfg.embedding,
+        "flops": embedder.flops * len(source),
         "seconds": found.seconds,
     }
     keep.write(found.kept, source.names(), about, out)
@@ -72,13 +77,14 @@ def curate(
     folder: Path | None = None,
     clusters: int | None = None,
     answer: Path | None = None,
+    embedder: Embedder | None = None,
     bar: bool = False,
 ) -> Curation:
     """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
     Curator it says who is alike."""
     began = time.process_time()
     with _bar(len(source), bar) as (advance, tell):
-        described = describe(source, limits, folder, advance)
+        described = describe(source, limits, folder, advance, embedder)
         pairs = find_pairs(described.points, channels(source.spec), progress=tell)
         tell("clustering")
         order = keep.prefer(described.reason, described.quality)

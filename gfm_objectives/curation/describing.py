@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.curation.embedders import STATISTICS, Embedder
 from gfm_objectives.curation.examination import Limits, examine
 from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels, fingerprint
 from gfm_objectives.data.source import Source
@@ -48,15 +49,19 @@ class Described:
 
 
 def describe(
-    source: Source, limits: Limits, folder: Path | None, progress: Callable[[int], None] = lambda done: None
+    source: Source,
+    limits: Limits,
+    folder: Path | None,
+    progress: Callable[[int], None] = lambda done: None,
+    embedder: Embedder | None = None,
 ) -> Described:
     """Every place of `source`; with a folder, parts that an earlier call of the same data has left there are read.
 
     progress is told how many places are done.
     """
-    chosen, layer = channels(source.spec), layer_of(source)
+    chosen, layer, embedder = channels(source.spec), layer_of(source), embedder or Embedder(STATISTICS)
     if folder is not None:
-        _open(folder, [VERSION, source.fingerprint, len(source), PART, asdict(limits)])
+        _open(folder, [VERSION, source.fingerprint, len(source), PART, asdict(limits), embedder.digest])
     parts = []
     for number, first in enumerate(range(0, len(source), PART)):
         last = min(first + PART, len(source))
@@ -64,7 +69,7 @@ def describe(
         if path is not None and path.is_file():
             part = _load(path)
         else:
-            part = _part(source, first, last, chosen, layer, limits)
+            part = _part(source, first, last, chosen, layer, limits, embedder)
             if path is not None:
                 _save(part, path)
         parts.append(part)
@@ -73,7 +78,12 @@ def describe(
 
 
 def describe_batch(
-    batch: Batch, first: int, chosen: list[Channel], layer: tuple[str, int] | None, limits: Limits
+    batch: Batch,
+    first: int,
+    chosen: list[Channel],
+    layer: tuple[str, int] | None,
+    limits: Limits,
+    embedder: Embedder | None = None,
 ) -> Described:
     """The places of a batch, numbered from `first`."""
     found = fingerprint(batch, chosen, first)
@@ -86,7 +96,8 @@ def describe_batch(
         rows = torch.where(y >= 0, y, k).flatten(1) + torch.arange(len(batch))[:, None] * (k + 1)
         counts = torch.bincount(rows.flatten(), minlength=len(batch) * (k + 1)).view(len(batch), -1)[:, :k].float()
         classes = counts / y[0].numel()
-    tensors = (seen.reason, seen.quality, seen.figures, classes, lonlat)
+    figures = embedder.figures(batch) if embedder and embedder.figures else seen.figures
+    tensors = (seen.reason, seen.quality, figures, classes, lonlat)
     return Described(found, *(t.numpy() for t in tensors))
 
 
@@ -98,14 +109,20 @@ def layer_of(source: Source) -> tuple[str, int] | None:
 
 
 def _part(
-    source: Source, first: int, last: int, chosen: list[Channel], layer: tuple[str, int] | None, limits: Limits
+    source: Source,
+    first: int,
+    last: int,
+    chosen: list[Channel],
+    layer: tuple[str, int] | None,
+    limits: Limits,
+    embedder: Embedder,
 ) -> Described:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small pictures: threads cost more than they bring
     try:
         return Described.join(
             [
-                describe_batch(source.read(range(k, min(k + CHUNK, last))), k, chosen, layer, limits)
+                describe_batch(source.read(range(k, min(k + CHUNK, last))), k, chosen, layer, limits, embedder)
                 for k in range(first, last, CHUNK)
             ]
         )
