@@ -25,7 +25,7 @@ from gfm_objectives.curation.keep import Rules, decide
 from gfm_objectives.curation.neighbours import find_pairs
 from gfm_objectives.data.kept import Curated
 from gfm_objectives.data.source import Source
-from gfm_objectives.sensors import SENSORS
+from gfm_objectives.sensors import SENSORS, calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def cut(batch: Batch, places: Sequence[int]) -> dict[str, Patches]:
     top, at = (h - size) // 2, w // 2
     rows, columns = slice(top, top + size), slice(at, at + size)
     beside = slice(at - size, at)
-    scaled = {name: steps(name, s.x, s.bands) for name, s in batch.sensors.items() if not SENSORS[name].of_classes}
+    scaled = {name: steps(name, s.x, s.bands, s.level) for name, s in batch.sensors.items() if not SENSORS[name].of_classes}
     clear = {
         name: batch.sensors[name].valid[:, :, rows, at - size : at + size].flatten(2).all(2) for name in scaled
     }  # (B, T)
@@ -121,9 +121,9 @@ def cut(batch: Batch, places: Sequence[int]) -> dict[str, Patches]:
     return out
 
 
-def steps(sensor: str, x: Tensor, bands: Sequence[str]) -> Tensor:
+def steps(sensor: str, x: Tensor, bands: Sequence[str], level: str = "") -> Tensor:
     """Normalised values in steps whose rounding error has the deviation of the sensor's noise."""
-    about = SENSORS[sensor]
+    about = calibration(sensor, level)
     step = NOISE[about.unit] * 12**0.5
     deviation = torch.tensor([about.bands[i].std for i in about.index(bands)])
     return x * (deviation / step)[:, None, None]
