@@ -91,7 +91,9 @@ def cut(batch: Batch, places: Sequence[int]) -> dict[str, Patches]:
     top, at = (h - size) // 2, w // 2
     rows, columns = slice(top, top + size), slice(at, at + size)
     beside = slice(at - size, at)
-    scaled = {name: steps(name, s.x, s.bands, s.level) for name, s in batch.sensors.items() if not SENSORS[name].of_classes}
+    scaled = {
+        name: steps(name, s.x, s.bands, s.level) for name, s in batch.sensors.items() if not SENSORS[name].of_classes
+    }
     clear = {
         name: batch.sensors[name].valid[:, :, rows, at - size : at + size].flatten(2).all(2) for name in scaled
     }  # (B, T)
