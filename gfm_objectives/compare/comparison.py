@@ -32,6 +32,7 @@ from gfm_objectives.compare.rows import contenders, not_run, notes
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
+from gfm_objectives.curation.leakage import told
 from gfm_objectives.device import cores, device_name, resolve
 from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError, InputWarning
@@ -70,6 +71,8 @@ def _run(cfg: DictConfig, out: Path) -> None:
     check_roots(options["tasks"])
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
     context["notes"] += notes_on(benches, rows)
+    real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
+    context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
     check_rows(Store(out), rows, out)
     _choices(out / "tuning.json")  # read in full later on, after hours
     workers = cfg.workers or (1 if device.type == "cuda" else cores())

@@ -25,7 +25,12 @@ EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> e
 LARGEST, MOST = 10_000_000, 100_000  # bytes of a yaml, and values in it
 PLACES = {"train": "int >= 1 or null", "val": "int >= 1 or null", "test": "int >= 1 or null"}  # of a task; null = all
 # Ranges of the keys that config itself adds or reads: they hold in a user's yaml that states none, too.
-OWN = {"task": PLACES, "suite": {"tasks": "some of text"}, "budget": {"flops": "x > 0"}}
+OWN = {
+    "data": {"keep": "text or null"},
+    "task": PLACES,
+    "suite": {"tasks": "some of text"},
+    "budget": {"flops": "x > 0"},
+}
 
 
 class Choice(NamedTuple):
@@ -147,6 +152,8 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     section, ranges = options.pop("ranges", {}), {}
     if group == "suite" and "tasks" not in options:
         options, section = {"name": path.stem, "tasks": [choice]}, {}  # what the file says is of the task
+    if group == "data":
+        options = {"keep": None} | options  # any source takes a keep-list
     if group == "task":
         options = dict.fromkeys(PLACES) | options  # so that they can be set
         if isinstance(options.get("data"), dict):

@@ -7,6 +7,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+from gfm_objectives.data.kept import curated
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
 
@@ -19,7 +20,11 @@ SOURCES = {
 
 
 def build_source(options: Mapping[str, Any], split: str) -> Source:
-    """The source `options["name"]` for one of SPLITS; the other options go to its constructor as keywords."""
+    """The source `options["name"]` for one of SPLITS; the other options go to its constructor as keywords.
+
+    `options["keep"]`, for any source: a keep-list of `gfm curate`, in which {seed} stands for the number of the Earth.
+    """
+    keep, options = options.get("keep"), {k: v for k, v in options.items() if k != "keep"}
     name = options.get("name")
     if name not in SOURCES:
         raise InputError(f"data.name={name}: no such source; choose from {', '.join(SOURCES)}")
@@ -33,4 +38,5 @@ def build_source(options: Mapping[str, Any], split: str) -> Source:
     for key, parameter in known.items():
         if parameter.default is parameter.empty and options.get(key) is None:
             raise InputError(f"data.{key}: is missing, and {name} needs it")
-    return source(split=split, **{k: v for k, v in options.items() if k != "name"})
+    built = source(split=split, **{k: v for k, v in options.items() if k != "name"})
+    return curated(built, split, str(keep).replace("{seed}", str(options.get("seed")))) if keep else built

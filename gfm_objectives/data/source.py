@@ -42,6 +42,10 @@ class Source(ABC):
         """For each place, the area it belongs to; intervals resample areas. By default each place is its own."""
         return [str(i) for i in range(len(self))]
 
+    def names(self) -> list[str]:
+        """For each place, what a person calls it. By default its number."""
+        return [str(i) for i in range(len(self))]
+
     # What is scored: every pixel of a tile once. Places of a source that cuts windows may overlap, and end in padding.
 
     def tiles(self) -> int:

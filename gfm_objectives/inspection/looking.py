@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives.curation.information import MOST, tell
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -41,6 +42,8 @@ def run(cfg: DictConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))
     samples = first.read(spread(len(first), SAMPLES))
+    if cfg.information:
+        print("\n".join(tell(first, spread(len(first), MOST), folder / "information.png")))
     draw_page(cfg.name, first.spec, samples, looks).savefig(folder / "inspect.png", dpi=110)
     with (folder / "inspect.txt").open("w") as file:
         for console in (Console(), Console(file=file, width=110)):

@@ -1,0 +1,121 @@
+"""`gfm curate`: every place is read once, tested and described; then pairs, clusters, the keep-list and its page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives.curation import embeddings, keep
+from gfm_objectives.curation.describing import Described, describe
+from gfm_objectives.curation.embedders import Embedder, open_embedder
+from gfm_objectives.curation.examination import Limits
+from gfm_objectives.curation.fingerprints import channels
+from gfm_objectives.curation.handover import export, read_answer
+from gfm_objectives.curation.keep import KeepList, Rules
+from gfm_objectives.curation.neighbours import Pairs, find_pairs
+from gfm_objectives.data import build_source
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Curation:
+    """What was found of a source."""
+
+    described: Described
+    pairs: Pairs
+    alike: embeddings.Alike
+    kept: KeepList
+    seconds: float  # of CPU, reading included
+
+
+def run(cfg: DictConfig) -> Path:
+    """Write the keep-list at cfg.out and its page beside it; returns the path of the list."""
+    from gfm_objectives.curation.page import write_page
+
+    options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
+    if cfg.export not in (None, "nemo"):
+        raise InputError(f"export={cfg.export}: nemo is the one form there is; or null")
+    options["keep"] = None  # what is curated is all of it
+    source = build_source(options, cfg.split)
+    out = Path(cfg.out)
+    embedder = open_embedder(cfg.embedding, source.spec)
+    rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
+    answer = Path(cfg["import"]).expanduser() if cfg["import"] else None
+    found = curate(
+        source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, embedder, bar=True
+    )
+    if cfg.export:
+        export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
+    about = {
+        "data": options["name"],
+        "split": cfg.split,
+        "fingerprint": source.fingerprint,
+        "places": len(source),
+        "rules": {"overlap": rules.overlap, "copy": rules.copy, "seasons": rules.seasons, "epsilon": rules.epsilon},
+        "embedding": cfg.embedding,
+        "flops": embedder.flops * len(source),
+        "seconds": found.seconds,
+    }
+    keep.write(found.kept, source.names(), about, out)
+    page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules)
+    print(summary(cfg.name, found))
+    print(f"  -> {out}, {page}; use it: data.keep={out}")
+    return out
+
+
+def curate(
+    source: Source,
+    limits: Limits,
+    rules: Rules,
+    folder: Path | None = None,
+    clusters: int | None = None,
+    answer: Path | None = None,
+    embedder: Embedder | None = None,
+    bar: bool = False,
+) -> Curation:
+    """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
+    Curator it says who is alike."""
+    began = time.process_time()
+    with _bar(len(source), bar) as (advance, tell):
+        described = describe(source, limits, folder, advance, embedder)
+        pairs = find_pairs(described.points, channels(source.spec), progress=tell)
+        tell("clustering")
+        order = keep.prefer(described.reason, described.quality)
+        alike = (
+            read_answer(answer, len(source))
+            if answer
+            else embeddings.compare(embeddings.standardised(described.figures), order, clusters)
+        )
+    kept = keep.decide(described.reason, described.quality, pairs, alike, source.spec.size, rules)
+    return Curation(described, pairs, alike, kept, time.process_time() - began)
+
+
+def summary(name: str, found: Curation) -> str:
+    """Lines for the terminal: what is left out and why, and what an epsilon would leave out beyond."""
+    n, kept = len(found.kept.keep), int(found.kept.keep.sum())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in found.kept.counts().items()) or "nothing to leave out"
+    sweep = ", ".join(f"{eps:g}: {count / n:.1%}" for eps, count in found.alike.sweep(found.kept.keep))
+    return (
+        f"{name}: {kept:,} of {n:,} places kept ({kept / n:.1%}); {why}\n"
+        f"  {len(found.pairs):,} pairs show the same ground; {n / max(found.seconds, 1e-9):,.0f} places/s and core\n"
+        f"  left out beyond that by epsilon, if you set one: {sweep}"
+    )
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[tuple[Any, Any]]:
+    from rich.progress import Progress
+
+    with Progress(disable=not shown, transient=True) as progress:
+        task = progress.add_task("reading", total=total)
+        yield (
+            lambda done: progress.update(task, completed=done),
+            lambda stage: progress.update(task, description=stage, total=None),
+        )

@@ -1,0 +1,154 @@
+"""The one reading of all places: tests, fingerprints and figures of each, part by part on disk, so that it resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.curation.embedders import STATISTICS, Embedder
+from gfm_objectives.curation.examination import Limits, examine
+from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels, fingerprint
+from gfm_objectives.data.source import Source
+
+PART = 512  # places in a file
+VERSION = 1  # raise it when what is described changes
+MAP = "map"  # the layer whose balance is told; else the first
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of N places: points in order of their places; reason (N,) uint8; quality (N,); figures (N, D);
+    classes (N, K) share of pixels of each class of the layer told of, K = 0 without; lonlat (N, 2), NaN without."""
+
+    points: Points
+    reason: np.ndarray
+    quality: np.ndarray
+    figures: np.ndarray
+    classes: np.ndarray
+    lonlat: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.reason)
+
+    @staticmethod
+    def join(parts: list[Described]) -> Described:
+        rest = [f.name for f in fields(Described) if f.name != "points"]
+        return Described(
+            Points.join([p.points for p in parts]),
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in rest),
+        )
+
+
+def describe(
+    source: Source,
+    limits: Limits,
+    folder: Path | None,
+    progress: Callable[[int], None] = lambda done: None,
+    embedder: Embedder | None = None,
+) -> Described:
+    """Every place of `source`; with a folder, parts that an earlier call of the same data has left there are read.
+
+    progress is told how many places are done.
+    """
+    chosen, layer, embedder = channels(source.spec), layer_of(source), embedder or Embedder(STATISTICS)
+    if folder is not None:
+        _open(folder, [VERSION, source.fingerprint, len(source), PART, asdict(limits), embedder.digest])
+    parts = []
+    for number, first in enumerate(range(0, len(source), PART)):
+        last = min(first + PART, len(source))
+        path = folder / f"part-{number:06}.npz" if folder is not None else None
+        if path is not None and path.is_file():
+            part = _load(path)
+        else:
+            part = _part(source, first, last, chosen, layer, limits, embedder)
+            if path is not None:
+                _save(part, path)
+        parts.append(part)
+        progress(last)
+    return Described.join(parts)
+
+
+def describe_batch(
+    batch: Batch,
+    first: int,
+    chosen: list[Channel],
+    layer: tuple[str, int] | None,
+    limits: Limits,
+    embedder: Embedder | None = None,
+) -> Described:
+    """The places of a batch, numbered from `first`."""
+    found = fingerprint(batch, chosen, first)
+    found = found.take(np.argsort(found.place, kind="stable"))
+    seen = examine(batch, chosen, limits)
+    lonlat = batch.lonlat if batch.lonlat is not None else torch.full((len(batch), 2), torch.nan)
+    classes = torch.zeros(len(batch), 0)
+    if layer is not None and batch.targets[layer[0]].ndim == 3:
+        y, k = batch.targets[layer[0]], layer[1]
+        rows = torch.where(y >= 0, y, k).flatten(1) + torch.arange(len(batch))[:, None] * (k + 1)
+        counts = torch.bincount(rows.flatten(), minlength=len(batch) * (k + 1)).view(len(batch), -1)[:, :k].float()
+        classes = counts / y[0].numel()
+    figures = embedder.figures(batch) if embedder and embedder.figures else seen.figures
+    tensors = (seen.reason, seen.quality, figures, classes, lonlat)
+    return Described(found, *(t.numpy() for t in tensors))
+
+
+def layer_of(source: Source) -> tuple[str, int] | None:
+    """The layer whose classes are counted, and how many it has."""
+    legends = source.spec.legends
+    name = MAP if MAP in legends else next(iter(legends), None)
+    return None if name is None else (name, len(legends[name]))
+
+
+def _part(
+    source: Source,
+    first: int,
+    last: int,
+    chosen: list[Channel],
+    layer: tuple[str, int] | None,
+    limits: Limits,
+    embedder: Embedder,
+) -> Described:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small pictures: threads cost more than they bring
+    try:
+        return Described.join(
+            [
+                describe_batch(source.read(range(k, min(k + CHUNK, last))), k, chosen, layer, limits, embedder)
+                for k in range(first, last, CHUNK)
+            ]
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _open(folder: Path, what: list[object]) -> None:
+    """An empty folder for parts, or one that holds parts of the same."""
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    note = folder / "of.txt"
+    if folder.is_dir() and (not note.is_file() or note.read_text() != key):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(key)
+
+
+def _save(part: Described, path: Path) -> None:
+    arrays = {f.name: getattr(part.points, f.name) for f in fields(Points)}
+    arrays |= {f.name: getattr(part, f.name) for f in fields(Described) if f.name != "points"}
+    partial = path.with_suffix(".tmp.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, path)
+
+
+def _load(path: Path) -> Described:
+    with np.load(path) as f:
+        points = Points(*(f[field.name] for field in fields(Points)))
+        return Described(points, *(f[x.name] for x in fields(Described) if x.name != "points"))

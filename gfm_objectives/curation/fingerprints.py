@@ -1,0 +1,183 @@
+"""Fingerprints: 64 bits around each salient point of a place, which a shifted window of the same scene has too.
+
+Where points lie depends on what is in the picture, not on where its window was cut (as the interest points of Lowe
+2004, https://doi.org/10.1023/B:VISI.0000029664.99615.94); the bits compare pairs of smoothed pixels around the point
+(BRIEF, Calonder et al. 2010, https://doi.org/10.1007/978-3-642-15561-1_56), so that gain and offset change none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.sensors import SENSORS
+
+BITS = 64
+REACH = 7  # pixels: how far from its point a fingerprint looks
+APART = 4  # pixels: of two points closer than this the stronger one is taken
+MARGIN = max(REACH, 2 * APART)  # pixels at the edges without points
+AREA = 340  # pixels of a picture for each point: 12 of 64 x 64
+FLOOR = 0.01  # deviations: contrast below which a point is none, as of values that are nearly constant
+INFRARED = 700.0  # nm, from which a band is of the other group
+CHUNK = 32  # places at a time: what a core's cache holds
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One picture per date, the mean of a sensor's bands of one group; static: of what seasons do not change."""
+
+    sensor: str
+    group: str
+    bands: tuple[int, ...]
+    static: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.sensor} {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Fingerprints of many places, one row each: code (P,) uint64; place (P,) int64; channel, date (P,) uint8; y, x
+    (P,) int16 pixels."""
+
+    code: np.ndarray
+    place: np.ndarray
+    channel: np.ndarray
+    date: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def take(self, index: np.ndarray) -> Points:
+        return Points(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @staticmethod
+    def join(parts: Sequence[Points]) -> Points:
+        return Points(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Points)))
+
+
+def channels(spec: Spec) -> list[Channel]:
+    """The pictures that places of `spec` are compared by. Maps of classes are none."""
+    out = []
+    for sensor, names in spec.bands.items():
+        about = SENSORS[sensor]
+        if about.of_classes:
+            continue
+        groups: dict[str, list[int]] = {}
+        for i, band in enumerate(about.bands[k] for k in about.index(names)):
+            wave = band.wavelength
+            group = about.unit if wave is None else "visible" if wave < INFRARED else "infrared"
+            groups.setdefault(group, []).append(i)
+        out += [Channel(sensor, group, tuple(bands), about.centred) for group, bands in groups.items()]
+    return out
+
+
+def fingerprint(batch: Batch, chosen: Sequence[Channel], first: int = 0) -> Points:
+    """The points of every place, date and channel; the places are numbered from `first`."""
+    return Points.join([_channel_points(batch, c, k, first) for k, c in enumerate(chosen)])
+
+
+def picture(batch: Batch, channel: Channel) -> tuple[Tensor, Tensor]:
+    """The channel's pictures (B * T, H, W) and where they are valid."""
+    s = batch.sensors[channel.sensor]
+    part = s.x if len(channel.bands) == s.x.shape[2] else s.x[:, :, list(channel.bands)]
+    return part.mean(2).flatten(0, 1), s.valid.flatten(0, 1)
+
+
+def _channel_points(batch: Batch, channel: Channel, number: int, first: int) -> Points:
+    gray, valid = picture(batch, channel)
+    dates = batch.sensors[channel.sensor].x.shape[1]
+    h, w = gray.shape[-2:]
+    count = max(8, round(h * w / AREA))
+    smooth = blur(gray)
+    strength = salience(smooth).masked_fill_(~inside(valid), 0)
+    best, at = strength.flatten(1).topk(min(count, h * w))
+    image, kept = (best > FLOOR).nonzero(as_tuple=True)
+    at = at[image, kept]
+    a, b = (smooth.flatten()[(image * h * w + at)[:, None] + offset] for offset in comparisons(w))
+    code = np.packbits((a > b).numpy(), axis=1).view(np.uint64)[:, 0]
+    image_, at_ = image.numpy(), at.numpy()
+    return Points(
+        code,
+        first + image_ // dates,
+        np.full(len(code), number, np.uint8),
+        (image_ % dates).astype(np.uint8),
+        (at_ // w).astype(np.int16),
+        (at_ % w).astype(np.int16),
+    )
+
+
+@lru_cache(maxsize=8)
+def comparisons(width: int) -> tuple[Tensor, Tensor]:
+    """The BITS pairs of pixels compared, as offsets in a picture of this width; the same in every version."""
+    words = np.random.Philox(np.random.SeedSequence(64)).random_raw(BITS * 16)  # numpy promises these to stay
+    offsets = (words % (2 * REACH + 1)).astype(np.int64).reshape(-1, 2, 2) - REACH
+    far = np.abs(offsets[:, 0] - offsets[:, 1]).sum(1) >= REACH // 2
+    chosen = torch.from_numpy(offsets[far][:BITS])
+    assert len(chosen) == BITS, len(chosen)
+    flat = chosen[..., 0] * width + chosen[..., 1]
+    return flat[:, 0], flat[:, 1]
+
+
+def blur(x: Tensor) -> Tensor:
+    """Each side smoothed by the binomial 1 4 6 4 1, its ends repeated: noise and JPEG leave the bits as they are."""
+    for dim in (-2, -1):
+        for _ in range(2):
+            first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+            padded = torch.cat([first, x, last], dim)
+            pairs = padded.narrow(dim, 0, x.shape[dim] + 1) + padded.narrow(dim, 1, x.shape[dim] + 1)
+            x = (pairs.narrow(dim, 0, x.shape[dim]) + pairs.narrow(dim, 1, x.shape[dim])).mul_(0.25)
+    return x
+
+
+def salience(smooth: Tensor) -> Tensor:
+    """How far a smoothed picture (N, H, W) lies above or below the mean around it, at local extremes; 0 elsewhere.
+
+    Not to be used within MARGIN of an edge, see `windowed`.
+    """
+    side = 2 * APART + 1
+    response = (smooth - windowed(smooth, side, torch.add) / side**2).abs_()
+    return torch.where(response == windowed(response, side, torch.maximum), response, 0)
+
+
+def inside(valid: Tensor) -> Tensor:
+    """Where a point may lie (N, H, W): all that its fingerprint looks at is valid and in the picture."""
+    if valid.all():
+        ok = torch.ones_like(valid)
+    else:
+        ok = windowed((~valid).float(), 2 * REACH + 1, torch.maximum) == 0
+    ok[:, :MARGIN] = ok[:, -MARGIN:] = False
+    ok[:, :, :MARGIN] = ok[:, :, -MARGIN:] = False
+    return ok
+
+
+def windowed(x: Tensor, side: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`join` (add, maximum) over side x side pixels around each (N, H, W), right but for side // 2 pixels at the edges.
+
+    By doubling, log(side) passes, and along the memory whatever row or picture it goes on to: twice as fast as with
+    the edges right, and points are not looked for there.
+    """
+    flat = x.flatten()
+    for step in (1, x.shape[-1]):
+        before, length, part = side // 2 * step, 1, flat
+        while 2 * length <= side:
+            part = join(part[: len(part) - length * step], part[length * step :])
+            length *= 2
+        for k in range(length, side) if join is torch.add else [side - length] * (length < side):
+            rest = flat[k * step :] if join is torch.add else part[k * step :]
+            size = min(len(part), len(rest))
+            part = join(part[:size], rest[:size])
+        whole = torch.zeros_like(flat)
+        size = min(len(part), len(flat) - before)
+        whole[before : before + size] = part[:size]
+        flat = whole
+    return flat.view_as(x)

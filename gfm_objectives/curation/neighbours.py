@@ -1,0 +1,193 @@
+"""Which places show the same ground: fingerprints that nearly agree, and that agree on how far the windows are shifted.
+
+Candidates come from locality-sensitive hashing (Indyk and Motwani 1998): tables keyed by some of the bits, so that time
+grows little faster than the number of places. Within a table's bucket each fingerprint meets the first ones, which a
+crowd of copies has in common, and those next to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gfm_objectives.chance import seed_of
+from gfm_objectives.curation.fingerprints import BITS, Channel, Points
+
+TABLES = 8  # of the hashing
+NEAR = 8  # bits by which two fingerprints of one point may differ
+FIRST, NEXT = 4, 6  # of its bucket, those that a fingerprint is compared with
+CELL = 4  # pixels: agreeing points closer than this are one vote
+VOTES = 4  # from which two places show the same ground
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Places that show the same ground, one row for each pair: a, b (P,) int64, a < b; dy, dx (P,) pixels by which what
+    is at (y, x) in a lies further on in a than in b; votes (P,): points that say so; share (P,) of the points of the
+    common ground that say so, over the dates of a; repeated (P,): the same of the pictures alone that change with the
+    seasons, each date of a with the date of b that is most like it."""
+
+    a: np.ndarray
+    b: np.ndarray
+    dy: np.ndarray
+    dx: np.ndarray
+    votes: np.ndarray
+    share: np.ndarray
+    repeated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def take(self, index: np.ndarray) -> Pairs:
+        return Pairs(*(getattr(self, name)[index] for name in self.__slots__))
+
+    def overlap(self, size: int) -> np.ndarray:
+        """Share of a place's ground that both show, of square places of `size` pixels."""
+        return (size - np.abs(self.dy)).clip(0) * (size - np.abs(self.dx)).clip(0) / size**2
+
+
+def find_pairs(
+    points: Points,
+    channels: list[Channel],
+    votes: int = VOTES,
+    progress: Callable[[str], None] = lambda stage: None,
+    across: int | None = None,
+) -> Pairs:
+    """All pairs of places of which at least `votes` points agree; `points` come in the order of their places.
+
+    across: only pairs of a place numbered below it and one from it on.
+    """
+    found = []
+    for number, channel in enumerate(channels):
+        progress(f"comparing {channel.name}")
+        here = np.flatnonzero(points.channel == number)
+        i, j = candidates(points.code[here], points.place[here], across)
+        found.append((here[i], here[j]))
+    i, j = (np.concatenate(side) if side else np.zeros(0, np.int64) for side in zip(*found, strict=True))
+    static = np.array([c.static for c in channels], dtype=bool)
+    return _vote(points, i, j, static, votes)
+
+
+def candidates(code: np.ndarray, place: np.ndarray, across: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows i, j of fingerprints at most NEAR bits apart, of two places, place[i] < place[j]; most of all there are."""
+    n = len(code)
+    if n < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    width = min(32, max(12, int(np.ceil(np.log2(n))) + 2))
+    rng = np.random.Generator(np.random.Philox(seed_of("tables", BITS)))
+    seen = np.zeros(0, np.int64)
+    for _ in range(TABLES):
+        mask = np.bitwise_or.reduce(np.uint64(1) << rng.permutation(BITS)[:width].astype(np.uint64))
+        # a point that is the same on several dates of a place is there once, or it would crowd out other places
+        key = (code & mask) * np.uint64(0x9E3779B97F4A7C15)
+        order = np.lexsort((place, key))
+        key, home = key[order], place[order]
+        fresh = np.ones(n, bool)
+        fresh[1:] = (key[1:] != key[:-1]) | (home[1:] != home[:-1])
+        order, key = order[fresh], key[fresh]
+        i, j = _bucket_pairs(key, code[order])
+        i, j = order[i], order[j]
+        apart = place[i] != place[j]
+        if across is not None:
+            apart &= (place[i] < across) != (place[j] < across)
+        i, j = i[apart], j[apart]
+        low, high = np.where(place[i] < place[j], i, j), np.where(place[i] < place[j], j, i)
+        seen = np.union1d(seen, low * n + high)
+    return seen // n, seen % n
+
+
+def _bucket_pairs(key: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows of one key at most NEAR bits apart; rows come sorted by key."""
+    n = len(key)
+    new = np.ones(n, bool)
+    new[1:] = key[1:] != key[:-1]
+    start = np.maximum.accumulate(np.where(new, np.arange(n), 0))
+    rank = np.arange(n) - start
+    out: list[tuple[np.ndarray, np.ndarray]] = []
+    for step in range(1, NEXT + 1):
+        later = np.flatnonzero(rank >= step)
+        out.append((later - step, later))
+    for k in range(FIRST):
+        later = np.flatnonzero(rank > NEXT + k)
+        out.append((start[later] + k, later))
+    i, j = (np.concatenate(side) for side in zip(*out, strict=True))
+    near = np.bitwise_count(code[i] ^ code[j]) <= NEAR
+    return i[near], j[near]
+
+
+def _vote(points: Points, i: np.ndarray, j: np.ndarray, static: np.ndarray, least: int) -> Pairs:
+    """The pairs of places among matches i, j of points, each with the shift that most of its matches agree on."""
+    dy = points.y[i].astype(np.int64) - points.y[j]
+    dx = points.x[i].astype(np.int64) - points.x[j]
+    if not len(i):
+        none, real = np.zeros(0, np.int64), np.zeros(0)
+        return Pairs(none, none, none, none, none, real, real)
+    pair, inverse = _unique_pairs(points.place[i], points.place[j])
+    span = 4 * int(max(np.abs(dy).max(), np.abs(dx).max()) + 2)
+    cell = (points.y[i].astype(np.int64) // CELL) * span + points.x[i] // CELL
+    # each match votes for its own shift and the eight around it: points are found within a pixel
+    best_shift, best_votes = _best_shift(inverse, dy, dx, cell, span)
+    keep = best_votes >= least
+    by, bx = best_shift // span - span // 2, best_shift % span - span // 2
+    agree = (np.abs(dy - by[inverse]) <= 1) & (np.abs(dx - bx[inverse]) <= 1) & keep[inverse]
+    number = np.cumsum(keep) - 1
+    share, repeated = _shares(points, i[agree], j[agree], number[inverse[agree]], int(keep.sum()), static)
+    return Pairs(pair[keep, 0], pair[keep, 1], by[keep], bx[keep], best_votes[keep], share, repeated)
+
+
+def _unique_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    top = int(max(a.max(), b.max())) + 1
+    key, inverse = np.unique(a * top + b, return_inverse=True)
+    return np.stack([key // top, key % top], 1), inverse
+
+
+def _best_shift(
+    pair: np.ndarray, dy: np.ndarray, dx: np.ndarray, cell: np.ndarray, span: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair its shift, coded (dy + span / 2) * span + dx + span / 2, and how many cells vote for it."""
+    shifts = np.concatenate([(dy + e + span // 2) * span + dx + f + span // 2 for e in (-1, 0, 1) for f in (-1, 0, 1)])
+    exact = np.concatenate([np.full(len(dy), e == f == 0) for e in (-1, 0, 1) for f in (-1, 0, 1)])
+    votes = np.stack([np.tile(pair, 9), shifts, np.tile(cell, 9), ~exact], 1)
+    votes = votes[np.lexsort(votes.T[::-1])]
+    new = np.ones(len(votes), bool)
+    new[1:] = (votes[1:, :3] != votes[:-1, :3]).any(1)  # a cell votes once for a shift
+    votes = votes[new]
+    head = np.flatnonzero(np.r_[True, (votes[1:, :2] != votes[:-1, :2]).any(1)])
+    count = np.diff(np.r_[head, len(votes)])
+    exactly = np.add.reduceat(1 - votes[:, 3], head)
+    order = np.lexsort((exactly, count, votes[head, 0]))  # of equals the shift that more have exactly
+    last = np.flatnonzero(np.r_[votes[head[order], 0][1:] != votes[head[order], 0][:-1], True])
+    chosen = order[last]
+    return votes[head[chosen], 1], count[chosen]
+
+
+def _shares(
+    points: Points, i: np.ndarray, j: np.ndarray, pair: np.ndarray, pairs: int, static: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`share` and `repeated` of each pair, from the matches that agree; see Pairs. All points of a count, those outside
+    of the common ground too: whoever knows the overlap allows for them."""
+    owner = np.zeros(pairs, np.int64)
+    owner[pair] = points.place[i]
+    per_place = np.bincount(points.place, minlength=int(owner.max(initial=0)) + 1)
+    matched = np.bincount(_unique_rows(np.stack([pair, i], 1))[:, 0], minlength=pairs)
+    share = matched / np.maximum(1, per_place[owner])
+    moving = ~static[points.channel]
+    dates = int(points.date.max(initial=0)) + 1
+    per_date = np.bincount(points.place[moving] * dates + points.date[moving], minlength=len(per_place) * dates)
+    per_date = per_date.reshape(-1, dates)[owner]  # (pairs, dates of a)
+    seen = moving[i]
+    rows = np.stack([pair[seen], points.date[i[seen]], points.date[j[seen]], i[seen]], 1).astype(np.int64)
+    rows = _unique_rows(rows)
+    best = np.zeros((pairs, dates))
+    if len(rows):
+        head = np.flatnonzero(np.r_[True, (rows[1:, :3] != rows[:-1, :3]).any(1)])
+        np.maximum.at(best, (rows[head, 0], rows[head, 1]), np.diff(np.r_[head, len(rows)]))
+    repeated = (best / np.maximum(per_date, 1)).sum(1) / np.maximum(1, (per_date > 0).sum(1))
+    return share, repeated
+
+
+def _unique_rows(rows: np.ndarray) -> np.ndarray:
+    rows = rows[np.lexsort(rows.T[::-1])]
+    return rows[np.r_[True, (rows[1:] != rows[:-1]).any(1)]] if len(rows) else rows

@@ -1,0 +1,86 @@
+"""Curated: the places of a source that a keep-list of `gfm curate` names; nothing else of the source changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
+
+
+class Curated(Source):
+    """The places `index` of `source`, in its order; they are tiles too, for what is curated is trained on, not scored.
+
+    digest: of the list, which the fingerprint covers; cost: FLOPs and seconds that making it took, charged to the run.
+    """
+
+    def __init__(self, source: Source, index: np.ndarray, digest: str, cost: tuple[float, float], told: str) -> None:
+        self.source, self.index = source, index.astype(np.int64)
+        self.spec, self.synthetic, self.license = source.spec, source.synthetic, source.license
+        self.fingerprint = hashlib.sha256(f"{source.fingerprint}/{digest}".encode()).hexdigest()[:16]
+        self._cost, self._told = cost, told
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        return self.source.read(self._of_source(indices))
+
+    def raw(self, indices: Sequence[int]) -> Batch:
+        return self.source.raw(self._of_source(indices))
+
+    def groups(self) -> list[str]:
+        groups = self.source.groups()
+        return [groups[i] for i in self.index]
+
+    def names(self) -> list[str]:
+        names = self.source.names()
+        return [names[i] for i in self.index]
+
+    def notes(self) -> list[str]:
+        return [*self.source.notes(), self._told]
+
+    def preparation(self, places: int) -> tuple[float, float]:
+        flops, seconds = self.source.preparation(places)
+        return flops + self._cost[0], seconds + self._cost[1]
+
+    def _of_source(self, indices: Sequence[int]) -> list[int]:
+        return self.index[list(indices)].tolist()
+
+
+def curated(source: Source, split: str, keep: str) -> Source:
+    """`source` with the keep-list at `keep`; as it is in a split that the list was not made for.
+
+    InputError where the file is missing or no keep-list, or was made of other data.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(keep).expanduser()
+    if not path.is_file():
+        raise InputError(f"data.keep={keep}: no such file; gfm curate data=... out={keep} makes it")
+    try:
+        table = pq.read_table(path, columns=["id", "keep"])
+        about: dict[str, Any] = json.loads(table.schema.metadata[b"gfm"])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        raise InputError(f"data.keep={keep}: no keep-list; gfm curate data=... out={keep} makes one") from None
+    if about["split"] != split:
+        return source
+    if about["fingerprint"] != source.fingerprint or about["places"] != len(source):
+        raise InputError(
+            f"data.keep={keep}: was made of other data ({about['places']} places, {about['fingerprint'][:8]}; "
+            f"these are {len(source)}, {source.fingerprint[:8]}); curate these: gfm curate data=... out={keep}"
+        )
+    index = table["id"].to_numpy()[table["keep"].to_numpy(zero_copy_only=False)]
+    if not len(index):
+        raise InputError(f"data.keep={keep}: keeps no place; loosen the tests of gfm curate")
+    digest = hashlib.sha256(np.ascontiguousarray(index).tobytes()).hexdigest()
+    told = f"{len(index)} of {len(source)} {split} places kept, by {path}"
+    return Curated(source, index, digest, (about["flops"], about["seconds"]), told)
