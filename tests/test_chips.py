@@ -21,7 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
-from gfm_objectives.data.layers import find_files
+from gfm_objectives.data.finding import find_files
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS

@@ -13,8 +13,9 @@ from rasterio import Affine
 from test_chips import write_tiff
 
 from gfm_objectives.data import build_source
-from gfm_objectives.data.grid import Grid, resample_pixels
-from gfm_objectives.data.layers import day_of, find_files
+from gfm_objectives.data.finding import day_of, find_files
+from gfm_objectives.data.grid import Grid
+from gfm_objectives.data.resampling import resample_pixels
 from gfm_objectives.errors import InputError
 from gfm_objectives.inspection import look
 from gfm_objectives.sensors import S2_L1C, SENSORS

@@ -19,7 +19,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS, Legend
 from gfm_objectives.tasks import build_task
-from gfm_objectives.tasks.kinds import Kind, kind_of, standardised
+from gfm_objectives.tasks.kinds import Kind, kind_of, standardised, with_loss
 from gfm_objectives.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
@@ -62,10 +62,12 @@ class Bench:
         """What is counted and reported; what a model learns is `kind_for` its labels."""
         return kind_of(self.task)
 
-    def kind_for(self, train: Places) -> Kind:
-        """The kind whose targets, where they are numbers, are learned in deviations from the mean of these labels."""
+    def kind_for(self, train: Places, loss: str = "") -> Kind:
+        """The kind whose targets, where they are numbers, are learned in deviations from the mean of these labels, with
+        one of its losses."""
         targets = (part.targets[self.task.layer] for part in _chunks(train)) if self.task.kind == "regression" else ()
-        return kind_of(standardised(self.task, targets))
+        kind = kind_of(standardised(self.task, targets))
+        return with_loss(kind, loss, (part.targets[self.task.layer] for part in _chunks(train)), self.classes)
 
     @property
     def outputs(self) -> int:
