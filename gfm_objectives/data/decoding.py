@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gfm_objectives.data.description import Image
-from gfm_objectives.data.finding import CHIP, DATE, find_files
+from gfm_objectives.data.finding import CHIP, DATE, VARIABLE, find_files
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
@@ -44,7 +44,7 @@ class _Work:
     window: Window
     all: bool
     tell: Tell | None
-    rasters: dict[tuple[Path, Window | None], Raster] = field(default_factory=dict)
+    rasters: dict[tuple[str, Path, Window | None], Raster] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
 
 
@@ -94,7 +94,7 @@ class Decoder:
     def _resolved(self, layer: Layer) -> Layer:
         first = next((path for files in self.files[layer.file].values() for path in files.values()), None)
         try:
-            return layer if first is None else layer.resolved(read_bands(first, ()))
+            return layer if first is None else layer.resolved(read_bands(first, (), variable=_variable(layer.file)))
         except FileFault:
             return layer  # told when chips are read
 
@@ -105,7 +105,7 @@ class Decoder:
     def header(self, chip: str) -> Grid:
         """The grid of a chip, without reading a pixel. FileFault where its file cannot be read."""
         pattern, day = self._reference(chip)
-        return _grid(read_bands(self.files[pattern][chip][day], (), self._inside[pattern]))
+        return _grid(read_bands(self.files[pattern][chip][day], (), self._inside[pattern], None, _variable(pattern)))
 
     def read(self, chip: str, tell: Tell | None = None, window: Window | None = None) -> Decoded:
         """Decode a chip, or a window of it. FileFault names the file and what is wrong with it.
@@ -146,10 +146,12 @@ class Decoder:
 
     def _raster(self, work: _Work, pattern: str, day: float, path: Path, window: Window | None) -> Raster:
         """A file, or a window of it, read once for all that it holds; (0, 0, 0, 0) = its header."""
-        key = path, window
+        key = pattern, path, window
         if key not in work.rasters:
             bands = () if window == (0, 0, 0, 0) else self._bands[pattern]
-            raster = work.rasters[key] = read_bands(path, bands, self._inside[pattern], window if bands else None)
+            raster = work.rasters[key] = read_bands(
+                path, bands, self._inside[pattern], window if bands else None, _variable(pattern)
+            )
             if work.tell is not None and bands:
                 said, place = raster.said, None if raster.place is None else tuple(raster.place[1])
                 head = [raster.values.dtype.str, raster.values.shape, said.nodata, said.scale, said.offset, place]
@@ -273,6 +275,10 @@ def _bands_by_file(
                 "has the same `dates`, and layers have one"
             )
     return {file: sorted({b for f, b, _ in needs if f == file}) for file in inside}, inside
+
+
+def _variable(pattern: str) -> str:
+    return pattern.partition(VARIABLE)[2]
 
 
 def _grid(raster: Raster) -> Grid:

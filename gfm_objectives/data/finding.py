@@ -11,6 +11,7 @@ from pathlib import Path
 from gfm_objectives.errors import InputError
 
 CHIP, DATE = "{chip}", "{date}"
+VARIABLE = "::"  # what follows it names a variable in each file, and is no part of the file's name
 EPOCH = date(2000, 1, 1)  # of Series.day
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 YEARS = range(1900, 2200)  # a number that is no such year is none
@@ -80,6 +81,7 @@ def find_files(
     """
     if CHIP not in pattern or Path(pattern).is_absolute():
         raise InputError(f"file pattern {pattern!r}: write it relative to data.root, with {CHIP} where the id stands")
+    pattern = pattern.partition(VARIABLE)[0]
     regex = re.compile(_regex(pattern, words))
     wildcard = re.sub(r"\[", "[[]", pattern).replace(CHIP, "*").replace(DATE, "*")
     found: Files = {}

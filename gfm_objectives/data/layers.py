@@ -65,18 +65,21 @@ class Raster:
     remarks: tuple[str, ...] = ()
 
 
-def read_bands(path: Path, bands: Sequence[int], dates: int = 1, window: Window | None = None) -> Raster:
+def read_bands(
+    path: Path, bands: Sequence[int], dates: int = 1, window: Window | None = None, variable: str = ""
+) -> Raster:
     """The `bands` (counted from 1) of a file at each of its `dates`, inside `window` (None = all of it).
 
     A file of several dates holds them one after another, each with all its bands; an NPY file may have an axis for
     them: (dates, bands, rows, columns). No bands at all: the header alone, values being empty. Of a picture with a
-    palette the bands 1, 2 and 3 are its colours, where more than the first is asked for. FileFault for a band or date
+    palette the bands 1, 2 and 3 are its colours, where more than the first is asked for. variable: of a file that
+    holds several. FileFault for a band or date
     the file does not have and for a file that cannot be read, InputError for a format not in READERS.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'files without an ending'}; known: {', '.join(READERS)}")
-    raster = reader(path, bands, dates, window)
+    raster = reader(path, bands, dates, window, variable)
     if raster.values.dtype.kind not in "uifb":
         raise FileFault(path, f"holds {raster.values.dtype} values; store whole or real numbers", "unreadable")
     return raster
@@ -103,7 +106,7 @@ def told(path: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- what GDAL reads
 
 
-def _read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
+def _read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
@@ -236,7 +239,7 @@ def _wavelength(file: Any, band: int) -> float | None:
 # ---------------------------------------------------------------- arrays
 
 
-def _read_npy(path: Path, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
+def _read_npy(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
     """(H, W), (C, H, W) or (T, C, H, W). Mapped, so that only what is asked for is read."""
     with told(path):
         values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -267,10 +270,17 @@ def from_array(path: Path, values: Any, bands: Sequence[int], dates: int, window
     return Raster(stacked.reshape(dates, len(bands), height, width), (shape[-2], shape[-1]), count=count)
 
 
+def _read_cube(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
+    from gfm_objectives.data.cubes import read_cube
+
+    return read_cube(path, bands, dates, window, variable)
+
+
 # Lower-case ending -> reader. A new format is one function and one entry.
-READERS: dict[str, Callable[[Path, Sequence[int], int, Window | None], Raster]] = {
+READERS: dict[str, Callable[[Path, Sequence[int], int, Window | None, str], Raster]] = {
     **dict.fromkeys((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img"), _read_gdal),
     ".npy": _read_npy,
+    **dict.fromkeys((".h5", ".hdf5", ".nc", ".zarr"), _read_cube),
 }
 
 

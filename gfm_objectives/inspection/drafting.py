@@ -16,7 +16,7 @@ from gfm_objectives.data.layers import READERS, FileFault, read_bands
 from gfm_objectives.errors import InputError
 from gfm_objectives.inspection import guessing
 from gfm_objectives.inspection.grouping import Group, find, groups
-from gfm_objectives.inspection.guessing import Seen
+from gfm_objectives.inspection.seeing import Seen, is_label, metres, see
 from gfm_objectives.inspection.vectors import rasterise
 
 AREAS = 12  # that a split by location should have at least
@@ -78,26 +78,27 @@ def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
     if not rasters:
         raise InputError(f"{root}: holds no raster that can be read ({', '.join(sorted(READERS))})")
     found = _seen(groups(root, rasters))
-    if any(g.dated and guessing.is_label(g, s) for g, s in found):
+    if any(g.dated and is_label(g, s) for g, s in found):
         found = _seen(groups(root, rasters, dated=False))
     if all(g.pattern.startswith("{chip}/") and [*g.chips] == [root.name] for g, _ in found):
         root = root.parent  # a single scene, named by its folder
     draft = Draft(name, {"name": "chips", "root": str(root)})
-    labels = [(g, s) for g, s in found if guessing.is_label(g, s)]
-    images = [(g, s) for g, s in found if not guessing.is_label(g, s)]
+    labels = [(g, s) for g, s in found if is_label(g, s)]
+    images = [(g, s) for g, s in found if not is_label(g, s)]
     if not images:
         raise InputError(f"{root}: every raster looks like a label; describe the folder by hand, docs/chips.md")
     images.sort(key=lambda pair: (pair[1].grid.metres or 1e9, -pair[1].count))
     _frame(draft, images)
     sensors: dict[str, Any] = {}
+    words = max((g.words for g, _ in images), key=len)  # one order for all, where some lack a date
     for group, seen in images:
-        key, block, lines = guessing.sensor(group, seen, sensors)
+        blocks, lines = guessing.sensors(group, seen, sensors)
         if group.words:
-            block["dates"] = dict.fromkeys(group.words)
-            lines.append(
-                f"{key}: {', '.join(group.words)} stand for dates, in that order; give them where you know them"
-            )
-        sensors[key] = block
+            for block in blocks.values():
+                block["dates"] = dict.fromkeys(words if {*group.words} <= {*words} else group.words)
+            said = f"{', '.join(group.words)} stand for dates, in that order; give them where you know them"
+            lines.append(f"{', '.join(blocks)}: {said}")
+        sensors |= blocks
         draft.guessed += lines + [f"could not be read: {f}" for f in seen.faults]
     draft.options["sensors"] = sensors
     _layers(draft, root, labels, vectors, images, attribute)
@@ -106,14 +107,14 @@ def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
 
 
 def _seen(made: list[Group]) -> list[tuple[Group, Seen]]:
-    return [(g, s) for g in made if (s := guessing.see(g)) is not None]
+    return [(g, s) for g in made if (s := see(g)) is not None]
 
 
 def _frame(draft: Draft, images: list[tuple[Group, Seen]]) -> None:
     """Pixel size, windows and tiles."""
-    metres = guessing.metres([s for _, s in images])
-    draft.options["gsd"] = 10.0 if metres is None else float(f"{metres:.3g}")
-    if metres is None:
+    gsd = metres([s for _, s in images])
+    draft.options["gsd"] = 10.0 if gsd is None else float(f"{gsd:.3g}")
+    if gsd is None:
         draft.left.append("gsd: files are not georeferenced; 10 m per pixel is written, give the true one")
     shapes = {shape for _, s in images[:1] for shape in s.shapes}
     high = max(max(s) for s in shapes)

@@ -4,117 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.layers import FileFault, Raster, read_bands
+from gfm_objectives.data.layers import FileFault, read_bands
 from gfm_objectives.inspection.grouping import Group
+from gfm_objectives.inspection.seeing import FILES, HEIGHT, MANY, RADAR, S2, Seen
 from gfm_objectives.sensors import S2_TEN, SENSORS, USUAL_WAVES
-
-FILES = 12  # of a kind that are looked into
-SIDE = 512  # pixels of each, from its middle
-MANY = 40  # values from which whole numbers are no classes
-LABEL = re.compile(
-    r"mask|label|lbl|target|(?<![a-z])(gt|lc|lulc|class(es)?|truth)(?![a-z])|annot|landcover|water|cover", re.I
-)
-HEIGHT = re.compile(r"(?<![a-z])(dem|dsm|dtm|elev\w*)(?![a-z])", re.I)
-RADAR = re.compile(r"(?<![a-z])(s1\w*|sar|radar|sentinel-?1|vv|vh)(?![a-z])", re.I)
-S2 = re.compile(r"(?<![a-z])(s2\w*|sentinel-?2)(?![a-z])", re.I)
-HLS = ("coastal", "blue", "green", "red", "nir", "swir1", "swir2")
-
-
-@dataclass
-class Seen:
-    """What a few files of a kind hold: bands, number type, values, what they declare; grid: of the first."""
-
-    count: int
-    kind: str
-    values: np.ndarray  # (C, n) a sample of valid pixels
-    raster: Raster  # the header of the first
-    grid: Grid
-    shapes: set[tuple[int, int]]
-    zeros: float  # share of pixels that are 0 in all bands
-    odd: dict[float, float]  # value that is usually no data -> share of pixels that have it in a band
-    codes: np.ndarray | None  # every whole number in band 1, where there are few
-    faults: list[str] = field(default_factory=list)
-
-
-def see(group: Group) -> Seen | None:
-    """Look into some files of a group; None where none can be read."""
-    paths = [p for files in group.chips.values() for p in files]
-    paths = [paths[int((i + 0.5) * len(paths) / min(FILES, len(paths)))] for i in range(min(FILES, len(paths)))]
-    seen: Seen | None = None
-    codes: set[float] | None = set()
-    samples, zeros, odd, pixels = [], 0, {-9999.0: 0, -32768.0: 0, 65535.0: 0}, 0
-    faults = []
-    for path in paths:
-        try:
-            head = read_bands(path, ())
-            window = _middle(head.shape)
-            raster = read_bands(path, range(1, head.count + 1), window=window)
-        except FileFault as fault:
-            faults.append(str(fault))
-            continue
-        x = raster.values[0]
-        ok = np.isfinite(x).all(0) & (True if raster.valid is None else raster.valid[0])
-        pixels += ok.size
-        zeros += int(((x == 0).all(0) & ok).sum())
-        for value in odd:
-            odd[value] += int((x == value).any(0).sum())
-        every = np.unique(x[0][np.isfinite(x[0])])
-        if codes is not None:
-            codes |= set(every.tolist())
-            codes = None if len(codes) > MANY else codes
-        if seen is None:
-            seen = Seen(
-                head.count, x.dtype.kind, x[:, ok][:, :1], raster, Grid(*head.shape, head.place), set(), 0, {}, None
-            )
-        seen.shapes.add(head.shape)
-        if x.shape[0] == seen.count:
-            samples.append(x[:, ok][:, :: max(1, int(ok.sum()) // 4000)].astype(np.float64))
-    if seen is None:
-        return None
-    seen.values = np.concatenate(samples, 1)
-    seen.zeros, seen.odd = zeros / max(1, pixels), {v: n / max(1, pixels) for v, n in odd.items() if n}
-    whole = codes is not None and all(float(c).is_integer() for c in codes)
-    seen.codes, seen.faults = (np.array(sorted(codes or ())) if whole else None), faults
-    return seen
-
-
-def _middle(shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    height, width = min(SIDE, shape[0]), min(SIDE, shape[1])
-    return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
-
-
-def is_label(group: Group, seen: Seen) -> bool:
-    """By its name, or as it has one band of few whole numbers or of numbers of colours."""
-    if LABEL.search(group.hint):
-        return True
-    if HEIGHT.search(group.hint) or RADAR.search(group.hint) or S2.search(group.hint):
-        return False
-    return seen.count == 1 and (seen.raster.palette is not None or (seen.codes is not None and len(seen.codes) <= MANY))
-
 
 # ---------------------------------------------------------------- sensors
 
 
-def sensor(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[str, dict[str, Any], list[str]]:
-    """(name, its block of the yaml, what was guessed)."""
-    name, bands, own, guesses = _bands(group, seen)
-    taken = {*taken}
-    if name in taken:
-        base, name = name, next(f"{name}_{k}" for k in range(2, 99) if f"{name}_{k}" not in taken)
-        own = own or {"unit": SENSORS[base].unit} if base in SENSORS else own
-        guesses.append(f"{name}: a second sensor of the kind of {base}, so it is described as one of your own")
-    block: dict[str, Any] = {"file": group.pattern, "bands": bands, **own}
-    unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
-    guesses += _scaled(name, unit, seen, block)
-    guesses += _empty(name, unit, seen, block)
-    return name, block, guesses
+def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """(name -> its block of the yaml, what was guessed). Files of two passes of a radar are two sensors."""
+    if RADAR.search(group.hint) and seen.count == 4 and seen.kind == "f":
+        parts = [("s1", {"VV": 1, "VH": 2}, {}), ("s1_desc", {"VV": 3, "VH": 4}, {"unit": "decibel"})]
+        lines = ["s1, s1_desc: four bands, taken for VV and VH of the ascending, then of the descending pass: check"]
+    else:
+        name, bands, own, lines = _bands(group, seen)
+        parts = [(name, bands, own)]
+    out: dict[str, dict[str, Any]] = {}
+    for base, bands, own in parts:
+        name = next(n for n in (base, *(f"{base}_{k}" for k in range(2, 99))) if n not in {*taken, *out})
+        if name != base and base in SENSORS:
+            waves = {b.name: b.wavelength for b in SENSORS[base].bands if b.name in bands}
+            own = own or {"unit": SENSORS[base].unit, "wavelengths": waves}
+            lines.append(f"{name}: a second sensor of the kind of {base}, so it is described as one of your own")
+        block: dict[str, Any] = {"file": group.pattern, "bands": bands, **own}
+        if name == "s2" and re.search("l1c", group.hint, re.I):
+            block["level"] = "L1C"
+        if name == "s2" and seen.count == 11:
+            block["valid"] = {"band": 11, "invalid_values": [255]}
+            lines.append("s2: band 11 is taken for a cloud probability, of which 255 is no data: check")
+        unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
+        lines += _scaled(name, unit, seen, block)
+        lines += _empty(name, unit, seen, block)
+        out[name] = block
+    return out, lines
 
 
 def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any], list[str]]:
@@ -138,10 +66,6 @@ def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any
             {},
             [f"s1: radar, by its name; bands {', '.join(order)}: check"],
         )
-    if RADAR.search(hint) and n == 4 and seen.kind == "f":
-        order = ("VV_asc", "VH_asc", "VV_desc", "VH_desc")
-        return "radar", {b: i + 1 for i, b in enumerate(order)}, {"unit": "decibel"}, [
-            "radar: four bands, taken for VV and VH of two passes: check"]  # fmt: skip
     alike = n == 3 and bool((seen.values[0] == seen.values[1]).all() and (seen.values[1] == seen.values[2]).all())
     if alike:
         band = "VH" if RADAR.search(hint) else "grey"
@@ -151,6 +75,11 @@ def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any
         return "grey", {band: 1}, _own({band: 1}, None), [f"grey: {line}"]
     orders = {13: SENSORS["s2"].band_names, 12: [b for b in SENSORS["s2"].band_names if b != "B10"], 10: S2_TEN,
               11: S2_TEN}  # fmt: skip
+    if seen.flags and n != 11:
+        bands = {f"band{i + 1}": i + 1 for i in range(n) if i + 1 not in seen.flags}
+        flags = ", ".join(map(str, seen.flags))
+        line = f"bands {flags} hold few whole numbers (quality, classes?) and are left out: they could give labels away"
+        return "optical", bands, {"unit": "number"}, [f"optical: {line}; say what all bands are: check"]
     if n in orders and seen.kind in "ui" and (S2.search(hint) or n in (10, 12, 13)):
         bands = {b: i + 1 for i, b in enumerate(orders[n])}
         return "s2", bands, {}, [f"s2: {n} bands, taken for Sentinel-2 in the usual order: check"]
@@ -269,11 +198,6 @@ def _painted(group: Group) -> list[str] | None:
         if len(colours) > MANY:
             return None
     return [f"#{c:06x}" for c in sorted(colours)]
-
-
-def metres(seen: Sequence[Seen]) -> float | None:
-    """Metres per pixel by the first georeference."""
-    return next((m for s in seen if (m := s.grid.metres) is not None), None)
 
 
 def table_of_splits(root: Path, tables: Sequence[str], chips: set[str]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ RAREST = 5.0  # the largest weight of a class, in weights of the commonest
 def class_loss(how: str, logits: Tensor, target: Tensor, weights: tuple[float, ...] = ()) -> Tensor:
     """logits (B, K, ...), target (B, ...) long, -1 = none; a key of CLASS_LOSSES.
 
-    weighted: each class by its weight; dice: cross-entropy and one minus the Dice coefficient, in the mean of the classes
+    weighted: each class by its weight; dice: cross-entropy and one minus the Dice coefficient, in the mean of classes
     that are there (Milletari et al. 2016, https://arxiv.org/abs/1606.04797); focal: what is known already counts less.
     """
     known = target >= 0
