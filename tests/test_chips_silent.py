@@ -463,7 +463,7 @@ def test_footprints_by_hand():
 
     row = crossing((box, 0, 0), (box, 0.5, 0.5), None, (box, 1, 0), (box, 0.99, 0))
     assert sorted(row) == [(0, 1), (1, 3), (1, 4), (3, 4)]
-    assert crossing((box, 0, 0), (diamond, 1.25, 1.25)) == [] != crossing((box, 0, 0), (diamond, 0.9, 0.9))
+    assert crossing((box, 0, 0), (diamond, 1.25, 1.25)) == [] != crossing((box, 0, 0), (diamond, 0.7, 0.7))
     assert crossing((box, 179.5, 60), (box, -180.2, 60)) == [(0, 1)] == crossing((box, 10, 88.9), (box, 10.1, 88.9))
 
 

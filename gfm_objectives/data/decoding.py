@@ -16,7 +16,7 @@ from gfm_objectives.data.finding import CHIP, DATE, VARIABLE, find_files
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
-from gfm_objectives.data.remarks import Remark, of_image, of_place
+from gfm_objectives.data.remarks import Remark, of_image, of_place, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError
 
@@ -205,7 +205,7 @@ class Decoder:
                              for v in (said.scale, said.offset))  # fmt: skip
             x = x * factor + shift
         x[np.broadcast_to(bad[:, None], x.shape)] = np.nan
-        work.remarks += _resampled(name, piece, work.grid)
+        work.remarks += of_way(name, piece.whole, work.grid, piece.way)
         x = resample_pixels(x, piece.grid, work.grid.cut(piece.to), image.sensor.unit, piece.way)
         return _crop(x, piece.to, work.window)
 
@@ -227,7 +227,7 @@ class Decoder:
         numbers = self._bands[layer.file]
         codes = layer.labels(piece.raster, numbers, piece.path)
         work.remarks += [Remark(f"{name}: {line}", True) for line in [layer.clash(piece.raster, numbers)] if line]
-        work.remarks += _resampled(name, piece, work.grid)
+        work.remarks += of_way(name, piece.whole, work.grid, piece.way)
         to = work.grid.cut(piece.to)
         if layer.numbers:
             out = resample_pixels(codes[None, None], piece.grid, to, "", piece.way)[0, 0]
@@ -289,13 +289,6 @@ def _crop(values: np.ndarray, of: Window, to: Window) -> np.ndarray:
     """(..., H, W) on the window `of` -> on the window `to`, which lies in it."""
     top, left = to[0] - of[0], to[1] - of[1]
     return values[..., top : top + to[2], left : left + to[3]]
-
-
-def _resampled(name: str, piece: _Piece, grid: Grid) -> list[Remark]:
-    if not piece.way:
-        return []
-    how = "warped by their georeferences" if piece.way == "warp" else "resampled by their sizes"
-    return [Remark(f"{name}: {_x(piece.whole.shape)} pixels become {_x(grid.shape)}, {how}", False)]
 
 
 def _x(shape: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.layers import Window
+from gfm_objectives.data.layers import Window, at
 
 LARGEST = 10  # two sizes are the same ground where their ratio is p / q with p or q at most this: 10 m and 15, 20, 60 m
 MARGIN = 3  # pixels read around a window, for what interpolation looks at
@@ -89,7 +89,7 @@ class Grid:
         from rasterio.warp import transform
 
         crs, t = self.place
-        points = [t * (c, r) for c, r in ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))]
+        points = [at(t, c, r) for c, r in ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))]
         try:
             lon, lat = transform(crs, "EPSG:4326", *map(list, zip(*points, strict=True)))
         except RasterioError:
@@ -133,12 +133,12 @@ class Grid:
         assert self.place is not None and other.place is not None
         part = self.cut(window)
         assert part.place is not None
-        at = np.linspace(0, 1, 9)
-        edge = [(x, y) for x in at for y in (0.0, 1.0)] + [(x, y) for x in (0.0, 1.0) for y in at]
-        points = [part.place[1] * (x * part.width, y * part.height) for x, y in edge]
+        along = np.linspace(0, 1, 9)
+        edge = [(x, y) for x in along for y in (0.0, 1.0)] + [(x, y) for x in (0.0, 1.0) for y in along]
+        points = [at(part.place[1], x * part.width, y * part.height) for x, y in edge]
         xs, ys = transform(part.place[0], other.place[0], *map(list, zip(*points, strict=True)))
         inverse = ~other.place[1]
-        columns, rows = np.array([inverse * xy for xy in zip(xs, ys, strict=True)]).T
+        columns, rows = np.array([at(inverse, *xy) for xy in zip(xs, ys, strict=True)]).T
         scale = max(np.ptp(columns) / part.width, np.ptp(rows) / part.height, 1.0)
         pad = math.ceil(MARGIN * scale)
         r0, r1 = (int(np.clip(v, 0, other.height)) for v in (math.floor(rows.min()) - pad, math.ceil(rows.max()) + pad))

@@ -71,7 +71,7 @@ class Layer:
         declared = raster.said.nodata[: len(bands)]
         believed = raster.valid is not None and self.nodata.values != ()
         hidden = ~raster.valid[0] if believed else np.zeros(raw.shape[1:], bool)  # type: ignore[index]
-        if self.single and raster.count > 1:
+        if self.single and self.how == CODES and raster.count > 1:
             raise FileFault(path, f"has {raster.count} bands; {REMEDIES}", "band")
         if self.how in (CODES, NUMBERS):
             own = self.nodata.values

@@ -90,3 +90,11 @@ def of_place(grid: Grid, gsd: float) -> Iterator[Remark]:
         yield Remark(f"the file says {metres:.3g} m per pixel, data.gsd={gsd:g}", True)
     if grid.local:
         yield Remark("has a coordinate system of its own: where it lies on Earth is not known", False)
+
+
+def of_way(name: str, whole: Grid, grid: Grid, way: str) -> Iterator[Remark]:
+    """On a file that is brought to the grid of its chip."""
+    if way:
+        how = "warped by their georeferences" if way == "warp" else "resampled by their sizes"
+        (h, w), (height, width) = whole.shape, grid.shape
+        yield Remark(f"{name}: {h} x {w} pixels become {height} x {width}, {how}", False)
