@@ -86,6 +86,7 @@ class Chips(Windows):
         looks = {k: {o: v for o, v in dict(d).items() if o != "colors"} for k, d in (layers or {}).items()}
         described = [self._gsd, grid, size, tile, sensors, looks]  # colours of codes change nothing
         self._own: list[tuple[Sensor, str]] = []
+        self._before = -1  # the tile asked for last
         self._lines: list[str] = self._left_files()
         self._fit(parts, described)
         areas = dict(zip(parts.chips[split], parts.areas[split], strict=True))
@@ -255,9 +256,14 @@ class Chips(Windows):
         return self._batch(part, shape, part.window)
 
     def place(self, number: int, top: int, left: int) -> Batch:
-        """A window of a tile: from the cache where the tile is in it or has room there, else read alone."""
+        """A window of a tile: from the cache where the tile is in it or has room there, else read alone.
+
+        Windows of one tile that are asked for one after the other are cut from it.
+        """
         (height, width), side = self._shapes[number], self._size
-        if number in self._cache or height * width <= 4 * side**2 or height * width * self._pixel <= self._room:
+        again, self._before = number == self._before, number
+        small = height * width <= 4 * side**2
+        if again or small or number in self._cache or height * width * self._pixel <= self._room:
             return super().place(number, top, left)
         part = self._parts[number]
         y, x = (part.window or (0, 0))[:2]

@@ -39,8 +39,8 @@ class Heads:
         stats = [(str(p), s.st_size, s.st_mtime_ns) for p in paths.values() for s in [p.stat()]]
         memo = cache_file("heads", ".json", FORMAT, decoder.grid, stats)
         try:
-            notes: dict[str, Any] = json.loads(memo.read_text())
-        except (OSError, ValueError):
+            notes: dict[str, Any] = dict(json.loads(memo.read_text()))
+        except (OSError, ValueError, TypeError):
             notes = {c: _look(decoder, c) for c in paths}
             keep(memo, notes)
         self.shapes = {c: (n[0], n[1]) for c, n in notes.items() if n}

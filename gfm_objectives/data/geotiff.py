@@ -32,11 +32,13 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
             cut = Cut(left, top, width, height)
             painted = palette is not None and max(bands, default=1) > 1
             pick = positions(path, [1] if painted else bands, file.count, dates)
-            valid, remarks = _masks(file, pick, dates, cut) if pick else (None, [])
-            values = file.read([p + 1 for p in pick], window=cut) if pick else np.empty((0, height, width), np.uint8)
+            some = bool(pick) and height > 0 and width > 0  # else the header alone, or nothing of the file is wanted
+            valid, remarks = _masks(file, pick, dates, cut) if some else (None, [])
+            values = np.empty((len(pick), height, width), file.dtypes[0])
+            values = file.read([p + 1 for p in pick], window=cut) if some else values
             place, more = _place(file)
             said = _said(file, pick, dates)
-            if pick and (clear := _clear(file)):
+            if some and (clear := _clear(file)):
                 seen = ~np.isin(values, clear)
                 valid = seen if valid is None else valid & seen
             if painted and palette is not None:
