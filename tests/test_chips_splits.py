@@ -92,7 +92,7 @@ FAULTS = {
         r"t\.csv: chip rome_000 has x=500000, y=1; expected degrees",
     ),
     "km": ({"by": "location", "file": "d.csv", "lon": "x", "lat": "y", "km": -1}, r"data\.splits\.km=-1: expected"),
-    "nowhere": ({"by": "location"}, r"rome_000 is not georeferenced"),
+    "nowhere": ({"by": "location"}, r"rome_000: is not georeferenced"),
     "few": ({"by": "group", "group": "{group}_00*"}, None),
 }
 

@@ -83,8 +83,9 @@ class Chips(Windows):
         self._layers = self._decoder.layers
         self._heads, parts = self._choose(splits, chips, whole("data.tile", tile, least=1))
         self._side, self._cutting = (asked, "") if asked else sides(self._heads.shapes)
-        looks = {k: {o: v for o, v in dict(d).items() if o != "colors"} for k, d in (layers or {}).items()}
-        described = [self._gsd, grid, size, tile, sensors, looks]  # colours of codes change nothing
+        looks = {k: {o: v for o, v in dict(d).items() if o != "colors"} for k, d in layers.items()}
+        read = {k: [layer.how, list(layer.lookup.items())] for k, layer in self._layers.items()}
+        described = [self._gsd, grid, size, tile, sensors, looks, read]  # colours that are not read change nothing
         self._own: list[tuple[Sensor, str]] = []
         self._before = -1  # the tile asked for last
         self._lines: list[str] = self._left_files()

@@ -59,6 +59,8 @@ class Layer:
         colors, palette = self.legend.colors, first.palette
         painted = first.count >= 3 or (palette is not None and {*map(str.lower, colors or ())} <= {*palette})
         if self.single and colors and self.legend.codes is None and painted:
+            if len({*colors}) < len(colors):
+                raise InputError(f"data.layers.{self.legend.name}.colors: two classes are painted in one colour")
             return replace(self, how=PAINTED, bands=(1, 2, 3))
         if palette is not None and colors is None and max(self.lookup) < len(palette):
             return replace(self, legend=replace(self.legend, colors=tuple(palette[c] for c in self.lookup)))
