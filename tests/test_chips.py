@@ -37,9 +37,8 @@ def write_tiff(path: Path, values: np.ndarray, **profile: Any) -> None:
     bands, height, width = values.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", count=bands, height=height, width=width, dtype=values.dtype, **profile
-        ) as file:
+        shape = {"count": bands, "height": height, "width": width, "dtype": values.dtype}
+        with rasterio.open(path, "w", **({"driver": "GTiff"} | shape | profile)) as file:
             file.write(values)
 
 

@@ -211,6 +211,25 @@ def test_sixteen_bits_of_three_colours_are_kept(tmp_path: Path):
     torch.testing.assert_close(x, torch.from_numpy(IMAGE.astype(np.float32)) * 1e-4)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "jp2"])
+def test_a_picture_that_is_cut_off_or_damaged_is_refused(tmp_path: Path, ending: str):
+    """GDAL would fill what is missing and say nothing."""
+    driver = {"png": "PNG", "jpg": "JPEG", "jp2": "JP2OpenJPEG"}[ending]
+    path = tmp_path / f"a.{ending}"
+    write_tiff(path, RNG.integers(0, 255, (3, 200, 200)).astype(np.uint8), driver=driver)
+    whole = path.read_bytes()
+    assert read_bands(path, (1,)).values.std() > 10
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(
+        InputError, match=rf"a\.{ending}: cannot be read, .*\(the file ends before its last part|damaged"
+    ):
+        read_bands(path, (1,))
+    if ending == "png":
+        path.write_bytes(whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:])
+        with pytest.raises(InputError, match="a part of the file is damaged or cut off"):
+            read_bands(path, (1,))
+
+
 def test_a_large_png_is_read_window_by_window(tmp_path: Path):
     (tmp_path / "s1").mkdir()
     Image.new("1", (14000, 14000), 1).save(tmp_path / "s1/a.png")

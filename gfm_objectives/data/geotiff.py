@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,37 @@ OPAQUE = 128  # of 255: from which alpha on a pixel counts as shown
 SOFT = 0.5  # share of values between nothing and full above which a band called alpha is none (near infrared, mostly)
 
 
+TAIL = 4096  # bytes, in which the mark that ends a JPEG or JPEG 2000 stands
+
+
+@lru_cache(maxsize=65536)
+def _check(path: Path, stamp: tuple[int, int]) -> None:
+    """FileFault where a PNG, JPEG or JPEG 2000 is cut off or, of a PNG, damaged: GDAL fills what is missing with
+    whatever it has and says nothing. stamp: size and time of change, so that each file is checked once."""
+    kind = path.suffix.lower()
+    with told(path), path.open("rb") as file:
+        if kind == ".png":
+            file.seek(8)
+            while (name := _chunk(file)) != b"IEND":
+                if not name:
+                    raise ValueError("the file ends before its last part")
+        elif kind in (".jpg", ".jpeg", ".jp2"):
+            file.seek(-min(TAIL, stamp[0]), 2)
+            if b"\xff\xd9" not in file.read():
+                raise ValueError("the file ends before its last part")
+
+
+def _chunk(file: Any) -> bytes:
+    """The name of the next part of a PNG, nothing at the end of the file; ValueError where it is damaged."""
+    head = file.read(8)
+    if len(head) < 8:
+        return b""
+    data = file.read(int.from_bytes(head[:4], "big"))
+    if zlib.crc32(data, zlib.crc32(head[4:])) != int.from_bytes(file.read(4), "big"):
+        raise ValueError("a part of the file is damaged or cut off")
+    return head[4:]
+
+
 def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
     """Bands of what GDAL opens, with masks, declared values, scales, names and place; see `layers.read_bands`."""
     import rasterio
@@ -23,6 +56,9 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
     from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
     from rasterio.windows import Window as Cut
 
+    with told(path):
+        about = path.stat()
+    _check(path, (about.st_size, about.st_mtime_ns))
     with warnings.catch_warnings(), told(path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
         warnings.simplefilter("ignore", NodataShadowWarning)
