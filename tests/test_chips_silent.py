@@ -220,9 +220,8 @@ def test_a_picture_that_is_cut_off_or_damaged_is_refused(tmp_path: Path, ending:
     whole = path.read_bytes()
     assert read_bands(path, (1,)).values.std() > 10
     path.write_bytes(whole[: len(whole) * 3 // 4])
-    with pytest.raises(
-        InputError, match=rf"a\.{ending}: cannot be read, .*\(the file ends before its last part|damaged"
-    ):
+    message = rf"a\.{ending}: cannot be read, .*\((the file ends before its last part|a part of the file is)"
+    with pytest.raises(InputError, match=message):
         read_bands(path, (1,))
     if ending == "png":
         path.write_bytes(whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:])

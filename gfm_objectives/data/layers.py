@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,21 @@ import numpy as np
 from gfm_objectives.errors import InputError
 
 Window = tuple[int, int, int, int]  # top, left, height and width in pixels of the file
+
+
+# What Python and its libraries raise on files that are cut off or damaged.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+)
 
 
 class FileFault(InputError):
@@ -91,7 +108,7 @@ def told(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (RasterioError, CPLE_BaseError, OSError, ValueError, EOFError, KeyError, MemoryError, zlib.error) as error:
+    except (RasterioError, CPLE_BaseError, *DAMAGE) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # GDAL's own words are at the bottom of rasterio's
             cause = cause.__cause__
@@ -110,7 +127,8 @@ def at(transform: Any, column: float, row: float) -> tuple[float, float]:
 
 def _read_npy(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
     """(H, W), (C, H, W) or (T, C, H, W). Mapped, so that only what is asked for is read."""
-    with told(path):
+    with told(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a damaged header
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     return from_array(path, values, bands, dates, window)
 

@@ -23,20 +23,20 @@ def class_loss(how: str, logits: Tensor, target: Tensor, weights: tuple[float, .
     known = target >= 0
     count = known.sum().clamp(min=1)
     if how == "weighted":
-        scale = logits.new_tensor(weights)
-        total = F.cross_entropy(logits, target, scale, ignore_index=-1, reduction="sum")
+        scale = torch.tensor(weights, device=logits.device)
+        total = F.cross_entropy(logits.float(), target, scale, ignore_index=-1, reduction="sum")
         return total / (scale[target.clamp(min=0)] * known).sum().clamp(min=1e-6)
     if how == "focal":
-        each = F.cross_entropy(logits, target, ignore_index=-1, reduction="none")
+        each = F.cross_entropy(logits.float(), target, ignore_index=-1, reduction="none")
         return ((1 - (-each).exp()) ** FOCUS * each * known).sum() / count
     plain = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / count
     return plain + _dice(logits, target, known) if how == "dice" else plain
 
 
 def _dice(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    classes = logits.shape[1]
+    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
     share = logits.float().softmax(1) * known[:, None]
-    truth = F.one_hot(target.clamp(min=0), classes).movedim(-1, 1) * known[:, None]
+    truth = (target[:, None] == classes).float()
     rest = [0, *range(2, logits.ndim)]
     both, each = (share * truth).sum(rest), (share + truth).sum(rest)  # (K,)
     there = truth.sum(rest) > 0
