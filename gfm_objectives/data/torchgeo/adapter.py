@@ -1,0 +1,180 @@
+"""Adapter: the one source behind every row of the table: windows of tiles, in units, with validity and labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gfm_objectives.batch import Batch, Series, Spec
+from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.source import SPLITS
+from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
+from gfm_objectives.data.windows import Windows
+from gfm_objectives.errors import InputError
+from gfm_objectives.sensors import calibration
+
+DIGESTED = 64  # tiles whose files the fingerprint covers
+GIVEN = ("root", "split", "dates", "sensors")  # what the adapter hands to every reader
+
+
+class Adapter(Windows):
+    """Places of one split of a data set of the table; each is a `size` x `size` window of a tile.
+
+    row: of the table; root: the folder that holds its files; size: side of windows in pixels; dates: looks of a sensor
+    that has more, evenly spread over them; sensors: those read; map: the layer that is handed out as `map`, which is what
+    masked_seg learns; license: the line reports carry; cache_mb: decoded tiles kept in memory, per process; options: of
+    the reader. A sensor with fewer looks than others of its kind is filled up with invalid ones.
+
+    The fingerprint covers which tiles there are, the names and sizes of the files of DIGESTED of them and the labels
+    of these, the options and the figures of normalisation. AbsentData where nothing of it is under root.
+    """
+
+    def __init__(
+        self,
+        row: Dataset,
+        split: str,
+        *,
+        root: str,
+        size: int | None = None,
+        dates: int | None = None,
+        sensors: Sequence[str] | None = None,
+        map: str | None = None,
+        license: str = "",
+        cache_mb: float = 1024.0,
+        **options: Any,
+    ) -> None:
+        assert split in SPLITS, split
+        self.row, self.license = row, license or row.license
+        self._dates = whole("dates", row.dates if dates is None else dates)
+        self._sensors = chosen(row, sensors)
+        folder = locate(row, root)
+        self._reader = reader_of(row)(folder, split, self._dates, tuple(self._sensors), **options)
+        if not self._reader.names:
+            raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
+        self._layers = layers(row, map)
+        size = whole("size", row.size if size is None else size)
+        super().__init__(split, list(self._reader.areas), self._reader.shapes, size, cache_mb)
+        self.spec = Spec(
+            bands={name: stored.bands for name, stored in self._sensors.items()},
+            dates={name: stored.looks * self._looks(name) for name, stored in self._sensors.items()},
+            size=size,
+            gsd=row.gsd,
+            legends={shown: row.layers[layer] for shown, layer in self._layers.items()},
+        )
+        figures = [repr(calibration(name, stored.level)) for name, stored in self._sensors.items()]
+        asked = [split, size, self._dates, map, sorted((k, str(v)) for k, v in options.items())]
+        self.fingerprint = self._fingerprint(folder, [*asked, repr(self._sensors), figures])
+
+    def names(self) -> list[str]:
+        """The tile each place is cut from."""
+        return [self._reader.names[number] for number in self._windows[:, 0]]
+
+    def notes(self) -> list[str]:
+        lines = [f"tiles: {len(self._reader.names)}, areas: {len(set(self._reader.areas))}"]
+        return [*lines, *getattr(self._reader, "notes", ()), *([self.row.note] if self.row.note else [])]
+
+    def decode(self, number: int) -> Batch:
+        sample = self._reader.load(number)
+        for what, values in (*((k, image.x) for k, image in sample.images.items()), *sample.labels.items()):
+            if values.ndim > 1 and values.shape[-2:] != self._reader.shapes[number]:
+                first = next(iter(self._reader.files(number)))
+                h, w = self._reader.shapes[number]
+                raise InputError(f"{first}: {what} is {values.shape[-2:]} pixels, not {h} x {w}; fetch it again")
+        sensors = {name: self._series(name, stored, sample.images[name]) for name, stored in self._sensors.items()}
+        targets = {shown: torch.from_numpy(np.asarray(sample.labels[layer]))[None] for shown, layer in self._layers.items()}
+        lonlat = None if sample.lonlat is None else torch.tensor([sample.lonlat], dtype=torch.float32)
+        return Batch(sensors, targets, torch.tensor([self.row.gsd]), lonlat)
+
+    def _looks(self, sensor: str) -> int:
+        """Dates of a sensor: what lies still has one."""
+        return 1 if calibration(sensor).centred else self._dates
+
+    def _series(self, name: str, stored: Stored, image: Image) -> Series:
+        """In the sensor's unit, with as many dates as the spec says."""
+        x = torch.from_numpy(np.ascontiguousarray(image.x, dtype=np.float32))  # (t, C, H, W)
+        tells = [i for i, b in enumerate(stored.bands) if stored.tells is None or b in stored.tells]
+        valid = x.isfinite().all(1)
+        for value in stored.nodata:
+            valid &= (x[:, tells] != value).all(1)
+        if image.valid is not None:
+            valid &= torch.from_numpy(image.valid)
+        x = x * stored.scale + stored.offset
+        day = torch.tensor([float(d) for d in image.days])
+        lacking = self.spec.dates[name] - len(x)
+        assert lacking >= 0, (name, self.spec.dates, x.shape)
+        if lacking:
+            x = torch.cat([x, x.new_zeros(lacking, *x.shape[1:])])
+            valid = torch.cat([valid, valid.new_zeros(lacking, *valid.shape[1:])])
+            day = torch.cat([day, (day[-1:] if len(day) else torch.zeros(1)).expand(lacking)])
+        return Series(x[None], valid[None], day[None], stored.bands, stored.level)
+
+    def _fingerprint(self, folder: Path, described: Iterable[object]) -> str:
+        sample = spread(len(self._reader.names), DIGESTED)
+        digest = hashlib.blake2b(digest_size=16)
+        for k in sample[:: max(1, len(sample) // 8)]:  # the labels of eight: reading all would take minutes
+            for label in self._reader.load(k).labels.values():
+                digest.update(np.ascontiguousarray(label).tobytes())
+        files = {path for k in sample for path in self._reader.files(k)}
+        names = hashlib.sha256("\n".join(self._reader.names).encode()).hexdigest()
+        return fingerprint(folder, files, *described, names, digest.hexdigest())
+
+
+# ---------------------------------------------------------------- opening
+
+
+def locate(row: Dataset, root: str) -> Path:
+    """The folder of a data set. AbsentData says where it was expected, how large it is and what fetches it."""
+    try:
+        folder = find_folder(root)
+    except InputError as error:
+        raise AbsentData(f"{row.absent(root)} ({error})") from None
+    if not on_disk(row, folder):
+        raise AbsentData(row.absent(folder))
+    return folder
+
+
+def on_disk(row: Dataset, folder: Path) -> bool:
+    return any(next(folder.glob(mark), None) is not None for mark in row.marks)
+
+
+def reader_of(row: Dataset) -> type[Reader]:
+    module, cls = row.reader.split(":")
+    return getattr(import_module(f"gfm_objectives.data.torchgeo.{module}"), cls)
+
+
+def accepted(row: Dataset) -> dict[str, Parameter]:
+    """The options of `data=` for a row: the adapter's and its reader's."""
+    own = {k: p for k, p in signature(Adapter).parameters.items() if k not in ("row", "options")}
+    theirs = {k: p for k, p in signature(reader_of(row)).parameters.items() if k not in GIVEN}
+    return own | theirs
+
+
+def chosen(row: Dataset, sensors: Sequence[str] | None) -> Mapping[str, Stored]:
+    for name in sensors or ():
+        if name not in row.sensors:
+            raise InputError(f"data.sensors={name}: {row.name} has no such sensor; choose from {', '.join(row.sensors)}")
+    if sensors is not None and not len(sensors):
+        raise InputError(f"data.sensors: name at least one of {', '.join(row.sensors)}")
+    return {k: s for k, s in row.sensors.items() if (not s.optional if sensors is None else k in sensors)}
+
+
+def layers(row: Dataset, shown_as_map: str | None) -> dict[str, str]:
+    """Layer as it is handed out -> layer of the row."""
+    if shown_as_map is not None and shown_as_map not in row.layers:
+        raise InputError(f"data.map={shown_as_map}: {row.name} has the layers {', '.join(row.layers) or 'none'}")
+    return {"map" if layer == shown_as_map else layer: layer for layer in row.layers}
+
+
+def whole(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"data.{key}={value}: expected a whole number, at least 1")
+    return value
+
+
