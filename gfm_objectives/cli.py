@@ -62,10 +62,32 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
         return _fail(str(e))
 
 
+def prepare(argv: Sequence[str] | None = None, program: str = "gfm prepare") -> int:
+    """Read data once and write it as shards. Returns the exit code."""
+    return _guarded(_prepare, argv, "prepare", program)
+
+
+def data(argv: Sequence[str] | None = None, program: str = "gfm data") -> int:
+    """Print which data sets are known, which of them are on disk, and what fetches the others. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words != ["list"]:
+        return (_say if {"--help", "-h"} & {*words} else _fail)(
+            f"{program} list: the data sets that are read in their real layouts, which of them are on disk, and where "
+            "the others come from (docs/real_data.md)"
+        )
+    from gfm_objectives.config import load_choice
+    from gfm_objectives.data.torchgeo import DATASETS
+    from gfm_objectives.data.torchgeo.listing import listing
+
+    return _say(listing({name: load_choice("data", name)["root"] for name in DATASETS}))
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
+    "prepare": (prepare, "read data once and write it as shards, which load many times faster"),
+    "data": (data, "list the data sets that are known, which are on disk, and what fetches the others"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
 }
@@ -142,6 +164,16 @@ def _inspect(words: list[str]) -> None:
 
     configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
     from gfm_objectives.inspection import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _prepare(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("prepare", words)
+    from gfm_objectives.data.prepare import run
 
     for cfg in configs:
         run(cfg)

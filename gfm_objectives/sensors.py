@@ -180,10 +180,14 @@ S2_L1C = Sensor(
 
 # PlanetScope basemaps for the eye: stretched to 8 bits, a share of full scale.
 PLANET_VISUAL = Sensor(
-    "planet", "brightness", 4.0, _optical(("blue", 485, 0.30, 0.15), ("green", 545, 0.35, 0.15), ("red", 630, 0.40, 0.18))
+    "planet",
+    "brightness",
+    4.0,
+    _optical(("blue", 485, 0.30, 0.15), ("green", 545, 0.35, 0.15), ("red", 630, 0.40, 0.18)),
 )
 
-LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C, ("planet", "visual"): PLANET_VISUAL}  # figures for another level than the sensor table's
+# Figures for another level than the sensor table's.
+LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C, ("planet", "visual"): PLANET_VISUAL}
 MIXED = "mixed"  # the level of a series whose places differ in theirs
 
 

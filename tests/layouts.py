@@ -67,7 +67,11 @@ def mados(root: Path) -> None:
     """Crops of 240 px: band k of crop c holds 0.01 k + 0.001 c."""
     (root / "splits").mkdir(parents=True)
     order = sorted(w for waves in WAVELENGTHS.values() for w in waves)
-    scenes = {"train": ["Scene_0_1", "Scene_0_2", "Scene_2_1"], "val": ["Scene_3_5"], "test": ["Scene_4_7", "Scene_5_1"]}
+    scenes = {
+        "train": ["Scene_0_1", "Scene_0_2", "Scene_2_1"],
+        "val": ["Scene_3_5"],
+        "test": ["Scene_4_7", "Scene_5_1"],
+    }
     for split, names in scenes.items():
         (root / "splits" / f"{split}_X.txt").write_text("\n".join(names) + "\n")
         for name in names:
@@ -87,7 +91,7 @@ def pastis(root: Path, side: int = 16, radar: bool = True) -> None:
     features = []
     for k in range(10):
         t = 3 + k % 7
-        dates = {str(i): 20180924 + 100 * (i % 3) + i for i in range(t)}
+        dates = {str(i): 20180904 + 100 * (i // 3) + i for i in range(t)}
         about = {"Fold": k // 2 + 1, "ID_PATCH": 10000 + k + (k > 5), "TILE": "t30uxv", "dates-S2": dates}
         name = about["ID_PATCH"]
         s2 = 100 * np.arange(t)[:, None, None, None] + np.arange(10)[:, None, None] + np.zeros((side, side))
@@ -105,7 +109,10 @@ def pastis(root: Path, side: int = 16, radar: bool = True) -> None:
 
 
 def sen1floods11(root: Path, side: int = 32) -> None:
-    hand, lists = root / "v1.1" / "data" / "flood_events" / "HandLabeled", root / "v1.1" / "splits" / "flood_handlabeled"
+    hand, lists = (
+        root / "v1.1" / "data" / "flood_events" / "HandLabeled",
+        root / "v1.1" / "splits" / "flood_handlabeled",
+    )
     lists.mkdir(parents=True)
     chips = {
         "train": ["Ghana_103272", "Mekong_16233", "USA_1010394"],
@@ -127,7 +134,10 @@ def sen1floods11(root: Path, side: int = 32) -> None:
             write_tif(hand / "S1Hand" / f"{name}_S1Hand.tif", s1, nodata=np.nan)
             write_tif(hand / "LabelHand" / f"{name}_LabelHand.tif", y)
     flood = {"location": "Cambodia", "s1_date": "2018/08/05", "s2_date": "2018/08/04"}
-    features = [{"properties": flood}, {"properties": {"location": "Ghana", "s1_date": "2018/09/18", "s2_date": "2018/09/19"}}]
+    features = [
+        {"properties": flood},
+        {"properties": {"location": "Ghana", "s1_date": "2018/09/18", "s2_date": "2018/09/19"}},
+    ]
     (root / "v1.1" / "Sen1Floods11_Metadata.geojson").write_text(json.dumps({"features": features}))
 
 
@@ -157,7 +167,12 @@ def dynamic_earthnet(root: Path, side: int = 1024) -> None:
             y = np.zeros((7, side, side), np.uint8)
             y[(np.arange(side) * 8 // side) % 7, :, np.arange(side)] = 255
             y[:, 0] = 0
-            write_tif(labels / f"{row['cell']}-2018{'_' if split == 'train' else '-'}01{'_' if split == 'train' else '-'}01.tif", y, compress="deflate")
+            write_tif(
+                labels
+                / f"{row['cell']}-2018{'_' if split == 'train' else '-'}01{'_' if split == 'train' else '-'}01.tif",
+                y,
+                compress="deflate",
+            )
             for d in (1, 5, 20) if n == 0 else ():
                 x = np.full((4, side, side), 500, np.uint16) * np.arange(1, 5, dtype=np.uint16)[:, None, None]
                 x[:, 1, 1] = 0
@@ -184,7 +199,7 @@ def south_sudan(root: Path) -> None:
 
 
 def spacenet7(root: Path, side: int = 64) -> None:
-    """Two months of two places of each split, the second not labelled; a square building, and a corner without image."""
+    """Two months of two places of each split, the second unlabelled; a square building, a corner without image."""
     from gfm_objectives.data.torchgeo.files import table_of
 
     rows = table_of("spacenet7.csv")
@@ -206,7 +221,11 @@ def spacenet7(root: Path, side: int = 64) -> None:
 
 def ai4smallfarms(root: Path, bands: int = 4) -> None:
     """Tiles of different sizes; band b holds 500 (b + 1)."""
-    tiles = {"train": ["0_vietnam", "2_cambodia"], "validate": ["5_vietnam", "6_cambodia"], "test": ["12_cambodia", "13_vietnam"]}
+    tiles = {
+        "train": ["0_vietnam", "2_cambodia"],
+        "validate": ["5_vietnam", "6_cambodia"],
+        "test": ["12_cambodia", "13_vietnam"],
+    }
     for folder, names in tiles.items():
         for i, name in enumerate(names):
             h, w = 40 + 8 * i, 48
@@ -233,4 +252,18 @@ def biomassters(root: Path, chips: int = 24) -> None:
         write_tif(root / "train_agbm" / f"{name}_agbm.tif", y, compress="deflate")
 
 
-MAKERS = {f.__name__: f for f in (burn_scars, mados, pastis, sen1floods11, five_billion_pixels, dynamic_earthnet, south_sudan, spacenet7, ai4smallfarms, biomassters)}
+MAKERS = {
+    f.__name__: f
+    for f in (
+        burn_scars,
+        mados,
+        pastis,
+        sen1floods11,
+        five_billion_pixels,
+        dynamic_earthnet,
+        south_sudan,
+        spacenet7,
+        ai4smallfarms,
+        biomassters,
+    )
+}

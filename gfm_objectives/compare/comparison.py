@@ -23,7 +23,7 @@ from gfm_objectives import config
 from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import Contender
-from gfm_objectives.compare.fitting import can_run, check_rows, notes_on
+from gfm_objectives.compare.fitting import can_run, check_rows, notes_on, on_disk
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets, find_budgets
@@ -50,11 +50,15 @@ def run(cfg: DictConfig) -> Path:
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     check_settings(options, out)
     foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
-    size, image_net = len(cfg.tasks), options.get("unet", {}).get("weights")
+    tasks, absent = on_disk(options["tasks"])
+    size, image_net = len(tasks), options.get("unet", {}).get("weights")
     rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign, options.get("search", []))
-    context: dict[str, Any] = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
-    print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
-    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
+    context: dict[str, Any] = {
+        "notes": notes(rows, foreign) + absent,
+        "not_run": not_run(cfg.contenders, rows, size, foreign),
+    }
+    print(f"{cfg.name}: reading {', '.join(tasks)}", flush=True)
+    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in tasks.items()]
     context["notes"] += notes_on(benches, rows)
     check_rows(Store(out), rows, out)
     workers = cfg.workers or (1 if device.type == "cuda" else _cores())

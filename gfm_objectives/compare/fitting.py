@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.data.torchgeo.listing import absent
 from gfm_objectives.errors import InputError
 from gfm_objectives.scores import Store
 from gfm_objectives.tasks.baselines import rules
+
+
+def on_disk(tasks: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The tasks whose data is here, and a line for each of the others. InputError where none is."""
+    reasons = {name: reason for name, task in tasks.items() if (reason := absent(task.get("data") or {}))}
+    if len(reasons) == len(tasks):
+        raise InputError(f"no task's data is on disk; gfm data list shows all. {next(iter(reasons.values()))}")
+    lines = [f"{name}: not run, its data is not on disk. {reason}" for name, reason in reasons.items()]
+    return {name: task for name, task in tasks.items() if name not in reasons}, lines
 
 
 def can_run(bench: Bench, contender: Contender) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from inspect import Parameter, signature
@@ -54,7 +55,7 @@ class Adapter(Windows):
         self.row, self.license = row, license or row.license
         self._dates = whole("dates", row.dates if dates is None else dates)
         self._sensors = chosen(row, sensors)
-        folder = locate(row, root)
+        folder = locate(row, root, options.get("download") is True)
         self._reader = reader_of(row)(folder, split, self._dates, tuple(self._sensors), **options)
         if not self._reader.names:
             raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
@@ -88,7 +89,9 @@ class Adapter(Windows):
                 h, w = self._reader.shapes[number]
                 raise InputError(f"{first}: {what} is {values.shape[-2:]} pixels, not {h} x {w}; fetch it again")
         sensors = {name: self._series(name, stored, sample.images[name]) for name, stored in self._sensors.items()}
-        targets = {shown: torch.from_numpy(np.asarray(sample.labels[layer]))[None] for shown, layer in self._layers.items()}
+        targets = {
+            shown: torch.from_numpy(np.asarray(sample.labels[layer]))[None] for shown, layer in self._layers.items()
+        }
         lonlat = None if sample.lonlat is None else torch.tensor([sample.lonlat], dtype=torch.float32)
         return Batch(sensors, targets, torch.tensor([self.row.gsd]), lonlat)
 
@@ -129,12 +132,16 @@ class Adapter(Windows):
 # ---------------------------------------------------------------- opening
 
 
-def locate(row: Dataset, root: str) -> Path:
-    """The folder of a data set. AbsentData says where it was expected, how large it is and what fetches it."""
+def locate(row: Dataset, root: str, download: bool = False) -> Path:
+    """The folder of a data set. AbsentData says where it was expected, how large it is and what fetches it; download:
+    torchgeo will, so that an empty folder will do."""
+    if download:
+        Path(os.path.expandvars(os.path.expanduser(root))).mkdir(parents=True, exist_ok=True)
+        return find_folder(root)
     try:
         folder = find_folder(root)
-    except InputError as error:
-        raise AbsentData(f"{row.absent(root)} ({error})") from None
+    except InputError:
+        raise AbsentData(row.absent(root)) from None
     if not on_disk(row, folder):
         raise AbsentData(row.absent(folder))
     return folder
@@ -159,7 +166,9 @@ def accepted(row: Dataset) -> dict[str, Parameter]:
 def chosen(row: Dataset, sensors: Sequence[str] | None) -> Mapping[str, Stored]:
     for name in sensors or ():
         if name not in row.sensors:
-            raise InputError(f"data.sensors={name}: {row.name} has no such sensor; choose from {', '.join(row.sensors)}")
+            raise InputError(
+                f"data.sensors={name}: {row.name} has no such sensor; choose from {', '.join(row.sensors)}"
+            )
     if sensors is not None and not len(sensors):
         raise InputError(f"data.sensors: name at least one of {', '.join(row.sensors)}")
     return {k: s for k, s in row.sensors.items() if (not s.optional if sensors is None else k in sensors)}
@@ -176,5 +185,3 @@ def whole(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"data.{key}={value}: expected a whole number, at least 1")
     return value
-
-

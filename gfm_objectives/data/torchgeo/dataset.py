@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -95,12 +95,12 @@ class Dataset:
     seen: str
     dates: int = 1
     note: str = ""
-    maps: Mapping[str, str] = field(default_factory=dict)
 
     def absent(self, root: object) -> str:
         """The line for who has not got it."""
         return (
-            f"{self.name}: not found in {root}; expected there: {self.folder} (about {self.gigabytes:g} GB). {self.fetch}"
+            f"data={self.name} is not in {root}; expected there: {self.folder}; about {self.gigabytes:g} GB; "
+            f"to fetch: {self.fetch}"
         )
 
 

@@ -18,7 +18,9 @@ from gfm_objectives.errors import InputError
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
-def read_tif(path: Path, bands: Sequence[int] | None = None, window: Window | None = None, raw: bool = False) -> np.ndarray:
+def read_tif(
+    path: Path, bands: Sequence[int] | None = None, window: Window | None = None, raw: bool = False
+) -> np.ndarray:
     """(C, H, W) as stored; bands from 1. raw: no conversion of colours, which GDAL makes of tiffs tagged as CMYK."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError

@@ -26,7 +26,12 @@ class Pastis:
     """
 
     def __init__(
-        self, root: Path, split: str, dates: int, sensors: Sequence[str], folds: Mapping[str, Sequence[int]] | None = None
+        self,
+        root: Path,
+        split: str,
+        dates: int,
+        sensors: Sequence[str],
+        folds: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._root, self._dates, self._sensors = root, dates, sensors
         wanted = set((folds or FOLDS)["train" if split == "pretrain" else split])
@@ -41,7 +46,9 @@ class Pastis:
         self.names = [str(a["ID_PATCH"]) for a in about]
         self.areas = self.names
         if self.names and "s1" in sensors and not {*ORBITS} <= self._days[0].keys():
-            raise InputError(f"{path}: has no dates of Sentinel-1; that is PASTIS, and data.sensors=[s1] needs PASTIS-R")
+            raise InputError(
+                f"{path}: has no dates of Sentinel-1; that is PASTIS, and data.sensors=[s1] needs PASTIS-R"
+            )
         self.shapes = [self._side()] * len(self.names) if self.names else []
 
     def files(self, k: int) -> Iterable[Path]:

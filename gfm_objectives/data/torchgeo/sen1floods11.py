@@ -23,9 +23,7 @@ class Sen1Floods11:
     bolivia: the held-out flood as the test split instead of the usual one; its areas are chips then, else floods.
     """
 
-    def __init__(
-        self, root: Path, split: str, dates: int, sensors: Sequence[str], bolivia: bool = False
-    ) -> None:
+    def __init__(self, root: Path, split: str, dates: int, sensors: Sequence[str], bolivia: bool = False) -> None:
         root = root / "v1.1" if (root / "v1.1").is_dir() else root
         name = "bolivia" if bolivia and split == "test" else LISTS[split]
         path = root / "splits" / "flood_handlabeled" / f"flood_{name}_data.csv"
@@ -37,9 +35,16 @@ class Sen1Floods11:
         self.areas = self.names if name == "bolivia" else floods
         self._folder = root / "data" / "flood_events" / "HandLabeled"
         self._sensors, known = sensors, _dates(root / "Sen1Floods11_Metadata.geojson")
-        absent = [self._path(layer, k) for k in range(len(self.names)) for layer in self._read() if not self._path(layer, k).is_file()]
+        absent = [
+            self._path(layer, k)
+            for k in range(len(self.names))
+            for layer in self._read()
+            if not self._path(layer, k).is_file()
+        ]
         if absent:
-            raise InputError(f"{absent[0]}: no such file, as {len(absent)} others of the {name} list; fetch the bucket's v1.1 again")
+            raise InputError(
+                f"{absent[0]}: no such file, as {len(absent)} others of the {name} list; fetch the bucket's v1.1 again"
+            )
         self.shapes = [shape_of(self._path("LabelHand", 0))] * len(self.names) if self.names else []
         self._days = [known.get(LOCATION.get(flood, flood), (0.0, 0.0)) for flood in floods]
 

@@ -28,7 +28,9 @@ class SouthSudan:
         self._root, self._dates, self._sensors = root, dates, sensors
         path = root / "list_eval_partition.csv"
         if not path.is_file():
-            raise InputError(f"{path}: no such file; it is part of SustainBench's africa_crop_type_mapping_v1.0/southsudan")
+            raise InputError(
+                f"{path}: no such file; it is part of SustainBench's africa_crop_type_mapping_v1.0/southsudan"
+            )
         ids = [f"{int(float(row['id'])):06d}" for row in rows_of(path) if row["partition"].strip() == PARTITION[split]]
         broken = [i for i in ids if not (_whole(self._npz("npy", i)) and _whole(self._npz("truth", i)))]
         self.names = [i for i in ids if i not in set(broken)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gfm_objectives.data.torchgeo import legends
-from gfm_objectives.data.torchgeo.dataset import REAL, WORDS, Dataset, Stored
+from gfm_objectives.data.torchgeo.dataset import LIBRARY, REAL, WORDS, Dataset, Stored
 from gfm_objectives.sensors import S2_L1C, S2_TEN
 
 _REBUILT = "PANGAEA's own lists or crops are not published: figures on ours do not compare with its table."
@@ -78,6 +80,7 @@ TASKS = (
         fetch="gsutil -m rsync -r gs://sen1floods11/v1.1 v1.1",
         license="Sen1Floods11: Bonafilia et al. 2020, CC BY 4.0",
         seen=f"{REAL}: a chip, the lists and the metadata",
+        note="Its train, val and test lists share floods; only Bolivia, the task sen1floods11_bolivia, is held out.",
     ),
     Dataset(
         name="five_billion_pixels",
@@ -164,7 +167,10 @@ TASKS = (
         name="biomassters",
         title="BioMassters",
         reader="biomassters:BioMassters",
-        sensors={"s2": Stored(S2_TEN, 1e-4, nodata=(0.0,), tells=("B04", "B08")), "s1": Stored(_RADAR, nodata=(-9999.0,), looks=2)},
+        sensors={
+            "s2": Stored(S2_TEN, 1e-4, nodata=(0.0,), tells=("B04", "B08")),
+            "s1": Stored(_RADAR, nodata=(-9999.0,), looks=2),
+        },
         layers={"biomass": legends.BIOMASS},
         gsd=10.0,
         size=64,
@@ -179,4 +185,114 @@ TASKS = (
     ),
 )
 
-DATASETS: dict[str, Dataset] = {row.name: row for row in TASKS}
+_S2_L2A = tuple(b for b in S2_L1C.band_names if b != "B10")
+_SEASONET = ("B04", "B03", "B02", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")  # by resolution
+
+SCENES = (
+    Dataset(
+        name="bigearthnet",
+        title="BigEarthNet v2",
+        reader="classes:BigEarthNet",
+        sensors={
+            "s2": Stored(_S2_L2A, 1e-4, nodata=(0.0,), tells=_L1C_TELLS),
+            "s1": Stored(_RADAR, nodata=(0.0,), optional=True),
+        },
+        layers={"clc": legends.CLC19, "labels": replace(legends.CLC19, name="labels")},
+        gsd=10.0,
+        size=120,
+        marks=("metadata.parquet",),
+        folder="BigEarthNet-S1/, BigEarthNet-S2/, Reference_Maps/ and metadata.parquet",
+        gigabytes=120.0,
+        fetch="data.download=true (torchgeo's BigEarthNetV2)",
+        license="BigEarthNet v2: Clasen et al. 2024, CDLA-Permissive-1.0",
+        seen=f"{LIBRARY}, and {REAL} of v1",
+    ),
+    Dataset(
+        name="eurosat",
+        title="EuroSAT",
+        reader="classes:EuroSat",
+        sensors={"s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C")},
+        layers={"label": legends.EUROSAT},
+        gsd=10.0,
+        size=64,
+        marks=("eurosat-train.txt",),
+        folder="ds/images/remote_sensing/otherDatasets/sentinel_2/tif/ and eurosat-{train,val,test}.txt",
+        gigabytes=3.0,
+        fetch="data.download=true (torchgeo's EuroSAT)",
+        license="EuroSAT: Helber et al. 2019, MIT",
+        seen="torchgeo's class",
+    ),
+)
+
+PRETRAINING = (
+    Dataset(
+        name="sen12ms",
+        title="SEN12MS",
+        reader="classes:Sen12MS",
+        sensors={
+            "s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C"),
+            "s1": Stored(_RADAR),
+        },
+        layers={"igbp": legends.IGBP},
+        gsd=10.0,
+        size=128,
+        marks=("train_list.txt",),
+        folder="ROIs*_{spring,summer,fall,winter}/, train_list.txt and test_list.txt",
+        gigabytes=510.0,
+        fetch="dataserv.ub.tum.de/s/m1474000, and the lists of github.com/schmitt-muc/SEN12MS",
+        license="SEN12MS: Schmitt et al. 2019, CC BY 4.0",
+        seen=f"{LIBRARY}, the test list real",
+    ),
+    Dataset(
+        name="seasonet",
+        title="SeasoNet",
+        reader="classes:SeasoNet",
+        sensors={"s2": Stored(_SEASONET, 1e-4, nodata=(0.0,), tells=_L1C_TELLS)},
+        layers={"land_cover": legends.LBM},
+        gsd=10.0,
+        size=120,
+        marks=("meta.csv",),
+        folder="{spring,summer,fall,winter,snow}/, splits/ and meta.csv",
+        gigabytes=400.0,
+        fetch="data.download=true (torchgeo's SeasoNet)",
+        license="SeasoNet: Kossmann et al. 2022, CC BY 4.0",
+        seen=LIBRARY,
+    ),
+    Dataset(
+        name="ssl4eo_s12",
+        title="SSL4EO-S12 v1, Level-1C",
+        reader="classes:Ssl4eoS12",
+        sensors={
+            "s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C"),
+            "s1": Stored(_RADAR),
+        },
+        layers={},
+        gsd=10.0,
+        size=132,
+        dates=4,
+        marks=("s2c/0*/*/B2.tif",),
+        folder="s2c/ and, for s1, s1/",
+        gigabytes=2500.0,
+        fetch="data.download=true (torchgeo's SSL4EOS12)",
+        license="SSL4EO-S12: Wang et al. 2023, CC BY 4.0",
+        seen=LIBRARY,
+    ),
+    Dataset(
+        name="ssl4eo_s12_l2a",
+        title="SSL4EO-S12 v1, Level-2A",
+        reader="classes:Ssl4eoS12L2A",
+        sensors={"s2": Stored(_S2_L2A, 1e-4, nodata=(0.0,), tells=_L1C_TELLS), "s1": Stored(_RADAR)},
+        layers={},
+        gsd=10.0,
+        size=132,
+        dates=4,
+        marks=("s2a/0*/*/B2.tif",),
+        folder="s2a/ and, for s1, s1/",
+        gigabytes=2400.0,
+        fetch="data.download=true (torchgeo's SSL4EOS12)",
+        license="SSL4EO-S12: Wang et al. 2023, CC BY 4.0",
+        seen=LIBRARY,
+    ),
+)
+
+DATASETS: dict[str, Dataset] = {row.name: row for row in (*TASKS, *SCENES, *PRETRAINING)}
