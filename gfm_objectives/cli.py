@@ -68,7 +68,7 @@ def prepare(argv: Sequence[str] | None = None, program: str = "gfm prepare") -> 
 
 
 def data(argv: Sequence[str] | None = None, program: str = "gfm data") -> int:
-    """Print which data sets are known, which of them are on disk, and what fetches the others. Returns the exit code."""
+    """Print which data sets are known, which are on disk, and what fetches the others. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words != ["list"]:
         return (_say if {"--help", "-h"} & {*words} else _fail)(

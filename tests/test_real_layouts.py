@@ -1,4 +1,4 @@
-"""Readers of data sets in their real layouts: bands, units, dates, splits and what is missing, of stand-ins and files."""
+"""Readers of data sets in their real layouts: bands, units, dates, splits, what is missing; stand-ins and files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ QUICK = [name for name in MAKERS if name not in ("dynamic_earthnet", "biomasster
 
 
 def source(root: Path, name: str, split: str = "train", **options) -> Source:
-    """As the shipped config has it."""
+    """As the shipped config has it. Stand-ins are small and odd, and that is warned of."""
     shipped = load_choice("data", name)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*tile is smaller", InputWarning)  # stand-ins are
+        warnings.filterwarnings("ignore", ".*(tile is smaller|medians|rise and fall|no valid pixel)", InputWarning)
         return build_source({**shipped, "root": str(root), **options}, split)
 
 

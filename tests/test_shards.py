@@ -191,7 +191,7 @@ def test_goes_on_where_it_was_stopped(tmp_path, places, monkeypatch):
     monkeypatch.setattr(prepare, "write", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare.run(config(tmp_path))
-    with pytest.raises(InputError, match="holds no index.json"):
+    with pytest.raises(InputError, match=r"holds no index\.json"):
         build_source({"name": "shards", "root": str(tmp_path / "p")}, "pretrain")
     (tmp_path / "p" / "pretrain" / "00001.bin").write_bytes(b"cut")  # as of a disk that was full
     root = prepare.run(config(tmp_path))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.config import read_yaml
+from gfm_objectives.data.shards import INDEX
+from gfm_objectives.data.torchgeo import DATASETS
+from gfm_objectives.data.torchgeo.leakage import shared
 from gfm_objectives.data.torchgeo.listing import absent
 from gfm_objectives.errors import InputError
 from gfm_objectives.scores import Store
@@ -30,6 +35,29 @@ def can_run(bench: Bench, contender: Contender) -> bool:
     return "map" in bench.spec.legends or not ("map_input" in contender.kind or contender.kind == "map_context")
 
 
+def leaks(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
+    """Tasks whose places a row was pretrained on, or may have been; and what the makers of a task's data say of it."""
+    out = []
+    for data in {str(b.task.data.get("name")): b.task.data for b in benches}.values():
+        name = str(data["name"])
+        out += [f"{name}: {DATASETS[name].note}"] if name in DATASETS and DATASETS[name].note else []
+    ours = {c.name: pretrained_on(r.folder) for c in rows for r in c.runs[:1] if r.model != "published"}
+    for name, corpus in ours.items():
+        for bench in benches:
+            if how := shared(bench.task.data, corpus):
+                out.append(f"leakage: {name} on {bench.task.name}: {how}.")
+    return out
+
+
+def pretrained_on(folder: str) -> dict[str, Any]:
+    """The options of the data a run was pretrained on; of shards, those of what they were made of."""
+    data = dict(read_yaml(Path(folder) / "config.yaml").get("data") or {})
+    index = Path(str(data.get("root"))) / INDEX
+    if data.get("name") == "shards" and index.is_file():
+        data["name"] = json.loads(index.read_text())["name"]
+    return data
+
+
 def check_rows(store: Store, rows: Sequence[Contender], out: Path) -> None:
     """InputError where a results folder holds another network under the name of a row: scores are found by name."""
     known = {c.name: (c.kind, c.shape, c.extra_flops) for c in rows}
@@ -45,6 +73,7 @@ def notes_on(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
     for bench in benches:
         if absent := [c.name for c in rows if not can_run(bench, c)]:
             out.append(f"{bench.task.name}: not run, for want of a map or a rule in the task: {', '.join(absent)}.")
+    out += leaks(benches, rows)
     earths = range(max((len(b.earths) for b in benches), default=0))
     for c in (c for c in rows if c.runs):
         known = {s: r.earth for s in earths if (r := c.run(s)) and r.earth is not None}

@@ -23,7 +23,7 @@ DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "float16", "float
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One array of a record: its bytes begin at `at`; bool is kept as bits; step: None or what stored is multiplied by."""
+    """One array of a record: its bytes begin at `at`; bool is kept as bits; step: what stored is multiplied by."""
 
     name: str
     dtype: str

@@ -92,15 +92,17 @@ class Shards(Source):
             return self._batch(index.tolist())
         return collate([self._batch([i]) for i in index.tolist()])
 
+    def place(self, i: int) -> Range:
+        """Where the record of a place lies."""
+        shard = int(np.searchsorted(self._ends, i, side="right"))
+        nbytes = self._made[shard].nbytes
+        at = (i - int(self._ends[shard - 1] if shard else 0)) * nbytes
+        return self._files[shard], at, at + nbytes
+
     def _batch(self, indices: list[int]) -> Batch:
         """Places of one level."""
-        shards = np.searchsorted(self._ends, indices, side="right").tolist()
-        made: list[MakeUp] = [self._made[s] for s in shards]
-        ranges: list[Range] = []
-        for i, s, m in zip(indices, shards, made, strict=True):
-            at = (i - int(self._ends[s - 1] if s else 0)) * m.nbytes
-            ranges.append((self._files[s], at, at + m.nbytes))
-        held = decode(self._store.read(ranges), made)
+        made: list[MakeUp] = [self._made[s] for s in np.searchsorted(self._ends, indices, side="right")]
+        held = decode(self._store.read([self.place(i) for i in indices]), made)
         return to_batch(held, self.spec.bands, self._levels[self._level[indices[0]]])
 
 

@@ -1,4 +1,4 @@
-"""Data sets in their real layouts, through torchgeo's classes where it has them: a table, one adapter, small readers."""
+"""Data sets in their real layouts, on torchgeo's classes where it has them: a table, one adapter, small readers."""
 
 from __future__ import annotations
 

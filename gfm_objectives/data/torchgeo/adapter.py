@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from inspect import Parameter, signature
@@ -15,13 +16,15 @@ import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.guards import doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
 from gfm_objectives.data.windows import Windows
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.sensors import calibration
 
-DIGESTED = 64  # tiles whose files the fingerprint covers
+DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
+LOOKED_AT = 6  # tiles that are read at the start, for the guards and, their labels, for the fingerprint
 GIVEN = ("root", "split", "dates", "sensors")  # what the adapter hands to every reader
 
 
@@ -29,12 +32,13 @@ class Adapter(Windows):
     """Places of one split of a data set of the table; each is a `size` x `size` window of a tile.
 
     row: of the table; root: the folder that holds its files; size: side of windows in pixels; dates: looks of a sensor
-    that has more, evenly spread over them; sensors: those read; map: the layer that is handed out as `map`, which is what
+    that has more, evenly spread over them; sensors: those read; map: the layer that is handed out as `map`, which
     masked_seg learns; license: the line reports carry; cache_mb: decoded tiles kept in memory, per process; options: of
-    the reader. A sensor with fewer looks than others of its kind is filled up with invalid ones.
+    the reader. Where a tile has fewer looks, invalid ones follow.
 
-    The fingerprint covers which tiles there are, the names and sizes of the files of DIGESTED of them and the labels
-    of these, the options and the figures of normalisation. AbsentData where nothing of it is under root.
+    The fingerprint covers which tiles there are, names and sizes of the files of DIGESTED of them, the labels of
+    LOOKED_AT, the options and the figures of normalisation. InputWarning tells what `guards` find odd in these.
+    AbsentData where nothing of it is under root.
     """
 
     def __init__(
@@ -71,7 +75,11 @@ class Adapter(Windows):
         )
         figures = [repr(calibration(name, stored.level)) for name, stored in self._sensors.items()]
         asked = [split, size, self._dates, map, sorted((k, str(v)) for k, v in options.items())]
-        self.fingerprint = self._fingerprint(folder, [*asked, repr(self._sensors), figures])
+        tiles = [self.decode(k) for k in spread(len(self._reader.names), LOOKED_AT)]
+        self.fingerprint = self._fingerprint(folder, tiles, [*asked, repr(self._sensors), figures])
+        if split in ("pretrain", "train"):
+            for line in doubts(tiles):
+                warnings.warn(f"data={row.name}: {line}", InputWarning, stacklevel=2)
 
     def names(self) -> list[str]:
         """The tile each place is cut from."""
@@ -118,12 +126,11 @@ class Adapter(Windows):
             day = torch.cat([day, (day[-1:] if len(day) else torch.zeros(1)).expand(lacking)])
         return Series(x[None], valid[None], day[None], stored.bands, stored.level)
 
-    def _fingerprint(self, folder: Path, described: Iterable[object]) -> str:
+    def _fingerprint(self, folder: Path, tiles: Sequence[Batch], described: Iterable[object]) -> str:
         sample = spread(len(self._reader.names), DIGESTED)
         digest = hashlib.blake2b(digest_size=16)
-        for k in sample[:: max(1, len(sample) // 8)]:  # the labels of eight: reading all would take minutes
-            for label in self._reader.load(k).labels.values():
-                digest.update(np.ascontiguousarray(label).tobytes())
+        for label in (y for tile in tiles for y in tile.targets.values()):
+            digest.update(label.numpy().tobytes())
         files = {path for k in sample for path in self._reader.files(k)}
         names = hashlib.sha256("\n".join(self._reader.names).encode()).hexdigest()
         return fingerprint(folder, files, *described, names, digest.hexdigest())

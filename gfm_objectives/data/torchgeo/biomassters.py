@@ -16,11 +16,11 @@ CLOUD, UNKNOWN = 70, 255  # of CLP, the share of cloud in %: above, the authors'
 
 
 class BioMassters:
-    """train_features/<chip>_S{1,2}_<month>.tif and train_agbm/; test_features/ and test_agbm/ where the labels are there.
+    """train_features/<chip>_S{1,2}_<month>.tif and train_agbm/; test_features/ and test_agbm/ where there are labels.
 
     Chips have no place. Without test_agbm a tenth of the training chips are test; a tenth is val; by the hash of their
-    names: PANGAEA's lists are not published. Years differ and are not told: a season is taken to begin in September 2019.
-    A month without a file, a pass of -9999 and clouds are no look. An area is a chip.
+    names: PANGAEA's lists are not published. Years differ and are not told: every season is taken to begin in September
+    2019. A month without a file, a pass of -9999 and clouds are no look. An area is a chip.
     """
 
     def __init__(self, root: Path, split: str, dates: int, sensors: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Classes and colours of the layers of these data sets. Label i is entry i; codes in files are the readers' business."""
+"""Classes and colours of the layers of these data sets. Label i is entry i; codes in files are the readers' affair."""
 
 from __future__ import annotations
 

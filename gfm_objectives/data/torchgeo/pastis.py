@@ -45,9 +45,9 @@ class Pastis:
         self._days = [{k[6:]: _days(v) for k, v in a.items() if k.startswith("dates-")} for a in about]
         self.names = [str(a["ID_PATCH"]) for a in about]
         self.areas = self.names
-        if self.names and "s1" in sensors and not {*ORBITS} <= self._days[0].keys():
+        if "s1" in sensors and not all((root / f"DATA_{orbit}").is_dir() for orbit in ORBITS):
             raise InputError(
-                f"{path}: has no dates of Sentinel-1; that is PASTIS, and data.sensors=[s1] needs PASTIS-R"
+                f"{root}: has no DATA_S1A and DATA_S1D; this is PASTIS, and data.sensors=[s1] needs PASTIS-R"
             )
         self.shapes = [self._side()] * len(self.names) if self.names else []
 
@@ -70,7 +70,8 @@ class Pastis:
 
     def _looks(self, kind: str, k: int, bands: slice) -> tuple[np.ndarray, list[float]]:
         """Evenly spread looks of one sensor, (t, C, H, W), and their days."""
-        stored, days = np.load(self._path(kind, k), mmap_mode="r"), self._days[k][kind]
+        stored = np.load(self._path(kind, k), mmap_mode="r")
+        days = self._days[k].get(kind) or [0.0] * len(stored)  # not told
         if len(stored) != len(days):
             raise InputError(f"{self._path(kind, k)}: {len(stored)} dates, but metadata.geojson lists {len(days)}")
         pick = spread(len(days), self._dates)
