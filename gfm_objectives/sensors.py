@@ -178,12 +178,12 @@ S2_L1C = Sensor(
     ),
 )
 
-# PlanetScope basemaps for the eye: stretched to 8 bits, a share of full scale.
+# PlanetScope mosaics for the eye: stretched to 8 bits, a share of full scale.
 PLANET_VISUAL = Sensor(
     "planet",
     "brightness",
     4.0,
-    _optical(("blue", 485, 0.30, 0.15), ("green", 545, 0.35, 0.15), ("red", 630, 0.40, 0.18)),
+    _optical(("blue", 485, 0.44, 0.20), ("green", 545, 0.55, 0.21), ("red", 630, 0.62, 0.23)),
 )
 
 # Figures for another level than the sensor table's.

@@ -24,6 +24,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import can_run, check_rows, notes_on, on_disk
+from gfm_objectives.compare.luck import at_chance
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets, find_budgets
@@ -242,6 +243,7 @@ class Comparison:
         legends = {b.task.name: b.legend for b in self.benches}
         context = {
             **context,
+            "notes": [*context["notes"], *at_chance(self.store.load())],
             "command": f"python eval.py config={self.out}/config.yaml",
             "suite_size": len(self.benches),
             "budgets": budgets.records(),

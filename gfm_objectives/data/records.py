@@ -6,6 +6,7 @@ validity as bits; class labels in a byte or two. A shard has one make-up, so pla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,8 +34,12 @@ class Field:
 
     @property
     def nbytes(self) -> int:
-        count = int(np.prod(self.shape, dtype=np.int64))
-        return -(-count // 8) if self.dtype == "bool" else count * np.dtype(self.dtype).itemsize
+        return -(-self.count // 8) if self.dtype == "bool" else self.count * np.dtype(self.dtype).itemsize
+
+    @property
+    def count(self) -> int:
+        """Values it holds."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +152,16 @@ def decode(records: Sequence[memoryview | bytes], made: Sequence[MakeUp]) -> dic
         out[f.name] = np.empty((len(records), *f.shape), dtype)
     for i, (record, one) in enumerate(zip(records, made, strict=True)):
         for f in one.fields:
-            stored = np.frombuffer(record, np.uint8 if f.dtype == "bool" else f.dtype, f.nbytes // _item(f), f.at)
-            if f.dtype == "bool":
-                count = int(np.prod(f.shape, dtype=np.int64))
-                out[f.name][i] = np.unpackbits(stored, count=count).view(np.bool_).reshape(f.shape)
+            packed = f.dtype == "bool"
+            stored = np.frombuffer(record, np.uint8 if packed else f.dtype, f.nbytes if packed else f.count, f.at)
+            if packed:
+                out[f.name][i] = np.unpackbits(stored, count=f.count).view(np.bool_).reshape(f.shape)
             elif f.step is None:
                 out[f.name][i] = stored.reshape(f.shape)
             else:
                 here = out[f.name][i : i + 1]
                 np.multiply(stored.reshape(here.shape), np.float32(f.step), out=here, dtype=np.float32)
     return out
-
-
-def _item(f: Field) -> int:
-    return 1 if f.dtype == "bool" else np.dtype(f.dtype).itemsize
 
 
 def to_batch(held: Mapping[str, np.ndarray], bands: Mapping[str, tuple[str, ...]], levels: Mapping[str, str]) -> Batch:

@@ -187,7 +187,8 @@ class Remote:
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         paths = [f"{self.root}/{file}" for file, _, _ in ranges]
-        return self._fs().cat_ranges(paths, [r[1] for r in ranges], [r[2] for r in ranges])
+        first, end = ([r[k] for r in ranges] for k in (1, 2))
+        return self._fs().cat_ranges(paths, first, end, on_error="raise")
 
     def _fs(self) -> Any:
         if self._opened is None or self._opened[0] != os.getpid():

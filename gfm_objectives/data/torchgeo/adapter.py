@@ -75,7 +75,7 @@ class Adapter(Windows):
         )
         figures = [repr(calibration(name, stored.level)) for name, stored in self._sensors.items()]
         asked = [split, size, self._dates, map, sorted((k, str(v)) for k, v in options.items())]
-        tiles = [self.decode(k) for k in spread(len(self._reader.names), LOOKED_AT)]
+        tiles = [thinned(self.decode(k)) for k in spread(len(self._reader.names), LOOKED_AT)]
         self.fingerprint = self._fingerprint(folder, tiles, [*asked, repr(self._sensors), figures])
         if split in ("pretrain", "train"):
             for line in doubts(tiles):
@@ -134,6 +134,12 @@ class Adapter(Windows):
         files = {path for k in sample for path in self._reader.files(k)}
         names = hashlib.sha256("\n".join(self._reader.names).encode()).hexdigest()
         return fingerprint(folder, files, *described, names, digest.hexdigest())
+
+
+def thinned(tile: Batch) -> Batch:
+    """Some 256 rows and columns of a larger tile: what is looked at is held at the same time."""
+    step = max(1, max(tile.size) // 256)
+    return tile.map_grids(lambda t, _: t[..., ::step, ::step].clone()) if step > 1 else tile
 
 
 # ---------------------------------------------------------------- opening

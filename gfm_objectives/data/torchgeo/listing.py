@@ -51,6 +51,7 @@ def listing(roots: Mapping[str, str]) -> str:
         )
         lacking += [] if there is None else [f"  {there}"]
     console.print(table)
+    console.print("Beside these, in docs/torchgeo.md and docs/chips.md: mmearth, oscd, chips (a folder of your own).")
     text = console.file.getvalue()  # type: ignore[attr-defined]
     if "GFM_DATA" not in os.environ:
         text += "\nThe environment variable GFM_DATA is not set: export GFM_DATA=/folder/of/the/data\n"

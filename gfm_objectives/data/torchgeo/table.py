@@ -60,7 +60,7 @@ TASKS = (
         gigabytes=54.0,
         fetch="PASTIS.zip (29 GB, optical alone) of zenodo.org/records/5012942 or PASTIS-R.zip of 5735646",
         license="PASTIS: Garnot and Landrieu 2021, Etalab open licence 2.0",
-        seen=f"{REAL}: metadata; pixels by torchgeo's sample and a GEO-Bench-2 crop",
+        seen=f"{REAL}: metadata, crops of GEO-Bench-2; equal to torchgeo on its sample",
         note="Patches of 6 evenly spread dates; PANGAEA draws 6 out of a shuffled 50.",
     ),
     Dataset(
@@ -112,7 +112,7 @@ TASKS = (
         gigabytes=525.0,
         fetch="the archives of mediatum.ub.tum.de/1650201",
         license="DynamicEarthNet: Toker et al. 2022, CC BY-SA 4.0; imagery Planet",
-        seen=f"{REAL}: the list of files; pixels by a GEO-Bench-2 crop",
+        seen=f"{REAL}: the list of files; bands and level by crops of GEO-Bench-2",
         note=_REBUILT,
     ),
     Dataset(
@@ -145,7 +145,7 @@ TASKS = (
         gigabytes=20.0,
         fetch="aws s3 cp s3://spacenet-dataset/spacenet/SN7_buildings/tarballs/SN7_buildings_train.tar.gz .",
         license="SpaceNet 7: Van Etten et al. 2021, CC BY-SA 4.0; imagery Planet",
-        seen=f"{REAL}: the list of places; layout by torchgeo's code",
+        seen=f"{REAL}: the list of places; bands and level by crops of GEO-Bench-2; layout by torchgeo's code",
         note="Polygons are drawn here, on their own pixels; PANGAEA's archive has masks of its own making.",
     ),
     Dataset(
