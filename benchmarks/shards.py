@@ -1,8 +1,8 @@
 """Places per second of CPU: torchgeo's MMEarth and DataLoader, our reader of its files, and shards of the same places.
 
 GFM_DATA=/data python benchmarks/shards.py [SECONDS]. The files are torchgeo's miniature, so all of them are in memory
-(the page cache), and what is measured is work, not disks: CPU time of this process. One process, one thread, batches of 4, values normalised.
-With litdata installed, the same records as litdata's own binary chunks are read too.
+(the page cache), and what is measured is work, not disks: CPU time of this process. One thread, batches of 4, values
+normalised. With litdata installed, the same records as litdata's own chunks are read too.
 """
 
 from __future__ import annotations

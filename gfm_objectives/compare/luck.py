@@ -1,4 +1,4 @@
-"""What needs no model: the figure of one answer given everywhere. A trained row that is not better has learned nothing."""
+"""What needs no model: the figure of one answer given everywhere. Trained rows that are not better learned nothing."""
 
 from __future__ import annotations
 

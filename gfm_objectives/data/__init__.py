@@ -18,6 +18,7 @@ SOURCES = {
     "chips": "gfm_objectives.data.chips:Chips",
     "oscd": "gfm_objectives.data.oscd:OSCD",
     "mmearth": "gfm_objectives.data.mmearth:MMEarth",
+    "mosaics": "gfm_objectives.data.mosaics:Mosaics",
     "shards": "gfm_objectives.data.shards:Shards",
 }
 
