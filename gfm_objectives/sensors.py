@@ -128,6 +128,28 @@ SENSORS: dict[str, Sensor] = {
                 ("swir2", 2201, 0.15, 0.09),
             ),
         ),
+        Sensor(  # PlanetScope, surface reflectance; wavelengths: Planet's product specification, Dove-R
+            "planet",
+            "reflectance",
+            3.0,
+            _optical(
+                ("blue", 485, 0.07, 0.05),
+                ("green", 545, 0.09, 0.06),
+                ("red", 630, 0.10, 0.08),
+                ("nir", 820, 0.26, 0.10),
+            ),
+        ),
+        Sensor(  # Gaofen-2; the wide release is stretched to 8 bits: a share of full scale, no reflectance
+            "gf2",
+            "brightness",
+            4.0,
+            _optical(
+                ("blue", 485, 0.37, 0.19),
+                ("green", 555, 0.38, 0.19),
+                ("red", 660, 0.38, 0.20),
+                ("nir", 830, 0.49, 0.19),
+            ),
+        ),
         Sensor("dem", "metre", 30.0, (Band("elevation", None, 0.0, 30.0),), centred=True),
         Sensor(MAP, "class", 10.0, tuple(Band(str(i), None, 0.0, 1.0) for i in range(32))),
     )
@@ -159,7 +181,16 @@ S2_L1C = Sensor(
     ),
 )
 
-LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C}  # figures for another level than the sensor table's
+# PlanetScope mosaics for the eye: stretched to 8 bits, a share of full scale.
+PLANET_VISUAL = Sensor(
+    "planet",
+    "brightness",
+    4.0,
+    _optical(("blue", 485, 0.44, 0.20), ("green", 545, 0.55, 0.21), ("red", 630, 0.62, 0.23)),
+)
+
+# Figures for another level than the sensor table's.
+LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C, ("planet", "visual"): PLANET_VISUAL}
 MIXED = "mixed"  # the level of a series whose places differ in theirs
 
 

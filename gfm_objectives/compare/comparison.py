@@ -23,7 +23,8 @@ from gfm_objectives import config, disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, check_roots, open_bench
 from gfm_objectives.compare.contenders import Contender
-from gfm_objectives.compare.fitting import can_run, check_rows, notes_on
+from gfm_objectives.compare.fitting import can_run, check_rows, notes_on, on_disk
+from gfm_objectives.compare.luck import at_chance
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets, check_rivals, find_budgets
@@ -62,14 +63,18 @@ def _run(cfg: DictConfig, out: Path) -> None:
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     check_settings(options, out)
     foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
-    size, image_net = len(cfg.tasks), options.get("unet", {}).get("weights")
+    tasks, absent = on_disk(options["tasks"])
+    size, image_net = len(tasks), options.get("unet", {}).get("weights")
     rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign, options.get("search", []))
     if cfg.finetune.flops is None:
         check_rivals(rows)  # better known before the data is read
-    context: dict[str, Any] = {"notes": notes(rows, foreign), "not_run": not_run(cfg.contenders, rows, size, foreign)}
-    print(f"{cfg.name}: reading {', '.join(cfg.tasks)}", flush=True)
-    check_roots(options["tasks"])
-    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in options["tasks"].items()]
+    context: dict[str, Any] = {
+        "notes": notes(rows, foreign) + absent,
+        "not_run": not_run(cfg.contenders, rows, size, foreign),
+    }
+    print(f"{cfg.name}: reading {', '.join(tasks)}", flush=True)
+    check_roots(tasks)
+    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in tasks.items()]
     context["notes"] += notes_on(benches, rows)
     real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
     context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
@@ -256,6 +261,7 @@ class Comparison:
         legends = {b.task.name: b.legend for b in self.benches}
         context = {
             **context,
+            "notes": [*context["notes"], *at_chance(self.store.load())],
             "command": f"python eval.py config={self.out}/config.yaml",
             "suite_size": len(self.benches),
             "budgets": budgets.records(),

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.config import read_yaml
+from gfm_objectives.data.shards import INDEX
+from gfm_objectives.data.torchgeo import DATASETS
+from gfm_objectives.data.torchgeo.leakage import shared
+from gfm_objectives.data.torchgeo.listing import absent
 from gfm_objectives.errors import InputError
 from gfm_objectives.scores import Store
 from gfm_objectives.tasks.baselines import rules
+
+
+def on_disk(tasks: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The tasks whose data is here, and a line for each of the others. InputError where none is."""
+    reasons = {name: reason for name, task in tasks.items() if (reason := absent(task.get("data") or {}))}
+    if len(reasons) == len(tasks):
+        raise InputError(f"no task's data is on disk; gfm data list shows all. {next(iter(reasons.values()))}")
+    lines = [f"{name}: not run, its data is not on disk. {reason}" for name, reason in reasons.items()]
+    return {name: task for name, task in tasks.items() if name not in reasons}, lines
 
 
 def can_run(bench: Bench, contender: Contender) -> bool:
@@ -23,6 +39,29 @@ def lacks(bench: Bench, contender: Contender) -> str:
         return f"{'recode' if contender.kind == 'map' else 'index'} in the task"
     reads_map = contender.kind in ("map", "map_context") or "map_input" in contender.kind
     return "a layer named map in the data" if reads_map and "map" not in bench.spec.legends else ""
+
+
+def leaks(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
+    """Tasks whose places a row was pretrained on, or may have been; and what the makers of a task's data say of it."""
+    out = []
+    for data in {str(b.task.data.get("name")): b.task.data for b in benches}.values():
+        name = str(data["name"])
+        out += [f"{name}: {DATASETS[name].note}"] if name in DATASETS and DATASETS[name].note else []
+    ours = {c.name: pretrained_on(r.folder) for c in rows for r in c.runs[:1] if r.model != "published"}
+    for name, corpus in ours.items():
+        for bench in benches:
+            if how := shared(bench.task.data, corpus):
+                out.append(f"leakage: {name} on {bench.task.name}: {how}.")
+    return out
+
+
+def pretrained_on(folder: str) -> dict[str, Any]:
+    """The options of the data a run was pretrained on; of shards, those of what they were made of."""
+    data = dict(read_yaml(Path(folder) / "config.yaml").get("data") or {})
+    index = Path(str(data.get("root"))) / INDEX
+    if data.get("name") == "shards" and index.is_file():
+        data["name"] = json.loads(index.read_text())["name"]
+    return data
 
 
 def check_rows(store: Store, rows: Sequence[Contender], out: Path) -> None:
@@ -43,6 +82,7 @@ def notes_on(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
             if what := lacks(bench, c):
                 missing.setdefault(what, []).append(c.name)
         out += [f"{bench.task.name}: not run, for want of {what}: {', '.join(c)}." for what, c in missing.items()]
+    out += leaks(benches, rows)
     earths = range(max((len(b.earths) for b in benches), default=0))
     for c in (c for c in rows if c.runs):
         known = {s: r.earth for s in earths if (r := c.run(s)) and r.earth is not None}

@@ -1,0 +1,223 @@
+"""`gfm prepare`: every place of a source read once, in parallel, and written as shards that `data=shards` reads."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.data import build_source
+from gfm_objectives.data.records import arrays, encode, make_up
+from gfm_objectives.data.shards import FORMAT, INDEX, chunks, describe_spec
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
+
+PLAN = "plan.json"  # what the folder is being written for; a folder with one and no index is unfinished
+
+
+def run(cfg: DictConfig) -> Path:
+    """Write what is not yet written of the shards `cfg` asks for; returns their folder. The index comes last."""
+    options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
+    sources = {split: build_source(options, split) for split in cfg.splits}
+    out = Path(cfg.out) / cfg.name
+    first = next(iter(sources.values()))
+    nbytes = len(encode(a := arrays(read(first, 0)), make_up([a])))
+    per = max(1, round(cfg.shard_mb * 2**20 / nbytes))
+    plan = {"format": FORMAT, "per": per, "splits": {k: [s.fingerprint, len(s)] for k, s in sources.items()}}
+    _open(out, plan, cfg.overwrite)
+    jobs = [(split, k) for split, s in sources.items() for k in range(-(-len(s) // per)) if not done(out, split, k)]
+    places = sum(len(s) for s in sources.values())
+    _check_room(out, nbytes * sum(len(chunk(sources[s], k, per)) for s, k in jobs))
+    print(
+        f"{cfg.name}: {places} places of {nbytes / 1e3:.0f} kB, {per} to a shard; {len(jobs)} shards to write",
+        flush=True,
+    )
+    _write_all(out, sources, jobs, per, cfg.workers)
+    index = _index(out, options["name"], sources, per)
+    _replace(out / INDEX, json.dumps(index).encode())
+    (out / PLAN).unlink()
+    _tell(index, out)
+    return out
+
+
+def read(source: Source, k: int) -> Batch:
+    """One place in the sensors' units; normalised where the source has nothing else."""
+    return source.read([k]) if type(source).raw is Source.raw else source.raw([k])
+
+
+def chunk(source: Source, k: int, per: int) -> range:
+    return list(chunks(len(source), per))[k]
+
+
+# ---------------------------------------------------------------- one shard
+
+
+def write(out: Path, source: Source, split: str, k: int, which: Sequence[int]) -> None:
+    """Shard k of a split: its records, then the file that says that they are whole."""
+    torch.set_num_threads(1)
+    places = [read(source, i) for i in which]
+    held = [arrays(p) for p in places]
+    made = make_up(held)
+    path = out / split / f"{k:05}.bin"
+    path.parent.mkdir(exist_ok=True)
+    _replace(path, b"".join(encode(place, made) for place in held))
+    about = {
+        "file": f"{split}/{k:05}.bin",
+        "count": len(places),
+        "make_up": made.describe(),
+        "levels": [{name: s.level for name, s in p.sensors.items()} for p in places],
+        "statistics": moments(places),
+    }
+    _replace(path.with_suffix(".json"), json.dumps(about).encode())
+
+
+def moments(places: Sequence[Batch]) -> dict[str, list[list[float]]]:
+    """Sensor -> of each band n, sum, sum of squares over valid pixels."""
+    out = {}
+    for name, s in places[0].sensors.items():
+        total = np.zeros((len(s.bands), 3))
+        for place in places:
+            series = place.sensors[name]
+            x = series.x[0].movedim(1, 0)[:, series.valid[0]].double()  # (C, n)
+            total += np.stack([np.full(len(x), x.shape[1]), x.sum(1).numpy(), x.square().sum(1).numpy()], 1)
+        out[name] = total.tolist()
+    return out
+
+
+def done(out: Path, split: str, k: int) -> bool:
+    """Whether shard k was written whole before."""
+    path = out / split / f"{k:05}.json"
+    if not path.is_file():
+        return False
+    about = json.loads(path.read_text())
+    file = out / about["file"]
+    return file.is_file() and file.stat().st_size == about["count"] * about["make_up"]["nbytes"]
+
+
+# ---------------------------------------------------------------- all of them
+
+
+_source: dict[str, Source] = {}  # of a worker: handed over once, not with every shard
+
+
+def _receive(sources: Mapping[str, Source]) -> None:
+    _source.update(sources)
+
+
+def _write(out: Path, split: str, k: int, per: int) -> int:
+    which = chunk(_source[split], k, per)
+    write(out, _source[split], split, k, which)
+    return len(which)
+
+
+def _write_all(
+    out: Path, sources: Mapping[str, Source], jobs: Sequence[tuple[str, int]], per: int, workers: int | None
+) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("places"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    left = sum(len(chunk(sources[s], k, per)) for s, k in jobs)
+    count = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=left)
+        if count == 1:
+            _receive(sources)
+            for split, k in jobs:
+                progress.advance(bar, _write(out, split, k, per))
+            return
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(count, context, _receive, (dict(sources),)) as pool:
+            futures = [pool.submit(_write, out, split, k, per) for split, k in jobs]
+            try:
+                for future in as_completed(futures):
+                    progress.advance(bar, future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dict[str, Any]:
+    """What readers need, and each split's list of places: the level and the area of each."""
+    first = next(iter(sources.values()))
+    levels: list[dict[str, str]] = []
+    splits, totals = {}, {}
+    for split, source in sources.items():
+        shards, rows = [], []
+        for k in range(-(-len(source) // per)):
+            about = json.loads((out / split / f"{k:05}.json").read_text())
+            for level in about.pop("levels"):
+                if level not in levels:
+                    levels.append(level)
+                rows.append(levels.index(level))
+            for sensor, found in about.pop("statistics").items():
+                totals[sensor] = totals.get(sensor, 0) + np.array(found)
+            shards.append(about)
+        lines = [f"{level}\t{area}" for level, area in zip(rows, source.groups(), strict=True)]
+        _replace(out / split / "places.tsv", "\n".join(lines).encode())
+        splits[split] = {"fingerprint": source.fingerprint, "places": f"{split}/places.tsv", "shards": shards}
+    statistics = {
+        sensor: {band: _figures(*row) for band, row in zip(first.spec.bands[sensor], total, strict=True)}
+        for sensor, total in totals.items()
+    }
+    return {
+        "format": FORMAT,
+        "name": name,
+        "license": first.license,
+        "synthetic": first.synthetic,
+        "normalised": type(first).raw is Source.raw,
+        "spec": describe_spec(first.spec),
+        "levels": levels,
+        "statistics": statistics,
+        "splits": splits,
+    }
+
+
+def _figures(n: float, total: float, squares: float) -> dict[str, float]:
+    mean = total / max(n, 1)
+    return {"n": n, "mean": mean, "std": max(0.0, squares / max(n, 1) - mean**2) ** 0.5}
+
+
+def _open(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    if overwrite:
+        shutil.rmtree(out, ignore_errors=True)
+    if (out / INDEX).exists():
+        raise InputError(f"{out}: holds finished shards; choose another name=, or overwrite=true")
+    if (out / PLAN).exists():
+        if json.loads((out / PLAN).read_text()) != json.loads(json.dumps(plan)):
+            raise InputError(f"{out}: was begun for other data or shard_mb; choose another name=, or overwrite=true")
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: holds files that are no shards; choose another name=")
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / PLAN, json.dumps(plan).encode())
+
+
+def _check_room(out: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(out).free
+    if nbytes > free:
+        raise InputError(
+            f"{out}: needs about {nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; choose another out="
+        )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Written whole or not at all: a kill leaves what was there before."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def _tell(index: dict[str, Any], out: Path) -> None:
+    total = sum(s["count"] * s["make_up"]["nbytes"] for split in index["splits"].values() for s in split["shards"])
+    kept = index["splits"][next(iter(index["splits"]))]["shards"][0]["make_up"]["fields"]
+    as_ = ", ".join(f"{f['name'][:-2]} {f['dtype']}" for f in kept if f["name"].endswith(".x"))
+    print(f"  -> {out}, {total / 1e6:.1f} MB ({as_}); read it: data=shards data.root={out}")

@@ -1,0 +1,175 @@
+"""Records: a place as bytes of a fixed make-up, exactly: what is read back is what was written, bit for bit.
+
+Values are kept as small whole numbers where that loses nothing (reflectance x 10000, 8 bits, metres), else as floats;
+validity as bits; class labels in a byte or two. A shard has one make-up, so place k begins at k times its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gfm_objectives.batch import Batch, Series
+from gfm_objectives.errors import InputError
+
+# What values are tried as, smallest first; value = stored * step. The last holds everything.
+CODINGS = (("uint8", 1 / 255), ("int16", 1e-4), ("uint16", 1e-4), ("int16", 1.0), ("float16", None), ("float32", None))
+DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "float16", "float32")  # numbers: nothing that unpickles
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One array of a record: its bytes begin at `at`; bool is kept as bits; step: what stored is multiplied by."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    at: int
+    step: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return -(-self.count // 8) if self.dtype == "bool" else self.count * np.dtype(self.dtype).itemsize
+
+    @property
+    def count(self) -> int:
+        """Values it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeUp:
+    """The fields of the records of a shard, and how many bytes each record has."""
+
+    fields: tuple[Field, ...]
+    nbytes: int
+
+    def describe(self) -> dict[str, Any]:
+        return {"fields": [asdict(f) for f in self.fields], "nbytes": self.nbytes}
+
+
+def read_make_up(described: Mapping[str, Any], where: object) -> MakeUp:
+    """The inverse of `describe`. InputError where it names anything but numbers of a fixed size."""
+    fields = []
+    for f in described["fields"]:
+        if f["dtype"] not in DTYPES:
+            raise InputError(
+                f"{where}: names the format {f['dtype']!r}; shards hold {', '.join(DTYPES)} and nothing that runs code "
+                "when it is read; write them with gfm prepare"
+            )
+        fields.append(Field(f["name"], f["dtype"], tuple(f["shape"]), int(f["at"]), f["step"]))
+    return MakeUp(tuple(fields), int(described["nbytes"]))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def arrays(place: Batch) -> dict[str, np.ndarray]:
+    """A batch of one as named arrays, invalid pixels 0."""
+    out = {}
+    for name, s in place.sensors.items():
+        x = torch.where(s.valid[0][:, None], s.x[0], 0.0)
+        out[f"{name}.x"], out[f"{name}.valid"] = x.numpy(), s.valid[0].numpy()
+        out[f"{name}.day"] = s.day[0].float().numpy()
+    for layer, y in place.targets.items():
+        out[f"target.{layer}"] = y[0].numpy()
+    out["gsd"] = place.gsd[0].numpy()
+    if place.lonlat is not None:
+        out["lonlat"] = place.lonlat[0].numpy()
+    return out
+
+
+def make_up(places: Sequence[Mapping[str, np.ndarray]]) -> MakeUp:
+    """The smallest that holds all of these places exactly."""
+    fields, at = [], 0
+    for name, first in places[0].items():
+        if first.dtype == bool:
+            dtype, step = "bool", None
+        elif first.dtype == np.int64:
+            low, high = (f(int(getattr(p[name], w)()) for p in places) for f, w in ((min, "min"), (max, "max")))
+            dtype, step = (
+                next(d for d in ("int8", "int16", "int32") if np.iinfo(d).min <= low and high <= np.iinfo(d).max),
+                None,
+            )
+        else:
+            dtype, step = _coding([p[name] for p in places])
+        field = Field(name, dtype, first.shape, at, step)
+        fields.append(field)
+        at += field.nbytes
+    return MakeUp(tuple(fields), at)
+
+
+def _coding(values: Iterable[np.ndarray]) -> tuple[str, float | None]:
+    left = list(CODINGS)
+    for x in values:
+        while not np.array_equal(_decoded(_encoded(x, *left[0]), left[0][1]), x, equal_nan=True):
+            left.pop(0)
+    return left[0]
+
+
+def _encoded(x: np.ndarray, dtype: str, step: float | None) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        if step is None:
+            return x.astype(dtype)
+        info = np.iinfo(dtype)
+        return np.clip(np.nan_to_num(np.round(x / step)), info.min, info.max).astype(dtype)
+
+
+def _decoded(stored: np.ndarray, step: float | None) -> np.ndarray:
+    x = stored.astype(np.float32)
+    return x if step is None else x * np.float32(step)
+
+
+def encode(place: Mapping[str, np.ndarray], made: MakeUp) -> bytes:
+    parts = []
+    for f in made.fields:
+        values = place[f.name]
+        assert values.shape == f.shape, (f, values.shape)
+        if f.dtype == "bool":
+            values = np.packbits(values.reshape(-1))
+        elif values.dtype == np.int64:
+            values = values.astype(f.dtype)
+        else:
+            values = _encoded(values, f.dtype, f.step)
+        parts.append(np.ascontiguousarray(values).tobytes())
+    return b"".join(parts)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def decode(records: Sequence[memoryview | bytes], made: Sequence[MakeUp]) -> dict[str, np.ndarray]:
+    """Records, each of its make-up -> named arrays (B, ...): float32, bool, or int64 of labels."""
+    out: dict[str, np.ndarray] = {}
+    for f in made[0].fields:
+        label = f.name.startswith("target.") and f.dtype.startswith("int") and f.step is None
+        dtype: Any = np.int64 if label else np.bool_ if f.dtype == "bool" else np.float32
+        out[f.name] = np.empty((len(records), *f.shape), dtype)
+    for i, (record, one) in enumerate(zip(records, made, strict=True)):
+        for f in one.fields:
+            packed = f.dtype == "bool"
+            stored = np.frombuffer(record, np.uint8 if packed else f.dtype, f.nbytes if packed else f.count, f.at)
+            if packed:
+                out[f.name][i] = np.unpackbits(stored, count=f.count).view(np.bool_).reshape(f.shape)
+            elif f.step is None:
+                out[f.name][i] = stored.reshape(f.shape)
+            else:
+                here = out[f.name][i : i + 1]
+                np.multiply(stored.reshape(here.shape), np.float32(f.step), out=here, dtype=np.float32)
+    return out
+
+
+def to_batch(held: Mapping[str, np.ndarray], bands: Mapping[str, tuple[str, ...]], levels: Mapping[str, str]) -> Batch:
+    """Arrays (B, ...) of one level of each sensor as a batch."""
+    tensors = {k: torch.from_numpy(v) for k, v in held.items()}
+    sensors = {
+        name: Series(*(tensors[f"{name}.{part}"] for part in ("x", "valid", "day")), names, levels[name])
+        for name, names in bands.items()
+    }
+    targets = {k.removeprefix("target."): t for k, t in tensors.items() if k.startswith("target.")}
+    return Batch(sensors, targets, tensors["gsd"], tensors.get("lonlat"))
