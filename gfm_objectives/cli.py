@@ -62,9 +62,33 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
         return _fail(str(e))
 
 
+def finetune(argv: Sequence[str] | None = None, program: str = "gfm finetune") -> int:
+    """Train one model for a task and keep it. Returns the exit code."""
+    return _guarded(_finetune, argv, "finetune", program)
+
+
+def predict(argv: Sequence[str] | None = None, program: str = "gfm predict") -> int:
+    """Map a whole scene with a kept model. Returns the exit code."""
+    return _guarded(_predict, argv, "predict", program)
+
+
+def review(argv: Sequence[str] | None = None, program: str = "gfm review") -> int:
+    """Look at a map before it is used. Returns the exit code."""
+    return _guarded(_review, argv, "review", program)
+
+
+def export(argv: Sequence[str] | None = None, program: str = "gfm export") -> int:
+    """Write a model for other programs. Returns the exit code."""
+    return _guarded(_export, argv, "export", program)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
+    "finetune": (finetune, "train one model for a task and keep it, or say which to use and why"),
+    "predict": (predict, "map a whole scene with a kept model, of any size, to a GeoTIFF or polygons"),
+    "review": (review, "look at a map: doubt, tiles to label, areas with intervals, changes"),
+    "export": (export, "write a model for other programs: torch.export, ONNX, timm, torchgeo, ..."),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
@@ -142,6 +166,49 @@ def _inspect(words: list[str]) -> None:
 
     configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
     from gfm_objectives.inspection import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _finetune(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("finetune", words)
+    from gfm_objectives.compare.single import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _predict(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("predict", words)
+    for cfg in configs:
+        if cfg.model is None or cfg.output is None:
+            raise InputError(f"{'model' if cfg.model is None else 'output'}: is missing; gfm predict --help tells")
+    from gfm_objectives.predict import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _review(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("review", words)
+    from gfm_objectives.review import run
+
+    for cfg in configs:
+        run(cfg)
+
+
+def _export(words: list[str]) -> None:
+    from gfm_objectives.config import compose
+
+    configs = compose("export", words)
+    from gfm_objectives.export import run
 
     for cfg in configs:
         run(cfg)

@@ -14,9 +14,11 @@ GROUND = ("errors", "sensors", "batch", "metrics", "chance", "config", "flops", 
 SIBLINGS = ("objectives", "data", "tasks", "curation")  # these never import each other
 # Where data and models meet: each may import the ones before it.
 MEETING = ("runs", "yardstick", "finetune", "pretrain", "scores", "gain", "report", "compare", "inspection")
+OUT = ("predict", "review", "export")  # what is done with a kept model
+
 TOP = ("cli", "__main__", "train.py", "eval.py")
 LEVEL: dict[str, float] = dict.fromkeys(GROUND, 0) | {"models": 1} | dict.fromkeys(SIBLINGS, 2)
-LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING)} | dict.fromkeys(TOP, 4)
+LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING + OUT)} | dict.fromkeys(TOP, 4)
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"])
 
 

@@ -24,6 +24,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import can_run, check_rows, notes_on
+from gfm_objectives.compare.keeping import keep_best
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets, find_budgets
@@ -74,6 +75,8 @@ def run(cfg: DictConfig) -> Path:
             print(plan.text(budgets), flush=True)
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
+        if options.get("keep") == "best":
+            keep_best(comparison, budgets)
     comparison.report(context, budgets)
     return out
 
