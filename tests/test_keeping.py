@@ -20,6 +20,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import evaluate
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.models.unet import UNet
+from gfm_objectives.runs.checkpoint import load_encoder
 from gfm_objectives.runs.segmenter import load_segmenter
 from gfm_objectives.scores import Store
 from gfm_objectives.tasks.kinds import KINDS
@@ -88,3 +89,19 @@ def test_places_of_several_follow_each_other():
     train = open_bench("landcover", LANDCOVER).source("train")
     both = Joined([train, train])
     assert len(both) == 12 and torch.equal(both.read([7]).targets["landcover"], train.read([1]).targets["landcover"])
+
+
+def test_adapters_train_little_and_are_merged(tmp_path):
+    run = make_run(tmp_path / "runs" / "mae")
+    folder = finetune(tmp_path, checkpoint=[run], trials=0, lora=2, flops=6e8)
+    kept, before = load_segmenter(folder), load_encoder(run)
+    assert kept.card.provenance["trained_parameters"] < 0.5 * kept.card.provenance["parameters"]
+    after, changed = kept.network.encoder.state_dict(), []
+    for name, weight in before.state_dict().items():
+        if after[name].shape == weight.shape and weight.is_floating_point() and "running" not in name:
+            changed.append((name, not torch.equal(after[name], weight)))
+    names = {n for n, m in before.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert any(moved for _, moved in changed)
+    assert all(n.removesuffix(".weight") in names for n, moved in changed if moved), "all but linear maps stay"
+    with pytest.raises(InputError, match="lora=2"):
+        finetune(tmp_path, contender="pixel", lora=2, name="p")

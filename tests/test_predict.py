@@ -223,6 +223,22 @@ def test_numbers_and_polygons(image, tmp_path):
         assert everything["area_m2"].sum() == pytest.approx(100 * (file.read(1) != 255).sum())
 
 
+def test_bands_by_wavelength_by_common_names_and_by_word(model, image, tmp_path):
+    assert predict(model, image, tmp_path / "a.tif") == 0
+    with rasterio.open(image) as file:
+        values = file.read()[::-1]
+    write(tmp_path / "waves.tif", values, nodata=-9999)
+    with rasterio.open(tmp_path / "waves.tif", "r+") as file:
+        for n, um in enumerate((0.842, 0.665, 0.560, 0.490), 1):
+            file.update_tags(n, wavelength=str(um))
+    write(tmp_path / "names.tif", values, nodata=-9999, names=("NIR", "Red", "Green", "Blue"))
+    write(tmp_path / "mute.tif", np.concatenate([values, values[:1]]), nodata=-9999)
+    for name, words in (("waves", []), ("names", []), ("mute", ["bands=B8,B4,b03,B02,-"])):
+        assert predict(model, tmp_path / f"{name}.tif", tmp_path / f"m_{name}.tif", *words) == 0
+        with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / f"m_{name}.tif") as b:
+            assert (a.read(1) == b.read(1)).all(), name
+
+
 def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
     write(tmp_path / "e.tif", np.full((4, 70, 70), -9999, np.int16), nodata=-9999, names=BANDS["s2"])
     assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
@@ -235,6 +251,7 @@ def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
     [
         ({"bands": ("B02", "B03", "B04", "B05")}, ["scale=0.0001"], "no band B08 of s2"),
         ({"bands": ("", "", "", "")}, ["scale=0.0001"], "bands=B02,B03,B04,B08"),
+        ({"bands": ("bands", "bands", "bands", "bands")}, ["scale=0.0001"], "bands=B02,B03,B04,B08"),
         ({}, [], "scale=0.0001 if it is stored x 10000"),
         ({}, ["scale=1e-8"], "scale=1 if it is stored so"),
         ({}, ["scale=1e-4", "extra=doubt"], "extra=doubt: choose"),

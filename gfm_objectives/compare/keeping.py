@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.compare.adapters import merge_low_rank
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.plateau import Budgets
 from gfm_objectives.compare.trials import Job
@@ -82,6 +83,7 @@ def keep(job: Job, folder: Path, device: torch.device, dtype: torch.dtype, about
     kind = bench.kind_for(train)
     result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
     trained = trained_parameters(model)
+    merge_low_rank(model)
     size, where = bench.spec.size, {"device": device, "dtype": dtype}
     stats = {
         s: evaluate(model, bench.source(s), kind, task.layer, bench.classes, size, device=device, dtype=dtype)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
+from gfm_objectives.compare.adapters import Adapted
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import KINDS, Contender
 from gfm_objectives.compare.fitting import can_run
@@ -38,6 +39,8 @@ def run(cfg: DictConfig) -> Path | None:
     row, settings = choose(options, task)
     if cfg.plan_only:
         return None
+    if cfg.lora:
+        row = Adapted(**{f.name: getattr(row, f.name) for f in fields(row)}, rank=cfg.lora)
     out = Path(cfg.models) / cfg.name
     if (out / CARD).exists() and not cfg.overwrite:
         raise InputError(f"{out}: holds a model already; choose another name=, or overwrite=true")

@@ -29,7 +29,7 @@ def match_bands(
         found = {_plain(name): n for n, name in enumerate(given, 1) if name not in SKIP}
         return _complete(found, sensor, wanted, path, "bands="), "as bands= says"
     names = [_plain(d) if d else "" for d in file.descriptions]
-    if any(names):
+    if {*names} & {*map(_plain, SENSORS[sensor].band_names), *COLOURS}:  # else they are no names of bands
         known = {name: n for n, name in reversed(list(enumerate(names, 1))) if name}
         if sum(_plain(b) in known for b in wanted) or not _waves(file):
             found = dict(known)

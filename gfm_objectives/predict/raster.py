@@ -131,4 +131,6 @@ def no_room(path: Path, error: BaseException) -> InputError:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-    return InputError(f"{path}: cannot be written ({reason}); see to the folder and its room, then the same command goes on")
+    return InputError(
+        f"{path}: cannot be written ({reason}); see to the folder and its room, then the same command goes on"
+    )
