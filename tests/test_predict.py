@@ -211,7 +211,7 @@ def test_numbers_and_polygons(image, tmp_path):
     assert np.nanmax(np.abs(values - wanted)) < 1e-3
     import geopandas
 
-    model = kept(tmp_path / "m")
+    model, image = kept(tmp_path / "m"), scene(tmp_path / "small.tif", 50, 60)
     assert predict(model, image, tmp_path / "all.tif") == 0
     assert predict(model, image, tmp_path / "f.gpkg", "min_area=2000", "simplify=5") == 0
     table = geopandas.read_file(tmp_path / "f.gpkg")
