@@ -137,9 +137,7 @@ def against_one_pass(model: Path, scene: Path, out: Path, size: int) -> None:
         plain = time.perf_counter() - begun
         far = float((made != whole)[valid].float().mean())
         same = float((made == loop)[valid].float().mean())
-        print(
-            f"{name}: {far:.2%} of pixels differ from one pass; {same:.4%} equal a plain loop over windows ({plain:.1f} s)"
-        )
+        print(f"{name}: {far:.2%} of pixels differ from one pass; {same:.4%} equal a plain loop ({plain:.1f} s)")
 
 
 def main() -> None:

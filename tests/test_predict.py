@@ -185,7 +185,7 @@ def test_sensors_and_dates_by_yaml_are_warped_onto_one_ground(tmp_path):
         "    - {file: b.tif, date: 2020-07-01, scale: 1.0e-4}\n  dem: {file: dem.tif}\n"
     )
     with pytest.warns(match="dem: 1 dates, the model learned from 2"):
-        from gfm_objectives.predict.scene import open_scene
+        from gfm_objectives.predict.opening import open_scene
         from gfm_objectives.runs.segmenter import read_card
 
         opened = open_scene([str(tmp_path / "scene.yaml")], read_card(model), {})

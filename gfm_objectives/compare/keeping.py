@@ -35,6 +35,13 @@ from gfm_objectives.tasks.kinds import Regression, Segmentation
 if TYPE_CHECKING:
     from gfm_objectives.compare.comparison import Comparison
 
+ROLES = {  # of scores, in words
+    "pretrained": "pretrained",
+    "part": "with a part of an encoder",
+    "scratch": "from scratch",
+    "saw_map": "that saw the map",
+    "untrained": "without training",
+}
 LOOK = 64  # training places whose days and levels are noted
 
 
@@ -66,7 +73,7 @@ def verdict(scores: Sequence[Score], task: str) -> Verdict:
         return f"{c} {metric.scale * means[c]:.1f}" if metric.scale == 100 else f"{c} {means[c]:.4g}"
 
     rivals = [next((c for c in ranking[1:] if roles[c] == r), None) for r in dict.fromkeys(roles.values())]
-    others = "; ".join(f"best {roles[c]}: {told(c)}" for c in rivals if c) or "no other row"
+    others = "; ".join(f"best {ROLES[roles[c]]}: {told(c)}" for c in rivals if c) or "no other row"
     seeds = len([s for s in mine if s.contender == best])
     article = "the " if best.startswith("U-Net") else ""
     words = (

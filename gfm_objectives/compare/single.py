@@ -79,9 +79,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
         return rows[0], None
     folder = Path(results)
     saved = config.read_yaml(folder / "config.yaml")
-    rows = _rows(
-        {**saved, **{k: options[k] for k in ("checkpoint", "encoder", "weights") if options[k]}}, saved["contenders"]
-    )
+    given = {k: options[k] for k in ("checkpoint", "encoder", "weights") if options[k]}
+    rows = _rows({**saved, **given}, saved["contenders"], len(saved["tasks"]))
     if name is None:
         chosen = verdict(Store(folder).load(), task)
         print(chosen.words, flush=True)
@@ -98,14 +97,14 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
     return row, chosen_settings(folder, task, row.name)
 
 
-def _rows(options: Mapping[str, Any], kinds: list[str]) -> list[Contender]:
+def _rows(options: Mapping[str, Any], kinds: list[str], tasks: int = 1) -> list[Contender]:
     unknown = [k for k in kinds if k not in KINDS and k not in ("plus", "all")]
     if unknown or (len(kinds) == 1 and KINDS[kinds[0]].build is None):
         trained = ", ".join(k for k, v in KINDS.items() if v.build is not None)
         raise InputError(f"contender={(unknown or kinds)[0]}: nothing that is trained; choose from {trained}")
     weights = options.get("unet", {}).get("weights")
     foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
-    rows = contenders(kinds, options.get("checkpoint", []), 1, weights, foreign)
+    rows = contenders(kinds, options.get("checkpoint", []), tasks, weights, foreign)
     if not rows:
         raise InputError(f"contender={kinds[0]}: needs a run of its kind in checkpoint=, or unet.weights=")
     return rows

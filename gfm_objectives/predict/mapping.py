@@ -21,9 +21,10 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.predict.assembling import Map, assemble
 from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.job import Job, identity
+from gfm_objectives.predict.opening import open_scene
 from gfm_objectives.predict.predictor import Predictor, kind_of_card, open_predictor
 from gfm_objectives.predict.raster import class_codes, shares
-from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic, open_scene
+from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic
 from gfm_objectives.predict.tiling import Tiling, block_side
 from gfm_objectives.predict.vectors import SUFFIXES, polygonise
 from gfm_objectives.runs.segmenter import digest
@@ -77,7 +78,13 @@ def run(cfg: DictConfig) -> Path:
         return job.folder
     made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, about["model"])
     raster = job.folder / f"{output.stem}.tif" if vector else output
-    assemble(made, raster, mapper.seconds)
+    try:
+        assemble(made, raster, mapper.seconds)
+    except FileNotFoundError:
+        if not output.exists():
+            raise
+        print(f"  another job came last too, and has written {output}")
+        return output
     if vector:
         n = polygonise(raster, output, card.legend, cfg.min_area, cfg.simplify)
         print(f"  {n} polygons")

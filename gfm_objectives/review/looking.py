@@ -10,8 +10,8 @@ import numpy as np
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import open_raster, unreadable
+from gfm_objectives.predict.opening import open_scene
 from gfm_objectives.predict.raster import NOTHING, SHARE
-from gfm_objectives.predict.scene import open_scene
 from gfm_objectives.review.areas import MIN_AREAS, from_chips
 from gfm_objectives.review.choosing import Tile, doubtful
 from gfm_objectives.review.maps import ReadMap, beside, read_map
