@@ -3,6 +3,7 @@
     python benchmarks/scene.py 4096                     # time, peak memory, shares, seams with and without blending
     python benchmarks/scene.py 4096 --kill              # kill -9 in the middle, resumed: are the bytes identical?
     python benchmarks/scene.py 1024 --whole             # against one pass over the whole scene, and a plain tile loop
+    python benchmarks/scene.py 1024 --torchgeo          # against torchgeo's grid sampler, windows side by side
 
 The scene (4 bands, int16, 10 m) is written once and kept; every map is made by a process of its own.
 """
@@ -140,6 +141,49 @@ def against_one_pass(model: Path, scene: Path, out: Path, size: int) -> None:
         print(f"{name}: {far:.2%} of pixels differ from one pass; {same:.4%} equal a plain loop ({plain:.1f} s)")
 
 
+def against_torchgeo(model: Path, scene: Path, out: Path, size: int) -> None:
+    """The same windows through torchgeo's RasterDataset and GridGeoSampler, as its tutorials map a scene: read, model,
+    into an array. The side must be a multiple of the window: its grid begins at the bottom."""
+    from torch.utils.data import DataLoader
+    from torchgeo.datasets import RasterDataset, stack_samples
+    from torchgeo.samplers import GridGeoSampler
+
+    from gfm_objectives.batch import Batch, Series
+    from gfm_objectives.data.source import normalise
+    from gfm_objectives.runs.segmenter import load_segmenter
+
+    network = load_segmenter(model).network
+    begun = time.perf_counter()
+    dataset = RasterDataset(paths=str(scene))
+    loader = DataLoader(dataset, 4, sampler=GridGeoSampler(dataset, size), collate_fn=stack_samples)
+    with rasterio.open(scene) as file:
+        made, transform = np.full((file.height, file.width), 255, np.uint8), file.transform
+    with torch.inference_mode():
+        queries = iter(GridGeoSampler(dataset, size))
+        for sample in loader:
+            x = sample["image"][:, None]
+            valid = (x != -9999).all(2)
+            n = len(x)
+            raw = Batch({"s2": Series(x * 1e-4, valid, torch.zeros(n, 1), BANDS)}, {}, torch.full((n,), 10.0))
+            said = network(normalise(raw)).argmax(1).byte().numpy()
+            for k in range(n):
+                x_range, y_range, _ = next(queries)
+                row, column = (
+                    round((y_range.stop - transform.f) / transform.e),
+                    round((x_range.start - transform.c) / 10),
+                )
+                made[row : row + size, column : column + size] = np.where(valid[k, 0], said[k], 255)
+    seconds = time.perf_counter() - begun
+    ours, peak, text = predict(model, scene, out, "overlap=0", "precision=fp32")
+    with rasterio.open(out) as file:
+        differ = float((file.read(1) != made).mean())
+    mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    inside = sum(json.loads(out.with_name(out.name + ".json").read_text())["seconds"].values())
+    print(f"torchgeo {seconds:.1f} s, peak {mine:.0f} MiB, no map written; {differ:.4%} of pixels differ")
+    print(f"gfm predict {inside:.1f} s, {ours:.1f} with its start, peak {peak:.0f} MiB")
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", type=int, help="pixels a side")
@@ -147,6 +191,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/out"))
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--torchgeo", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     scene, model = args.folder / f"scene{args.side}.tif", args.folder / f"model{args.window}"
@@ -158,6 +203,9 @@ def main() -> None:
         return
     if args.whole:
         against_one_pass(model, scene, args.folder / "map.tif", args.window)
+        return
+    if args.torchgeo:
+        against_torchgeo(model, scene, args.folder / "map.tif", args.window)
         return
     for overlap in (0.25, 0.0):
         out = args.folder / "map.tif"
