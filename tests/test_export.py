@@ -47,7 +47,7 @@ def test_programs_and_graphs_say_what_the_model_says(tmp_path, network):
     assert gfm("export", f"model={model}", "to=native,torch,onnx", f"out={tmp_path}", "name=e") == 0
     done = {d["to"]: d for d in json.loads((tmp_path / "e" / "exports.json").read_text())}
     assert done["torch"]["error"] < 1e-4 and done["onnx"]["error"] < 1e-4
-    assert done["onnx"]["free"] == "any batch and size", done["onnx"]
+    assert done["onnx"]["free"].startswith("any batch"), done["onnx"]
     assert "cover" in (tmp_path / "e" / "README.md").read_text()
     a, b = load_segmenter(model), load_segmenter(tmp_path / "e")
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):

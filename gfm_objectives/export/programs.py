@@ -16,19 +16,28 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.export.plain import Plain
 
 OPSET = 18
-# What of the inputs may have another size than in the example, the most first; what a network allows is tried.
-FREEDOMS: dict[str, tuple[str, ...]] = {"any batch and size": ("batch", "size"), "any batch": ("batch",), "fixed": ()}
+
+
+def freedoms(spec: Spec) -> dict[str, tuple[str, ...]]:
+    """What of the inputs may differ from the example, the most first; what a network allows is found by trying."""
+    step = spec.size & -spec.size  # the largest power of two in it: sides that networks need not pad
+    return {
+        "any batch and size": ("batch", "size"),
+        f"any batch, sides multiples of {step}": ("batch", "step"),
+        "any batch": ("batch",),
+        "fixed": (),
+    }
 
 
 def save_program(plain: Plain, spec: Spec, path: Path) -> str:
-    """Write a torch.export program (.pt2); what of its inputs is free, a key of FREEDOMS."""
+    """Write a torch.export program (.pt2); what of its inputs is free, a key of `freedoms`."""
     example = plain.example(spec, 2, spec.size)
     failed: Exception | None = None
-    for freedom, dims in FREEDOMS.items():
+    for freedom, dims in freedoms(spec).items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.export(plain, example, dynamic_shapes=_shapes(plain, dims), strict=False)
+                program = torch.export.export(plain, example, dynamic_shapes=_shapes(plain, spec, dims), strict=False)
                 torch.export.save(program, path)
             if _fits(lambda given: torch.export.load(path).module()(*given), plain, spec, dims):
                 return freedom
@@ -38,10 +47,10 @@ def save_program(plain: Plain, spec: Spec, path: Path) -> str:
 
 
 def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
-    """Write an ONNX graph; what of its inputs is free, a key of FREEDOMS."""
+    """Write an ONNX graph; what of its inputs is free, a key of `freedoms`."""
     _need_onnx()
     example, failed = plain.example(spec, 2, spec.size), None
-    for freedom, dims in FREEDOMS.items():
+    for freedom, dims in freedoms(spec).items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -51,7 +60,7 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
                     str(path),
                     input_names=plain.names(),
                     output_names=["output"],
-                    dynamic_shapes=_shapes(plain, dims),
+                    dynamic_shapes=_shapes(plain, spec, dims),
                     dynamo=True,
                     external_data=False,
                     opset_version=OPSET,
@@ -76,7 +85,11 @@ def error_of_onnx(plain: Plain, spec: Spec, path: Path, dims: Sequence[str]) -> 
 def _error(run: Callable[[Sequence[Tensor]], Tensor], plain: Plain, spec: Spec, dims: Sequence[str]) -> float:
     """The largest difference from the model on inputs it was not exported with, over the largest value."""
     worst = 0.0
-    sizes = [(2, spec.size)] + [(3, spec.size)] * ("batch" in dims) + [(1, 2 * spec.size)] * ("size" in dims)
+    sizes = (
+        [(2, spec.size)]
+        + [(3, spec.size)] * ("batch" in dims)
+        + [(1, 2 * spec.size)] * bool({"size", "step"} & {*dims})
+    )
     for seed, (places, size) in enumerate(sizes, 1):
         given = plain.example(spec, places, size, seed)
         with torch.no_grad():
@@ -105,10 +118,16 @@ def _onnx_runner(path: Path, plain: Plain) -> Callable[[Sequence[Tensor]], Tenso
     return run
 
 
-def _shapes(plain: Plain, dims: Sequence[str]) -> Any:
+def _shapes(plain: Plain, spec: Spec, dims: Sequence[str]) -> Any:
     """Dynamic shapes of the inputs, all sharing B, H and W."""
     batch: Any = Dim("batch", min=1, max=4096) if "batch" in dims else None
-    h, w = (Dim.DYNAMIC, Dim.DYNAMIC) if "size" in dims else (None, None)
+    h: Any = None
+    w: Any = None
+    if "size" in dims:
+        h, w = Dim.DYNAMIC, Dim.DYNAMIC
+    elif "step" in dims:
+        step = spec.size & -spec.size
+        h, w = (step * Dim(f"{side}_steps", min=1, max=256) for side in ("high", "wide"))
 
     def of(*sizes: tuple[int, Any]) -> dict[int, Any]:
         return {k: d for k, d in sizes if d is not None}

@@ -95,14 +95,14 @@ def _export(to: str, s: Subject, out: Path, cfg: DictConfig) -> Mapping[str, Any
         case "torch":
             plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.pt2"
             freedom = programs.save_program(plain, s.spec, path)
-            error = programs.error_of_program(plain, s.spec, path, programs.FREEDOMS[freedom])
+            error = programs.error_of_program(plain, s.spec, path, programs.freedoms(s.spec)[freedom])
             return _checked(path, plain, freedom, error, f"torch {torch.__version__}")
         case "onnx":
             plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.onnx"
             freedom = programs.save_onnx(plain, s.spec, path)
             if not s.features:
                 shutil.copyfile(s.folder / CARD, out / CARD)  # so that gfm predict reads it
-            error = programs.error_of_onnx(plain, s.spec, path, programs.FREEDOMS[freedom])
+            error = programs.error_of_onnx(plain, s.spec, path, programs.freedoms(s.spec)[freedom])
             return _checked(path, plain, freedom, error, f"onnxruntime {version('onnxruntime')}")
         case "pangaea":
             files = libraries.write_pangaea(s.folder, out, cfg.sensor)

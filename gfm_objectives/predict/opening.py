@@ -19,6 +19,7 @@ from gfm_objectives.sensors import SENSORS, Legend
 
 RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 GSD = 0.25  # share by which a scene's pixels may differ from those the model was trained on
+WIDE = 8192  # pixels across from which rows of a file that is not tiled take long to read by blocks
 LOOK = 512  # pixels a side that are looked at before anything is computed
 
 
@@ -106,6 +107,9 @@ def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes:
                 names = block.get("names") or (bands if isinstance(bands, list) else [])
                 numbers, how = match_bands(file, paths[0], sensor, wanted, names, trained)
             scales, offsets = set(file.scales), set(file.offsets)
+            striped = 0 if file.is_tiled else file.width
+        if striped > WIDE:
+            notes.append(f"{paths[0]}: is stored in rows and wide, so it is read slowly; a tiled copy is faster")
         notes.append(f"{sensor}: bands {', '.join(f'{b}={n}' for b, n in numbers.items())}, {how}")
         parts = ((paths, numbers),)
         if (scales, offsets) != ({1.0}, {0.0}) and len(scales) == len(offsets) == 1:  # the file's own word
