@@ -107,7 +107,7 @@ def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes:
                 names = block.get("names") or (bands if isinstance(bands, list) else [])
                 numbers, how = match_bands(file, paths[0], sensor, wanted, names, trained)
             scales, offsets = set(file.scales), set(file.offsets)
-            striped = 0 if file.is_tiled else file.width
+            striped = file.width if file.block_shapes[0][1] == file.width else 0  # stored in rows
         if striped > WIDE:
             notes.append(f"{paths[0]}: is stored in rows and wide, so it is read slowly; a tiled copy is faster")
         notes.append(f"{sensor}: bands {', '.join(f'{b}={n}' for b, n in numbers.items())}, {how}")
