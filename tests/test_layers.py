@@ -27,9 +27,10 @@ MEETING = (
     "inspection",
     "sweep",
 )
+OUT = ("predict", "review", "export")  # what is done with a kept model
 TOP = ("cli", "__main__", "train.py", "eval.py")
 LEVEL: dict[str, float] = dict.fromkeys(GROUND, 0) | {"models": 1} | dict.fromkeys(SIBLINGS, 2)
-LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING)} | dict.fromkeys(TOP, 4)
+LEVEL |= {room: 3 + i / 100 for i, room in enumerate(MEETING + OUT)} | dict.fromkeys(TOP, 4)
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"])
 
 

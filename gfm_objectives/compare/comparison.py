@@ -24,6 +24,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench, check_roots, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import can_run, check_rows, notes_on, on_disk
+from gfm_objectives.compare.keeping import keep_best
 from gfm_objectives.compare.luck import at_chance
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
@@ -98,6 +99,8 @@ def _run(cfg: DictConfig, out: Path) -> None:
             print(plan.text(budgets), flush=True)
         comparison.tune(budgets, pool, plan)
         comparison.seeds(budgets, pool, plan)
+        if options.get("keep") == "best":
+            keep_best(comparison, budgets)
     comparison.report(context, budgets)
 
 

@@ -1,0 +1,178 @@
+"""One model for a task, tuned shortly or with the settings that a comparison chose, and kept. `gfm finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives import config
+from gfm_objectives.compare.adapters import Adapted
+from gfm_objectives.compare.bench import Bench, open_bench
+from gfm_objectives.compare.contenders import KINDS, Contender
+from gfm_objectives.compare.fitting import can_run
+from gfm_objectives.compare.joining import join
+from gfm_objectives.compare.keeping import chosen_settings, keep, verdict
+from gfm_objectives.compare.memory import bytes_of, fitting_batch
+from gfm_objectives.compare.published import published
+from gfm_objectives.compare.rows import contenders
+from gfm_objectives.compare.search import proposals
+from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
+from gfm_objectives.device import resolve
+from gfm_objectives.errors import InputError
+from gfm_objectives.finetune import HParams, step_cost
+from gfm_objectives.metrics import METRICS
+from gfm_objectives.runs.segmenter import CARD
+from gfm_objectives.scores import Store
+
+LEAST = 32  # pixels a side of the smallest window that memory= may ask for
+
+
+def run(cfg: DictConfig) -> Path | None:
+    """Train one model as `cfg` (configs/finetune.yaml) says and keep it; its folder, None where only asked which."""
+    options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    task = Path(cfg.choices.task).stem
+    row, settings = choose(options, task)
+    if cfg.plan_only:
+        return None
+    if cfg.lora:
+        row = Adapted(**{f.name: getattr(row, f.name) for f in fields(row)}, rank=cfg.lora)
+    out = Path(cfg.models) / cfg.name
+    if (out / CARD).exists() and not cfg.overwrite:
+        raise InputError(f"{out}: holds a model already; choose another name=, or overwrite=true")
+    device, dtype = resolve(cfg.device, cfg.precision)
+    batch = cfg.batch_size
+    bench = open_bench(task, options["task"])
+    if cfg.also:
+        bench = join(bench, list(cfg.also))
+    if cfg.memory:
+        bench, batch = fitted(bench, row, task, options, bytes_of("memory", cfg.memory))
+    if not can_run(bench, row):
+        raise InputError(f"contender={row.kind}: task {task} has no layer map, which it reads; take another")
+    job = first_job(bench, row, options, batch, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    config.save(cfg, out / "config.yaml")
+    if settings is None:
+        job = tuned(job, options["trials"], batch, cfg.freeze, TrialLog(out / "trials.jsonl"), device, dtype)
+    job = replace(job, seed=cfg.seed)
+    print(
+        f"training {row.name} for {task}: {job.flops * job.hparams.length:.3g} FLOPs, {job.hparams.as_dict()}",
+        flush=True,
+    )
+    return keep(job, out, device, dtype, {"settings": cfg.settings, "also": list(cfg.also)})
+
+
+def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, Any] | None]:
+    """The row to train, and what a comparison chose for it (None: it is to be tuned). Says which and why where the
+    comparison decides."""
+    name, results = options["contender"], options["settings"]
+    if results is None:
+        kind = name or ("pretrained" if options["checkpoint"] else "foreign" if options["encoder"] else "unet")
+        rows = _rows(options, [kind])
+        if len(rows) > 1:
+            told = ", ".join(r.name for r in rows)
+            raise InputError(f"contender={kind}: {told}; give one of the runs alone in checkpoint=")
+        return rows[0], None
+    folder = Path(results)
+    saved = config.read_yaml(folder / "config.yaml")
+    given = {k: options[k] for k in ("checkpoint", "encoder", "weights") if options[k]}
+    rows = _rows({**saved, **given}, saved["contenders"], len(saved["tasks"]))
+    if name is None:
+        chosen = verdict(Store(folder).load(), task)
+        print(chosen.words, flush=True)
+        name = chosen.contender
+    row = next((r for r in rows if name in (r.name, r.kind)), None)
+    if row is None:
+        raise InputError(
+            f"contender={name}: settings={results} has no such row; it has {', '.join(r.name for r in rows)}"
+        )
+    if not row.trained:
+        raise InputError(
+            f"{row.name}: a rule and no model, so nothing is trained or kept; contender= takes another row"
+        )
+    return row, chosen_settings(folder, task, row.name)
+
+
+def _rows(options: Mapping[str, Any], kinds: list[str], tasks: int = 1) -> list[Contender]:
+    unknown = [k for k in kinds if k not in KINDS and k not in ("plus", "all")]
+    if unknown or (len(kinds) == 1 and KINDS[kinds[0]].build is None):
+        trained = ", ".join(k for k, v in KINDS.items() if v.build is not None)
+        raise InputError(f"contender={(unknown or kinds)[0]}: nothing that is trained; choose from {trained}")
+    weights = options.get("unet", {}).get("weights")
+    foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
+    rows = contenders(kinds, options.get("checkpoint", []), tasks, weights, foreign)
+    if not rows:
+        raise InputError(f"contender={kinds[0]}: needs a run of its kind in checkpoint=, or unet.weights=")
+    return rows
+
+
+def first_job(
+    bench: Bench, row: Contender, options: Mapping[str, Any], batch: int, settings: Mapping[str, Any] | None
+) -> Job:
+    """The run with the settings that are given, or those a search starts from; FLOPs as chosen, given, or enough for
+    `epochs` passes over the labelled places."""
+    hparams = row.space(bench.spec, batch).start
+    if settings is not None:
+        hparams = HParams(**settings["hparams"])
+    hparams = replace(hparams, batch_size=min(hparams.batch_size, batch))
+    if options["freeze"] is not None:
+        hparams = replace(hparams, freeze=_frozen(options["freeze"]))
+    job = Job(bench, row, options["fraction"], TUNING, hparams, 1.0)
+    flops = options["flops"] or (settings or {}).get("cap")
+    if flops is None:
+        train = bench.subset(job.fraction, job.seed)
+        model = row.build(bench.spec, bench.outputs, hparams, TUNING)
+        cost = step_cost(model, train.read(range(min(2, len(train)))), bench.kind, bench.task.layer)
+        flops = options["epochs"] * len(train) * cost.total
+    return replace(job, flops=float(flops))
+
+
+def tuned(
+    job: Job, trials: int, batch: int, fixed: str | None, log: TrialLog, device: torch.device, dtype: torch.dtype
+) -> Job:
+    """The job with the best of `trials` settings, by validation; 0 = those it has; fixed: what freeze= asked for.
+    Trials in the log are not run again."""
+    if not trials:
+        return job
+    space = job.contender.space(job.bench.spec, batch)
+    free = {k: v for k, v in space.values.items() if k != "freeze" or fixed is None}  # what was asked for is not tuned
+    space = replace(space, start=job.hparams, values=free)
+    metric = METRICS[job.bench.task.metric]
+    while todo := proposals(space, log.tried(job.cell), trials)[: max(0, trials - len(log.tried(job.cell)))]:
+        for hparams in todo:
+            outcome = work(replace(job, hparams=hparams), device, dtype)
+            log.add(outcome)
+            number = len(log.tried(job.cell))
+            print(f"  trial {number} of {trials}: {metric.title} {outcome.val:.4f}, {hparams.as_dict()}", flush=True)
+    return replace(job, hparams=log.best(job))
+
+
+def _frozen(word: str) -> str:
+    return "" if word == "none" else word
+
+
+def fitted(bench: Bench, row: Contender, task: str, options: Mapping[str, Any], room: float) -> tuple[Bench, int]:
+    """The bench with the largest window, and the largest batch of such, whose training step fits into `room` bytes.
+    InputError where none does."""
+    size = bench.spec.size
+    while True:
+        hparams = row.space(bench.spec, options["batch_size"]).start
+        freeze = hparams.freeze if options["freeze"] is None else _frozen(options["freeze"])
+        model = row.build(bench.spec, bench.outputs, hparams, TUNING)
+        sample = bench.source("train").read([0])
+        batch = fitting_batch(model, sample, bench.kind, bench.task.layer, freeze, room)
+        if batch >= 2 or (batch and options["batch_size"] == 1):
+            batch = min(batch, options["batch_size"])
+            print(f"memory={options['memory']}: windows of {size} pixels, {batch} at a time", flush=True)
+            return bench, batch
+        if size // 2 < LEAST or "size" not in bench.task.data or options["also"]:
+            raise InputError(
+                f"memory={options['memory']}: a step of two windows of {size} pixels does not fit; freeze=encoder, a "
+                "smaller encoder, or fewer dates take less"
+            )
+        size //= 2
+        bench = open_bench(task, {**options["task"], "data": {**options["task"]["data"], "size": size}})

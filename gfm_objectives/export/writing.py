@@ -1,0 +1,147 @@
+"""`gfm export`: a kept model or a pretrained encoder in other programs' formats, checked where they can be loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from gfm_objectives.batch import Spec
+from gfm_objectives.errors import InputError
+from gfm_objectives.export import card as cards
+from gfm_objectives.export import libraries, programs
+from gfm_objectives.export.plain import ImageEncoder, Plain
+from gfm_objectives.runs.checkpoint import load_model
+from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.runs.segmenter import CARD, WEIGHTS, Card, load_segmenter
+
+SIZE = 64  # pixels a side that graphs of an encoder are made with
+FORMATS = ("native", "torch", "onnx", "timm", "torchgeo", "terratorch", "pangaea")
+OF_ENCODERS = ("timm", "torchgeo", "terratorch", "pangaea")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is exported. features: of an encoder; card: of a kept model; folder: where it came from."""
+
+    network: nn.Module
+    spec: Spec
+    folder: Path
+    card: Card | None = None
+
+    @property
+    def features(self) -> bool:
+        return self.card is None
+
+
+def run(cfg: DictConfig) -> Path:
+    """Export what `cfg` (configs/export.yaml) names; returns the folder."""
+    if unknown := [t for t in cfg.to if t not in FORMATS]:
+        raise InputError(f"to={unknown[0]}: choose from {', '.join(FORMATS)}")
+    subject = _subject(cfg)
+    if not subject.features and (wrong := [t for t in cfg.to if t in OF_ENCODERS]):
+        raise InputError(f"to={wrong[0]}: takes a pretrained encoder (checkpoint=), not a fine-tuned model")
+    out = Path(cfg.out) / cfg.name
+    if out.resolve() == subject.folder.resolve():
+        raise InputError(f"out={out}: is where the model lies; give another name=")
+    out.mkdir(parents=True, exist_ok=True)
+    done = []
+    for to in cfg.to:
+        done.append({"to": to, **_export(to, subject, out, cfg)})
+        print(f"{to}: {done[-1]['files']}; {done[-1]['checked']}", flush=True)
+    if subject.card is not None:
+        text = cards.of_segmenter(subject.card, done)
+    else:
+        ledger = Ledger.read(subject.folder / "ledger.json")
+        text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done)
+    (out / "README.md").write_text(text)
+    (out / "exports.json").write_text(json.dumps(done, indent=1) + "\n")
+    print(f"  -> {out}")
+    return out
+
+
+def _subject(cfg: DictConfig) -> Subject:
+    if (cfg.model is None) == (cfg.checkpoint is None):
+        raise InputError("give model= (a folder of gfm finetune) or checkpoint= (a pretraining run), one of them")
+    if cfg.model is not None:
+        kept = load_segmenter(cfg.model)
+        if kept.card.reads_map and {"torch", "onnx"} & {*cfg.to}:
+            raise InputError(
+                f"model={cfg.model}: reads the map too, which graphs do not take; to=native keeps it whole"
+            )
+        return Subject(kept.network, kept.card.spec, Path(cfg.model), kept.card)
+    encoder = load_model(cfg.checkpoint)
+    dates = dict(getattr(encoder, "dates", None) or dict.fromkeys(encoder.bands, cfg.dates))
+    bands = {s: tuple(b) for s, b in encoder.bands.items() if s != "map"}
+    return Subject(encoder, Spec(bands, dates, SIZE, 10.0, {}), Path(cfg.checkpoint))
+
+
+def _export(to: str, s: Subject, out: Path, cfg: DictConfig) -> Mapping[str, Any]:
+    """Files and how they were checked."""
+    match to:
+        case "native":
+            names = ("encoder.json", "encoder.safetensors", "ledger.json") if s.features else (CARD, WEIGHTS)
+            for name in names:
+                shutil.copyfile(s.folder / name, out / name)
+            return {"files": ", ".join(names), "checked": "a copy", "error": 0.0}
+        case "torch":
+            plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.pt2"
+            freedom = programs.save_program(plain, s.spec, path)
+            error = programs.error_of_program(plain, s.spec, path, programs.freedoms(s.spec)[freedom])
+            return _checked(path, plain, freedom, error, f"torch {torch.__version__}")
+        case "onnx":
+            plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.onnx"
+            freedom = programs.save_onnx(plain, s.spec, path)
+            if not s.features:
+                shutil.copyfile(s.folder / CARD, out / CARD)  # so that gfm predict reads it
+            error = programs.error_of_onnx(plain, s.spec, path, programs.freedoms(s.spec)[freedom])
+            return _checked(path, plain, freedom, error, f"onnxruntime {version('onnxruntime')}")
+        case "pangaea":
+            files = libraries.write_pangaea(s.folder, out, cfg.sensor)
+            return {"files": ", ".join(p.name for p in files), "checked": "not loaded in the library"}
+    return _library(to, s, cfg.sensor)
+
+
+def _checked(path: Path, plain: Plain, freedom: str, error: float, by: str) -> dict[str, Any]:
+    inputs = ", ".join(plain.names())
+    return {
+        "files": path.name,
+        "inputs": inputs,
+        "free": freedom,
+        "error": error,
+        "checked": f"{by}, {freedom}, largest relative difference {error:.1e}; inputs {inputs}",
+    }
+
+
+def _library(to: str, s: Subject, sensor: str) -> dict[str, Any]:
+    """Nothing is written: their classes open the run folder. Loaded in the library, and compared with the encoder."""
+    image: ImageEncoder = libraries.open_image_encoder(s.folder, sensor)
+    x = torch.rand(2, len(image.bands), SIZE, SIZE)
+    with torch.inference_mode():
+        wanted = image(x)
+        match to:
+            case "timm":
+                import timm
+
+                libraries.register_timm()
+                got = timm.create_model("gfm_encoder", folder=str(s.folder), sensor=sensor).forward_features(x)
+                how = "timm.create_model('gfm_encoder', folder=...) after export.libraries.register_timm(); no "
+                how += "VisionTransformer: the whole encoder behind timm's interface"
+            case "torchgeo":
+                record = libraries.torchgeo_weights(s.folder, sensor)
+                got, how = image(x), f"export.libraries.torchgeo_weights: {record.meta['in_chans']} bands"
+            case _:
+                got = libraries.TerraTorchEncoder(image)(x)[0]
+                how = "backbone: gfm_encoder after export.libraries.register_terratorch()"
+    error = float((got - wanted).abs().max() / wanted.abs().max())
+    if to == "terratorch":
+        return {"files": how, "checked": "not loaded in the library", "error": error}
+    return {"files": how, "checked": f"{to} {version(to)}, largest relative difference {error:.1e}", "error": error}

@@ -1,0 +1,43 @@
+"""What to look at next: doubt, reliability, areas with intervals, changes. `run` is what gfm review does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from gfm_objectives.errors import InputError
+
+__all__ = ["run"]
+TASKS = ("map", "sample", "estimate", "compare")
+
+
+def run(cfg: DictConfig) -> None:
+    """One of the reviews of configs/review.yaml: what is asked for decides."""
+    asked = [k for k in TASKS if cfg[k]]
+    if len(asked) != 1:
+        raise InputError(f"give one of {', '.join(f'{k}=' for k in TASKS)}; gfm review --help tells what each does")
+    out = Path(cfg.out) / cfg.name
+    if asked == ["estimate"]:
+        from gfm_objectives.review.sampling import estimate
+
+        estimate(cfg.estimate)
+        return
+    if asked == ["sample"]:
+        from gfm_objectives.review.sampling import draw
+
+        draw(cfg.sample, out, cfg.n, cfg.least, cfg.seed)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if asked == ["compare"]:
+        from gfm_objectives.review.comparing import compare
+
+        if len(cfg.compare) != 2:
+            raise InputError(
+                f"compare={','.join(cfg.compare)}: give two maps, the old one first: compare=old.tif,new.tif"
+            )
+        compare(*cfg.compare, list(cfg.labels), out)
+        return
+    from gfm_objectives.review.looking import look
+
+    look(OmegaConf.to_container(cfg), out)  # type: ignore[arg-type]

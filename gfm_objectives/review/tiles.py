@@ -1,0 +1,120 @@
+"""Chosen tiles as files: pictures to look at, and chips to be labelled that fine-tuning reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image as Picture
+
+from gfm_objectives.batch import Batch
+from gfm_objectives.models.bands import nearest
+from gfm_objectives.predict.ground import Ground
+from gfm_objectives.predict.raster import class_codes, colours, describe_classes, profile, rgb, writing
+from gfm_objectives.predict.scene import Scene
+from gfm_objectives.review.choosing import Tile
+from gfm_objectives.review.maps import ReadMap
+from gfm_objectives.runs.segmenter import Card
+from gfm_objectives.sensors import SENSORS
+
+SIDE = 256  # pixels of a picture
+COLOUR_NM = (660.0, 560.0, 490.0)
+
+
+def write_chips(tiles: Sequence[Tile], m: ReadMap, scene: Scene, folder: Path) -> Path:
+    """Of each tile images/<sensor>/<tile>.tif in the sensor's unit, guess/<tile>.tif as the map has it, and
+    labels/<tile>.tif without any label, to be drawn into; and chips.yaml, which describes them to fine-tuning."""
+    read, card = scene.reader(), scene.card
+    codes, nothing = class_codes(card.legend)
+    for part in ("labels", "guess", *(f"images/{s}" for s in scene.images)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    days: dict[str, list[float]] = {}
+    for tile in tiles:
+        ground = scene.ground.part(*tile.box)
+        for name, series in read(tile.box).sensors.items():
+            days[name] = series.day[0].tolist()
+            _write(folder / "images" / name / f"{tile.name}.tif", series.x[0].flatten(0, 1).numpy(), ground, np.nan)
+        guess = np.where((said := m.read(tile.box)) < 0, codes.dtype.type(nothing), codes[said])
+        for part, values in (("guess", guess), ("labels", np.full_like(guess, nothing))):
+            path = folder / part / f"{tile.name}.tif"
+            if part == "labels" and path.exists():
+                continue  # somebody may have drawn into it
+            _write(path, values[None], ground, nothing, card, codes)
+    return _describe(folder, card, days, nothing)
+
+
+def _write(
+    path: Path, values: np.ndarray, ground: Ground, nothing: float, card: Card | None = None, codes: Any = None
+) -> None:
+    about = profile(ground, values.dtype, nothing) | {"count": len(values), "tiled": False}
+    about = {k: v for k, v in about.items() if not k.startswith("block")}
+    with writing(path, about) as file:
+        if card is not None:
+            describe_classes(file, card, codes)
+        file.write(values)
+
+
+def _describe(folder: Path, card: Card, days: dict[str, list[float]], nothing: int) -> Path:
+    """chips.yaml: see docs/chips.md."""
+    sensors: dict[str, Any] = {}
+    for name, when in days.items():
+        bands = {b: n for n, b in enumerate(card.spec.bands[name], 1)}
+        sensors[name] = {"file": f"images/{name}/{{chip}}.tif", "bands": bands}
+        dated = [(date(2000, 1, 1) + timedelta(days=round(d))).isoformat() for d in when]
+        if len(when) > 1 or any(when):
+            sensors[name]["dates"] = dated if any(when) else len(when)
+        if name in card.levels:
+            sensors[name]["level"] = card.levels[name]
+    legend = card.legend
+    layer: dict[str, Any] = {"file": "labels/{chip}.tif", "classes": list(legend.classes), "ignore": [nothing]}
+    layer |= {k: list(v) for k, v in (("codes", legend.codes), ("colors", legend.colors)) if v}
+    about = {"name": "chips", "root": str(folder.resolve()), "gsd": card.spec.gsd, "size": card.spec.size}
+    path = folder / "chips.yaml"
+    text = yaml.safe_dump(about | {"sensors": sensors, "layers": {card.task["layer"]: layer}}, sort_keys=False)
+    path.write_text(f"# Tiles to be labelled: draw into labels/; what has no label yet is left out.\n{text}")
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card: Card, folder: Path) -> list[str]:
+    """PNGs of the image, of the map and of the doubt (H, W, 0..1); their names."""
+    palette = np.array([rgb(c) for c in colours(card.legend)] + [(255, 255, 255)], np.uint8)
+    pictures = {"image": colour(batch), "map": palette[m.read(tile.box)], "doubt": heat(doubt)}
+    names = []
+    for what, pixels in pictures.items():
+        names.append(f"{tile.name}_{what}.png")
+        Picture.fromarray(pixels).resize((SIDE, SIDE), Picture.Resampling.NEAREST).save(folder / names[-1])
+    return names
+
+
+def colour(batch: Batch) -> np.ndarray:
+    """(H, W, 3) uint8 of the date with most data of the first optical sensor, else of the first band there is."""
+    optical = [s for s in batch.sensors if any(b.wavelength for b in SENSORS[s].bands)]
+    name = (optical or list(batch.sensors))[0]
+    series = batch.sensors[name]
+    t = int(series.valid[0].flatten(1).sum(1).argmax())
+    waves = [SENSORS[name].bands[i].wavelength for i in SENSORS[name].index(series.bands)]
+    pick = [nearest(w, waves)[0] for w in COLOUR_NM] if optical else [0, 0, 0]
+    x, ok = series.x[0, t][pick], series.valid[0, t]
+    if not ok.any():
+        return np.full((*ok.shape, 3), 255, np.uint8)
+    inside = x[:, ok]
+    low, high = (torch.from_numpy(np.quantile(inside.numpy(), q, axis=1)).float()[:, None, None] for q in (0.02, 0.98))
+    shown = ((x - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).nan_to_num()
+    shown[:, ~ok] = 1
+    return (255 * shown).byte().movedim(0, -1).numpy()
+
+
+def heat(x: np.ndarray) -> np.ndarray:
+    """0..1 (H, W), NaN = nothing, from black over orange to white, (H, W, 3) uint8."""
+    stops = np.array([[0, 0, 0], [120, 30, 60], [235, 120, 30], [255, 225, 120], [255, 255, 255]], float)
+    at = np.nan_to_num(x, nan=0).clip(0, 1) * (len(stops) - 1)
+    return np.stack([np.interp(at, np.arange(len(stops)), stops[:, c]) for c in range(3)], -1).astype(np.uint8)

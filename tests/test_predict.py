@@ -1,0 +1,283 @@
+"""Maps of whole scenes: equal to one pass of windows, resumed to the same bytes, scored as evaluation scores."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from kept import BANDS, LEGEND, kept, scene, write
+
+from gfm_objectives import cli
+from gfm_objectives.batch import Batch, Series
+from gfm_objectives.data.source import normalise
+from gfm_objectives.data.windows import sliding
+from gfm_objectives.finetune.evaluation import evaluate
+from gfm_objectives.predict.job import Job
+from gfm_objectives.predict.seams import Seams
+from gfm_objectives.predict.tiling import Tiling
+from gfm_objectives.runs.segmenter import load_segmenter
+from gfm_objectives.tasks.kinds import KINDS
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return kept(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+def gfm(*words, command="predict"):
+    return cli.main([command, *map(str, words), "device=cpu", "precision=fp32"])
+
+
+def predict(model, image, output, *words, scale="scale=0.0001"):
+    return gfm(f"model={model}", f"input={image}", f"output={output}", scale, *words)
+
+
+def whole(path) -> Batch:
+    """The scene as one raw batch."""
+    with rasterio.open(path) as file:
+        values = file.read().astype(np.float32)
+    valid = torch.from_numpy((values != -9999).all(0))[None, None]
+    x = torch.from_numpy(values * np.float32(1e-4))[None, None]
+    return Batch({"s2": Series(x, valid, torch.zeros(1, 1), BANDS["s2"])}, {}, torch.tensor([10.0]))
+
+
+@pytest.mark.parametrize("block", [64, 96, 256])
+def test_blocks_leave_no_trace(model, image, tmp_path, block):
+    assert predict(model, image, tmp_path / "map.tif", f"block={block}", "extra=probability,entropy,ood") == 0
+    network = load_segmenter(model).network
+    with torch.inference_mode():
+        logits = sliding(network, normalise(whole(image)), 32, 8)
+    codes = np.array(LEGEND.codes)[logits.argmax(0).numpy()]
+    with rasterio.open(tmp_path / "map.tif") as file, rasterio.open(image) as given:
+        made = file.read(1)
+        assert file.crs == given.crs and file.transform == given.transform and file.nodata == 255
+        assert (
+            file.profile["tiled"]
+            and file.profile["compress"] == "deflate"
+            and file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        )
+        assert file.colormap(1)[80] == (0x2B, 0x6C, 0xB0, 255) and file.tags(1)["class_80"] == "water"
+    assert (made[:20, :30] == 255).all(), "no data where the scene has none"
+    seen = made != 255
+    assert seen.mean() > 0.9 and len(np.unique(made[seen])) > 1
+    assert (made == codes)[seen].mean() > 0.9999  # ties aside, whatever batches windows went in
+    with rasterio.open(tmp_path / "map_probability.tif") as file:
+        p = file.read(1) * file.scales[0]
+    wanted = (logits / 1.5).softmax(0).amax(0).numpy()
+    assert np.abs(p - wanted)[seen].max() < 0.003
+    with rasterio.open(tmp_path / "map_ood.tif") as file:
+        assert len(np.unique(file.read(1)[seen])) > 3
+    assert not (tmp_path / "map.tif.blocks").exists()
+    assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == set()
+
+
+def test_killed_and_resumed_to_the_same_bytes(model, image, tmp_path, monkeypatch):
+    assert predict(model, image, tmp_path / "a.tif", "block=64") == 0
+    kept_blocks, put = [], Job.put
+
+    def dying(self, number, arrays):
+        if len(kept_blocks) == 4:
+            raise KeyboardInterrupt
+        kept_blocks.append(number)
+        put(self, number, arrays)
+
+    monkeypatch.setattr(Job, "put", dying)
+    assert predict(model, image, tmp_path / "b.tif", "block=64") == 130
+    assert not (tmp_path / "b.tif").exists() and len(list((tmp_path / "b.tif.blocks").glob("0*.npz"))) == 4
+    again = []
+    monkeypatch.setattr(Job, "put", lambda self, n, arrays: (again.append(n), put(self, n, arrays)))
+    assert predict(model, image, tmp_path / "b.tif", "block=64") == 0
+    assert set(again) | set(kept_blocks) == set(range(9)) and not set(again) & set(kept_blocks)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_blocks_of_another_map_are_refused(model, image, tmp_path, capsys):
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=1/3") == 0
+    assert "6 of 9 blocks are left" in capsys.readouterr().out
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "overlap=0", "blocks=2/3") == 2
+    assert "tiling" in capsys.readouterr().err
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=2/3") == 0
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=3/3") == 0
+    assert (tmp_path / "m.tif").exists(), "whoever comes last writes the map"
+    assert predict(model, image, tmp_path / "m.tif") == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_the_score_is_that_of_evaluation(model, image, tmp_path):
+    rng = np.random.default_rng(1)
+    labels = rng.choice([10, 80, 7, 0], (1, 150, 130)).astype(np.uint8)
+    write(tmp_path / "labels.tif", labels)
+    assert predict(model, image, tmp_path / "map.tif", "block=64", f"labels={tmp_path / 'labels.tif'}") == 0
+    about = json.loads((tmp_path / "map.tif.json").read_text())
+    lookup = {10: 0, 80: 1, 7: 2, 0: -1}
+    target = torch.tensor(np.vectorize(lookup.get)(labels))
+
+    class One:
+        def tiles(self):
+            return 1
+
+        def tile(self, k):
+            return normalise(whole(image)).replace(targets={"cover": target})
+
+    stats, _ = evaluate(load_segmenter(model).network, One(), KINDS["segmentation"], "cover", 3, 32)
+    from gfm_objectives.metrics import METRICS, total
+
+    assert about["scores"]["miou"] == pytest.approx(total(METRICS["miou"], stats), abs=1e-4)
+    assert 0 < about["errors"]["at_borders"] < 1 and about["seams"].keys() == {
+        "across window borders",
+        "across block borders",
+        "elsewhere",
+    }
+
+
+def test_seams_are_seen_where_they_are():
+    tiling = Tiling(64, 96, 32, 0, 64)
+    y, x = np.mgrid[:64, :96]
+    values = ((y // 32) + (x // 32)) % 2  # another class in every window
+    seams = Seams(tiling)
+    for number in range(len(tiling)):
+        top, left, h, w = tiling.box(number)
+        seams.add(number, values[top : top + h, left : left + w], np.ones((h, w), bool))
+    shares = seams.shares()
+    assert shares["elsewhere"] == 0 and shares["across window borders"] == shares["across block borders"] == 1
+    assert seams.pairs[:, 0].sum() == 64 * 95 + 63 * 96
+
+
+def test_a_mosaic_in_another_projection_and_other_pixels(model, image, tmp_path, capsys):
+    with rasterio.open(image) as file:
+        values = file.read()
+    for k, part in enumerate(np.array_split(np.arange(130), 3)):
+        origin = (500_000 + 10 * int(part[0]), 5_000_000)
+        write(tmp_path / f"t{k}.tif", values[:, :, part], nodata=-9999, names=BANDS["s2"], origin=origin)
+    assert predict(model, tmp_path, tmp_path / "out" / "map.tif") == 0
+    assert predict(model, image, tmp_path / "one.tif") == 0
+    with rasterio.open(tmp_path / "out" / "map.tif") as a, rasterio.open(tmp_path / "one.tif") as b:
+        assert a.transform == b.transform and (a.read(1) == b.read(1)).mean() > 0.999
+    coarse = scene(tmp_path / "coarse.tif", 60, 60, gsd=25.0)
+    assert predict(model, coarse, tmp_path / "c.tif") == 2
+    assert "pixels of 25 m" in capsys.readouterr().err
+    assert predict(model, coarse, tmp_path / "c.tif", "gsd=model") == 0
+    with rasterio.open(tmp_path / "c.tif") as file:
+        assert file.shape == (150, 150) and file.res == (10.0, 10.0)
+
+
+def test_sensors_and_dates_by_yaml_are_warped_onto_one_ground(tmp_path):
+    model = kept(tmp_path / "model", bands=BANDS | {"dem": ("elevation",)}, dates=2)
+    scene(tmp_path / "a.tif")
+    scene(tmp_path / "b.tif", seed=1)
+    height = np.linspace(0, 300, 60 * 60, dtype=np.float32).reshape(1, 60, 60)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        west, south, east, north = rasterio.warp.transform_bounds(file.crs, "EPSG:4326", *file.bounds)
+    step = max(east - west, north - south) / 50
+    write(tmp_path / "dem.tif", height, crs="EPSG:4326", gsd=step, origin=(west - step, north + step))
+    (tmp_path / "scene.yaml").write_text(
+        "sensors:\n  s2:\n    - {file: a.tif, date: 2020-04-01, scale: 1.0e-4}\n"
+        "    - {file: b.tif, date: 2020-07-01, scale: 1.0e-4}\n  dem: {file: dem.tif}\n"
+    )
+    with pytest.warns(match="dem: 1 dates, the model learned from 2"):
+        from gfm_objectives.predict.opening import open_scene
+        from gfm_objectives.runs.segmenter import read_card
+
+        opened = open_scene([str(tmp_path / "scene.yaml")], read_card(model), {})
+    batch = opened.reader()((0, 0, 150, 130))
+    assert batch.sensors["s2"].x.shape == (1, 2, 4, 150, 130) and batch.sensors["s2"].day[0].tolist() == [
+        7396.0,
+        7487.0,
+    ]
+    dem = batch.sensors["dem"]
+    assert dem.valid[0, 0].all() and not dem.valid[0, 1].any()
+    assert 0 < float(dem.x[0, 0].min()) < float(dem.x[0, 0].max()) < 300
+
+
+def test_numbers_and_polygons(image, tmp_path):
+    task = {"name": "h", "kind": "regression", "layer": "cover", "metric": "rmse", "offset": 20.0, "scale": 5.0}
+    model = kept(tmp_path / "r", task=task)
+    assert predict(model, image, tmp_path / "h.tif", "block=64") == 0
+    with rasterio.open(tmp_path / "h.tif") as file:
+        values = file.read(1)
+        assert file.dtypes == ("float32",) and np.isnan(values[:20, :30]).all()
+    with torch.inference_mode():
+        wanted = sliding(load_segmenter(model).network, normalise(whole(image)), 32, 8)[0].numpy() * 5 + 20
+    assert np.nanmax(np.abs(values - wanted)) < 1e-3
+    import geopandas
+
+    model, image = kept(tmp_path / "m"), scene(tmp_path / "small.tif", 50, 60)
+    assert predict(model, image, tmp_path / "all.tif") == 0
+    assert predict(model, image, tmp_path / "f.gpkg", "min_area=2000", "simplify=5") == 0
+    table = geopandas.read_file(tmp_path / "f.gpkg")
+    assert set(table["class"]) <= {"land", "water", "ice"} and table["area_m2"].min() >= 2000
+    assert table.crs.to_epsg() == 32633
+    assert predict(model, image, tmp_path / "g.geojson") == 0
+    everything = geopandas.read_file(tmp_path / "g.geojson")
+    with rasterio.open(tmp_path / "all.tif") as file:
+        assert everything["area_m2"].sum() == pytest.approx(100 * (file.read(1) != 255).sum())
+
+
+def test_bands_by_wavelength_by_common_names_and_by_word(model, image, tmp_path):
+    assert predict(model, image, tmp_path / "a.tif") == 0
+    with rasterio.open(image) as file:
+        values = file.read()[::-1]
+    write(tmp_path / "waves.tif", values, nodata=-9999)
+    with rasterio.open(tmp_path / "waves.tif", "r+") as file:
+        for n, um in enumerate((0.842, 0.665, 0.560, 0.490), 1):
+            file.update_tags(n, wavelength=str(um))
+    write(tmp_path / "names.tif", values, nodata=-9999, names=("NIR", "Red", "Green", "Blue"))
+    write(tmp_path / "mute.tif", np.concatenate([values, values[:1]]), nodata=-9999)
+    for name, words in (("waves", []), ("names", []), ("mute", ["bands=B8,B4,b03,B02,-"])):
+        assert predict(model, tmp_path / f"{name}.tif", tmp_path / f"m_{name}.tif", *words) == 0
+        with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / f"m_{name}.tif") as b:
+            assert (a.read(1) == b.read(1)).all(), name
+
+
+def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
+    write(tmp_path / "e.tif", np.full((4, 70, 70), -9999, np.int16), nodata=-9999, names=BANDS["s2"])
+    assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
+    with rasterio.open(tmp_path / "m.tif") as file:
+        assert (file.read(1) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "told"),
+    [
+        ({"bands": ("B02", "B03", "B04", "B05")}, ["scale=0.0001"], "no band B08 of s2"),
+        ({"bands": ("", "", "", "")}, ["scale=0.0001"], "bands=B02,B03,B04,B08"),
+        ({"bands": ("bands", "bands", "bands", "bands")}, ["scale=0.0001"], "bands=B02,B03,B04,B08"),
+        ({}, [], "scale=0.0001 if it is stored x 10000"),
+        ({}, ["scale=1e-8"], "scale=1 if it is stored so"),
+        ({}, ["scale=1e-4", "extra=doubt"], "extra=doubt: choose"),
+        ({}, ["scale=1e-4", "blocks=4/3"], "blocks=4/3"),
+        ({}, ["scale=1e-4", "date=yesterday"], "is no date"),
+    ],
+)
+def test_what_a_model_cannot_be_shown(model, tmp_path, capsys, change, words, told):
+    scene(tmp_path / "s.tif", **change)
+    code = gfm(f"model={model}", f"input={tmp_path / 's.tif'}", f"output={tmp_path / 'm.tif'}", *words)
+    err = capsys.readouterr().err
+    assert code == 2 and told in err and err.count("\n") == 1, err
+    assert not (tmp_path / "m.tif").exists()
+
+
+def test_a_truncated_file_and_a_full_disk(model, image, tmp_path, capsys, monkeypatch):
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(image.read_bytes()[:9000])
+    assert predict(model, cut, tmp_path / "m.tif") == 2
+    err = capsys.readouterr().err
+    assert "cut.tif: cannot be read" in err and err.count("\n") == 1
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    assert predict(model, image, tmp_path / "m.tif") == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "goes on" in err and err.count("\n") == 1
