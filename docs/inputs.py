@@ -30,7 +30,7 @@ class Case(NamedTuple):
     ends: int = 2
 
 
-TINY = "encoder.depth=1 encoder.dim=16 encoder.heads=2 encoder.dense_width=8 data.size=32 data.dates=1 threads=1"
+TINY = "encoder.depth=1 encoder.dim=16 encoder.heads=2 encoder.cell_dim=16 encoder.width=8 data.size=32 data.dates=1 threads=1"
 TRAIN = f"train {TINY} loader.workers=0 yardstick=false device=cpu"
 EVAL = "eval suite=landcover seeds=1 fractions=1 device=cpu workers=1 finetune.flops=1e9"
 CHIPS = "name: chips\ngsd: 30.0\nroot: /no/such/folder\nsensors: {hls: {file: '{chip}.tif', bands: {red: 1}}}\n"
@@ -86,7 +86,7 @@ CASES: dict[str, list[Case]] = {
         Case("train encoder.heads=3"),
         Case("train encoder.dim=63"),
         Case("train encoder.patch=7"),
-        Case("train encoder.dense_width=1"),
+        Case("train encoder.width=1"),
         Case("train data.regions.pretrain=-5"),
         Case("train data.places.pretrain=0"),
         Case("train data.size=8"),
@@ -241,7 +241,7 @@ def lay(desk: Path) -> None:
     torch.save({"weights": Opened("executed")}, desk / "pickled.pth")
     runs = desk / "runs"
     (cfg,) = compose("train", [*TRAIN.split()[1:], "name=good"])
-    model = Encoder({"s2": ("B02", "B03")}, dim=16, depth=1, heads=2, patch=16, dense_width=8)
+    model = Encoder({"s2": ("B02", "B03")}, cell_dim=16, dim=16, depth=1, heads=2, patch=16, width=8)
     good = runs / "good"
     good.mkdir(parents=True)
     save_encoder(model, good)

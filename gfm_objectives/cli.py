@@ -1,4 +1,4 @@
-"""The command line, gfm train | eval | inspect | yardstick | reproduce; and what train.py and eval.py call."""
+"""The command line, gfm <command>; and what train.py and eval.py call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from gfm_objectives import __version__
@@ -16,109 +18,125 @@ from gfm_objectives.errors import InputError, InputWarning, explain
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
-# Everything that imports torch is imported after the config has been checked: mistakes and --help answer at once.
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """run: module:function, called with each config of the command's yaml or, of a command without one, with its
+    words: it then returns what is printed. It is imported after the config has been checked, torch with it: mistakes
+    and --help answer at once.
+
+    bare: the key that words without = belong to; joined: several of them are one list; whole: run takes all configs of
+    a sweep at once; preparing: what is said before torch is loaded, which takes seconds, on a network disk a minute;
+    usage: of a command without a yaml; words: the only ones it knows.
+    """
+
+    about: str
+    run: str
+    bare: str = ""
+    joined: bool = False
+    whole: bool = False
+    preparing: str = ""
+    usage: str = ""
+    words: tuple[str, ...] = ()
 
 
-def train(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
-    """Pretrain one encoder, or one for each config of a sweep. Returns the exit code."""
-    return _composed(_train, argv, "train", program)
-
-
-def evaluate(argv: Sequence[str] | None = None, program: str = "python eval.py") -> int:
-    """Compare encoders with their contenders on a suite of tasks. Returns the exit code."""
-    return _composed(_evaluate, argv, "eval", program)
-
-
-def inspect(argv: Sequence[str] | None = None, program: str = "gfm inspect") -> int:
-    """Show how data is understood before anything is trained on it. Returns the exit code."""
-    return _composed(_inspect, argv, "inspect", program)
-
-
-def init(argv: Sequence[str] | None = None, program: str = "gfm init") -> int:
-    """Write the yaml of a folder. Returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if not words or {"--help", "-h"} & {*words}:
-        return (_say if words else _fail)(
-            f"{program} FOLDER [out=name.yaml] [attribute=column]: looks at a folder of rasters and writes the yaml "
-            "that describes it (docs/chips.md); attribute names the column of vector labels that holds the class"
-        )
-    from gfm_objectives.inspection.drafting import main
-
-    try:
-        return _say(main(words))
-    except InputError as e:
-        return _fail(str(e))
-
-
-def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
-    """Write every table and figure of the repository's pages anew from results/. Returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words != ["readme"]:
-        return (_say if {"--help", "-h"} & {*words} else _fail)(
-            f"{program} readme: writes every table and figure of README.md and docs/results.md anew from results/; "
-            "in a checkout of the repository, no options"
-        )
-    from gfm_objectives.report.pages import reproduce as rewrite
-
-    return _say("\n".join(map(str, rewrite())) or "nothing changed")
-
-
-def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick") -> int:
-    """Print what the yardstick measured of finished pretraining runs, as a table. Returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if not words or {"--help", "-h"} & {*words}:
-        return (_say if words else _fail)(
-            f"{program} runs/a runs/b ...: what frozen encoders know of held-out places (docs/yardstick.md); "
-            "runs that differ in the seed alone are one row"
-        )
-    from gfm_objectives.report.yardstick import table
-
-    return _say(table(words))
-
-
-def fit(argv: Sequence[str] | None = None, program: str = "gfm fit") -> int:
-    """Fit a law to a table of runs. Returns the exit code."""
-    return _guarded(_fit, argv, "fit", program)
-
-
-def published(argv: Sequence[str] | None = None, program: str = "gfm published") -> int:
-    """Draw gain against compute of the published models. Returns the exit code."""
-    return _guarded(_published, argv, "published", program)
-
-
-def report(argv: Sequence[str] | None = None, program: str = "gfm report") -> int:
-    """Write report.html of one or two results folders. Returns the exit code."""
-    return _guarded(_report, argv, "report", program)
-
-
-def sweep(argv: Sequence[str] | None = None, program: str = "gfm sweep") -> int:
-    """Run a study of many pretraining runs. Returns the exit code."""
-    return _guarded(_sweep, argv, "sweep", program)
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
-    "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
-    "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
-    "init": (init, "look at a folder of rasters and write the yaml that describes it"),
-    "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
-    "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
-    "fit": (fit, "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs"),
-    "published": (published, "draw the published models' gain against compute, your runs beside them"),
-    "report": (report, "write report.html, the page people open, from one or two results folders"),
-    "sweep": (sweep, "run a study: many pretraining runs, planned first, resumed, compared"),
-    "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),
+COMMANDS = {
+    "train": Command(
+        "pretrain an encoder with one objective to a budget in FLOPs",
+        "pretrain:run_all",
+        whole=True,
+        preparing="the data, the encoder and the count of its FLOPs",
+    ),
+    "sweep": Command("run a study: many pretraining runs, planned first, resumed, compared", "sweep:run", "study"),
+    "eval": Command(
+        "fine-tune encoders and their contenders on tasks and report the gain",
+        "compare:run",
+        preparing="runs, tasks and the plan",
+    ),
+    "init": Command(
+        "look at a folder of rasters and write the yaml that describes it",
+        "inspection.drafting:main",
+        usage="FOLDER [out=name.yaml] [attribute=column]: looks at a folder of rasters and writes the yaml that "
+        "describes it (docs/chips.md); attribute names the column of vector labels that holds the class",
+    ),
+    "inspect": Command(
+        "show how a folder of chips (a yaml) is understood: counts, ranges, pictures",
+        "inspection:run",
+        "data",
+        preparing="the data",
+    ),
+    "data": Command(
+        "list the data sets that are known, which are on disk, and what fetches the others",
+        "data.torchgeo.listing:main",
+        usage="list: the data sets that are read in their real layouts, which of them are on disk, and where the "
+        "others come from (docs/real_data.md)",
+        words=("list",),
+    ),
+    "prepare": Command("read data once and write it as shards, which load many times faster", "data.prepare:run"),
+    "curate": Command(
+        "find near-duplicates and empty places; write the keep-list that data.keep= reads", "curation.curating:run"
+    ),
+    "leakage": Command(
+        "name the ground that a run's data, or the training split, shares with a task's test",
+        "curation.leakage:run",
+        "run",
+    ),
+    "finetune": Command("train one model for a task and keep it, or say which to use and why", "compare.single:run"),
+    "predict": Command("map a whole scene with a kept model, of any size, to a GeoTIFF or polygons", "predict:run"),
+    "review": Command("look at a map: doubt, tiles to label, areas with intervals, changes", "review:run"),
+    "export": Command("write a model for other programs: torch.export, ONNX, timm, torchgeo, ...", "export:run"),
+    "report": Command(
+        "write report.html, the page people open, from one or two results folders",
+        "report.html:run",
+        "results",
+        joined=True,
+    ),
+    "fit": Command(
+        "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs",
+        "scaling.program:run",
+        "points",
+    ),
+    "published": Command(
+        "draw the published models' gain against compute, your runs beside them",
+        "scaling.essay:run",
+        "results",
+        joined=True,
+    ),
+    "yardstick": Command(
+        "print what frozen encoders of finished runs know of held-out places",
+        "report.yardstick:table",
+        usage="runs/a runs/b ...: what frozen encoders know of held-out places (docs/yardstick.md); runs that differ "
+        "in the seed alone are one row",
+    ),
+    "reproduce": Command(
+        "write the tables and figures of README.md and docs/results.md anew from results/",
+        "report.pages:main",
+        usage="readme: writes every table and figure of README.md and docs/results.md anew from results/; in a "
+        "checkout of the repository, no options",
+        words=("readme",),
+    ),
 }
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """What train.py calls. Returns the exit code."""
+    return guarded(lambda: _run("train", sys.argv[1:] if argv is None else argv, "python train.py"))
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """What eval.py calls. Returns the exit code."""
+    return guarded(lambda: _run("eval", sys.argv[1:] if argv is None else argv, "python eval.py"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script `gfm`. Returns the exit code; whatever a command raises for its user is told in one line."""
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if command in COMMANDS:
-        return guarded(lambda: COMMANDS[command][0](rest, f"gfm {command}"))
+        return guarded(lambda: _run(command, rest, f"gfm {command}"))
     if command in ("--version", "-V"):
         return _say(f"gfm-objectives {__version__}")
     if command in ("", "--help", "-h", "help"):
-        rows = [f"  gfm {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
+        rows = [f"  gfm {name:<10} {c.about}" for name, c in COMMANDS.items()]
         told = ["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"]
         return guarded(lambda: _say("\n".join(told)))
     near = get_close_matches(command, COMMANDS, 1) or [c for c in COMMANDS if f"{command}.yaml" == f"{c}.yaml"]
@@ -165,113 +183,46 @@ def _left(error: BrokenPipeError) -> int:
     return 141  # as the shell says of what ends by SIGPIPE
 
 
-def _composed(action: Callable[[list[str]], None], argv: Sequence[str] | None, entry: str, program: str) -> int:
-    """A command whose words are key=value."""
-    words = sys.argv[1:] if argv is None else list(argv)
+def _run(name: str, argv: Sequence[str], program: str) -> int:
+    """Run a command with its words; `program` is what was typed to call it."""
+    command, words = COMMANDS[name], list(argv)
+    if "--version" in words:
+        return _say(f"gfm-objectives {__version__}")
+    asked = bool({"--help", "-h"} & {*words})
+    if command.usage:
+        wrong = tuple(words) != command.words if command.words else not words
+        if asked or wrong:
+            return (_say if asked else _fail)(f"{program} {command.usage}")
+        return _say(_function(command)(words))
+    if asked:
+        from gfm_objectives.config.usage import usage
 
-    def call() -> int:
-        if "--version" in words:
-            return _say(f"gfm-objectives {__version__}")
-        if {"--help", "-h"} & {*words}:
-            from gfm_objectives.config.usage import usage
-
-            return _say(usage(entry, program, [w for w in words if not w.startswith("-")]))
-        action(words)
-        return 0
-
-    return guarded(call)
-
-
-def _train(words: list[str]) -> None:
+        return _say(usage(name, program, [w for w in words if not w.startswith("-")]))
     from gfm_objectives.config import compose
 
-    configs = compose("train", words)
+    configs = compose(name, _keyed(command, words))
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
-    _preparing(configs[0].name, "the data, the encoder and the count of its FLOPs")
-    from gfm_objectives.pretrain import run
-    from gfm_objectives.runs.folder import check_data, is_finished, using
-
-    check_data(configs)
-    for i, cfg in enumerate(configs, 1):
-        if len(configs) > 1 and not cfg.overwrite and is_finished(cfg):
-            print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
-            continue
-        with using(cfg):
-            run(cfg)
+    if command.preparing:
+        print(f"{configs[0].name}: preparing {command.preparing}", flush=True)
+    run = _function(command)
+    for given in [configs] if command.whole else configs:
+        run(given)
+    return 0
 
 
-def _evaluate(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("eval", words)
-    if len(configs) > 1:
-        print(f"{len(configs)} comparisons, one after the other: {', '.join(c.name for c in configs)}")
-    _preparing(configs[0].name, "runs, tasks and the plan")
-    from gfm_objectives.compare import run
-
-    for cfg in configs:
-        run(cfg)
+def _keyed(command: Command, words: Sequence[str]) -> list[str]:
+    """The words as key=value."""
+    bare = [w for w in words if command.bare and "=" not in w and not w.startswith("-")]
+    rest = [w for w in words if w not in bare]
+    if command.joined:
+        return rest + [f"{command.bare}={','.join(bare)}"] * bool(bare)
+    return rest + [f"{command.bare}={w}" for w in bare]
 
 
-def _inspect(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("inspect", [w if "=" in w or w.startswith("-") else f"data={w}" for w in words])
-    _preparing(configs[0].name, "the data")
-    from gfm_objectives.inspection import run
-
-    for cfg in configs:
-        run(cfg)
-
-
-def _preparing(name: str, what: str) -> None:
-    """Said before torch is loaded, which takes seconds, on a network disk a minute."""
-    print(f"{name}: preparing {what}", flush=True)
-def _fit(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("fit", [w if "=" in w or w.startswith("-") else f"points={w}" for w in words])
-    from gfm_objectives.scaling.program import run
-
-    for cfg in configs:
-        run(cfg)
-
-
-def _published(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("published", _folders(words))
-    from gfm_objectives.scaling.essay import run
-
-    for cfg in configs:
-        run(cfg)
-
-
-def _report(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("report", _folders(words))
-    from gfm_objectives.report.html import run
-
-    for cfg in configs:
-        run(cfg)
-
-
-def _sweep(words: list[str]) -> None:
-    from gfm_objectives.config import compose
-
-    configs = compose("sweep", [w if "=" in w or w.startswith("-") else f"study={w}" for w in words])
-    from gfm_objectives.sweep import run
-
-    for cfg in configs:
-        run(cfg)
-
-
-def _folders(words: list[str]) -> list[str]:
-    """Words without = are results folders."""
-    bare = [w for w in words if "=" not in w and not w.startswith("-")]
-    return [w for w in words if w not in bare] + [f"results={','.join(bare)}"] * bool(bare)
+def _function(command: Command) -> Callable[[Any], Any]:
+    module, _, name = command.run.partition(":")
+    return getattr(import_module(f"gfm_objectives.{module}"), name)
 
 
 def _warn(

@@ -312,7 +312,7 @@ def test_a_sensor_of_ones_own_is_fitted_on_the_training_split_alone(tmp_path: Pa
     assert t.level == s.level and t.x[t.valid.unsqueeze(2).expand_as(t.x)].mean() > 50
     assert [b.wavelength for b in SENSORS["aerial"].bands] == [660, 842] and SENSORS["aerial"].gsd == 0.2
     assert any(f"aerial: figures of 4 train chips ({s.level}): red 49.9" in n or "red 50" in n for n in train.notes())
-    encoder = Encoder({"s2": ("B04", "B08")}, dim=16, depth=1, heads=2, patch=8, dense_width=8)
+    encoder = Encoder({"s2": ("B04", "B08")}, cell_dim=16, dim=16, depth=1, heads=2, patch=8, width=8)
     encoder.extend(train.spec.bands)
     save_encoder(encoder, tmp_path)
     copied = pickle.dumps(test)

@@ -187,7 +187,7 @@ def test_other_embeddings_tell_copies_from_strangers_and_are_charged(kind, tmp_p
     source = Scenes(torch.cat([x, x[:2]]))
     name = kind
     if kind == "run":
-        save_encoder(Encoder(source.spec.bands, dim=16, depth=1, heads=2, patch=8, dense_width=8), tmp_path)
+        save_encoder(Encoder(source.spec.bands, cell_dim=16, dim=16, depth=1, heads=2, patch=8, width=8), tmp_path)
         name = str(tmp_path)
     embedder = open_embedder(name, source.spec)
     v = embeddings.standardised(describe(source, Limits(), None, embedder=embedder).figures)

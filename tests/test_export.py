@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 
 def vit(spec, channels):
-    options = {"dim": 16, "depth": 1, "heads": 2, "patch": 8, "dense_width": 8}
+    options = {"cell_dim": 16, "dim": 16, "depth": 1, "heads": 2, "patch": 8, "width": 8}
     return Segmenter(Encoder(spec.bands, **options), channels)
 
 

@@ -271,7 +271,7 @@ def test_a_record_is_as_long_as_it_says(places):
 
 def train(tmp_path: Path, name: str, words: list[str]) -> list[str]:
     """The losses of a short run, as they are written."""
-    small = [f"encoder.{k}={v}" for k, v in {**NANO, "dim": 16, "dense_width": 8}.items() if k != "name"]
+    small = [f"encoder.{k}={v}" for k, v in {**NANO, "dim": 16, "width": 8}.items() if k != "name"]
     rest = ["budget.flops=1e10", "optim.batch_size=2", "loader.workers=0", "yardstick=false", "device=cpu"]
     rest += ["precision=fp32", "log_every=1", f"runs={tmp_path}", f"name={name}"]
     out = pretrain.run(compose("train", ["objective=masked_seg", *small, *rest, *words])[0])

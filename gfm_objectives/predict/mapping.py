@@ -40,6 +40,9 @@ def run(cfg: DictConfig) -> Path:
     """Map the scene of `cfg` (configs/predict.yaml), or go on with it; the file that was written, or the folder of
     blocks while other jobs' are missing."""
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    for key in ("model", "output"):
+        if cfg[key] is None:
+            raise InputError(f"{key}: is missing; gfm predict --help tells")
     output = Path(cfg.output)
     vector = output.suffix.lower() in SUFFIXES
     if not vector and output.suffix.lower() not in (".tif", ".tiff"):

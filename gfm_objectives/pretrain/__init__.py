@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gfm_objectives.pretrain.pretraining import open_source, run
+from gfm_objectives.pretrain.pretraining import open_source, run, run_all
 
-__all__ = ["open_source", "run"]
+__all__ = ["open_source", "run", "run_all"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import last_loss
 from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.checkpoint import save_encoder
-from gfm_objectives.runs.folder import open_folder
+from gfm_objectives.runs.folder import check_data, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, settled
 
@@ -36,6 +37,17 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
     from lightning.pytorch.loggers import TensorBoardLogger
+
+
+def run_all(configs: Sequence[DictConfig]) -> None:
+    """Pretrain the runs of a sweep, but for those that are finished."""
+    check_data(configs)
+    for i, cfg in enumerate(configs, 1):
+        if len(configs) > 1 and not cfg.overwrite and is_finished(cfg):
+            print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
+            continue
+        with using(cfg):
+            run(cfg)
 
 
 def run(cfg: DictConfig) -> Path:

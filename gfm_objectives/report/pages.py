@@ -78,3 +78,8 @@ def fill(text: str, root: Path, name: str = "page") -> str:
         )
 
     return MARK.sub(table, text)
+
+
+def main(words: list[str]) -> str:
+    """What `gfm reproduce readme` prints: the files that changed."""
+    return "\n".join(map(str, reproduce())) or "nothing changed"

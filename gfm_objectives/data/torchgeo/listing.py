@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gfm_objectives.config import load_choice
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.torchgeo.adapter import locate
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset
@@ -67,3 +68,8 @@ def _there(row: Dataset, root: str) -> str | None:
     except InputError:
         where = root
     return row.absent(where)
+
+
+def main(words: list[str]) -> str:
+    """What `gfm data list` prints."""
+    return listing({name: load_choice("data", name)["root"] for name in DATASETS})
