@@ -62,6 +62,6 @@ def explain(error: BaseException, where: str = "") -> str | None:
         return f"not enough memory; give fewer workers, a smaller batch_size or model, {GOES_ON}"
     if isinstance(error, OSError | RuntimeError) or type(error).__module__.startswith("safetensors"):
         text = str(error).lower()
-        remedy = next((r for piece, r in TOLD.items() if piece in text), None)
-        return f"{where}: {remedy}" if remedy and where else remedy
+        told = next((r for piece, r in TOLD.items() if piece in text), None)
+        return f"{where}: {told}" if told and where else told
     return None

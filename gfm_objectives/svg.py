@@ -71,9 +71,9 @@ class Axis:
                 step = max(1, math.ceil((last - first) / most))
                 return [(10.0**e, _power(e)) for e in range(first, last + 1, step)]
         width = self.high - self.low
-        step = next(s for s in _steps(width / most) if width / s <= most)
-        start = math.ceil(self.low / step)
-        return [(k * step, _short(k * step, step)) for k in range(start, math.floor(self.high / step) + 1)]
+        size = next(s for s in _steps(width / most) if width / s <= most)
+        start = math.ceil(self.low / size)
+        return [(k * size, _short(k * size, size)) for k in range(start, math.floor(self.high / size) + 1)]
 
 
 def _steps(least: float) -> Iterable[float]:

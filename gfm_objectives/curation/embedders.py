@@ -43,7 +43,7 @@ def open_embedder(name: str, spec: Spec) -> Embedder:
     def figures(batch: Batch) -> Tensor:
         return encoder.features(batch).mean((-2, -1)).float()
 
-    flops = measure(encoder, spec.dummy(1), step=lambda model, batch: model.features(batch).sum()).forward
+    flops = measure(encoder, spec.dummy(1), step=lambda model, batch: model.features(batch).sum()).forward  # type: ignore[operator]
     weights = (Path(name) / "encoder.safetensors").read_bytes()
     return Embedder(hashlib.sha256(weights).hexdigest(), figures, flops)
 

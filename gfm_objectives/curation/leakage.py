@@ -168,8 +168,8 @@ def _leak(a: Known, b: Known, chosen: list[Channel]) -> Leak:
     relation, _ = relations(pairs, size, Rules())
     half, copy = pairs.overlap(size) >= 0.5, relation == COPY
     near = nearby(a.lonlat, b.lonlat, size * b.source.spec.gsd)
-    count = [len(np.unique(pairs.b[which])) for which in (slice(None), half, copy)]
-    return Leak(a.name, b.name, len(b.source), *count, near, b.source.fingerprint)  # type: ignore[arg-type]
+    touched, halves, copies = (len(np.unique(pairs.b[which])) for which in (slice(None), half, copy))
+    return Leak(a.name, b.name, len(b.source), touched, halves, copies, near, b.source.fingerprint)
 
 
 def between(a: Points, b: Points, places: int, chosen: list[Channel]) -> Pairs:

@@ -108,7 +108,7 @@ def _balance(source: Source, found: Curation) -> list[str]:
         figure = Figure(figsize=(9, 2.6), layout="constrained")
         edges = (np.linspace(-180, 180, 73), np.linspace(-90, 90, 37))
         for ax, which, title in zip(figure.subplots(1, 2), (keep | True, keep), ("before", "after"), strict=True):
-            count = np.histogram2d(*d.lonlat[which].T, edges)[0].T
+            count = np.histogram2d(d.lonlat[which, 0], d.lonlat[which, 1], edges)[0].T
             ax.imshow(np.where(count, np.log10(count + 1), np.nan), origin="lower", extent=(-180, 180, -90, 90))
             ax.set_title(f"{title}: places per 5 degrees, log scale", fontsize=9)
         out += ["<h2>Where they lie</h2>", picture_tag(figure)]

@@ -87,7 +87,7 @@ class Layer:
             return self._of_planes(raw, path, hidden)
         if self.how == PAINTED:
             raw = (raw[0].astype(np.int64) << 16 | raw[1].astype(np.int64) << 8 | raw[2])[None]
-        return self._of_codes(raw[0], path, hidden)
+        return self.of_codes(raw[0], path, hidden)
 
     def clash(self, raster: Raster, bands: Sequence[int]) -> str:
         """A line where the file declares the code of a class to be no data, or nothing."""
@@ -109,7 +109,7 @@ class Layer:
             raise FileFault(path, f"has pixels of {many[~hidden].max()} classes at once; one_hot allows one", "code")
         return np.where(hidden | (many != 1), -1, set_.argmax(0)).astype(np.int64)
 
-    def _of_codes(self, raw: np.ndarray, path: Path, hidden: np.ndarray) -> np.ndarray:
+    def of_codes(self, raw: np.ndarray, path: Path, hidden: np.ndarray) -> np.ndarray:
         codes, where = np.unique(raw, return_inverse=True)
         lookup, where = self.lookup, where.reshape(raw.shape)
         ignored = equals_any(codes, self.ignore) | (codes != codes)  # NaN is no data

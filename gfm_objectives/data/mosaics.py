@@ -18,9 +18,12 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
-from gfm_objectives.data.description import Image, Layer, number, parse_layers, parse_sensors, whole
+from gfm_objectives.data.description import Image, parse_sensors
 from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.keys import number, whole
+from gfm_objectives.data.labels import parse_layers
 from gfm_objectives.data.source import SPLITS, Source
+from gfm_objectives.data.validity import NoData
 from gfm_objectives.errors import InputError
 
 SHARES = {"val": 0.1, "test": 0.1}
@@ -96,10 +99,11 @@ class Mosaics(Source):
             from torchgeo.datasets import RasterDataset
         out: dict[str, Any] = {}
         self._crs: Any = None
-        for name, block in {**self._images, **self._layers}.items():
-            files = sorted(str(p) for p in folder.glob(block.file) if p.is_file())
+        patterns = {k: v.file for k, v in self._images.items()} | {k: v.file for k, v in self._layers.items()}
+        for name, pattern in patterns.items():
+            files = sorted(str(p) for p in folder.glob(pattern) if p.is_file())
             if not files:
-                raise InputError(f"{folder}: no file matches {block.file!r} of {name}; check data.root and the pattern")
+                raise InputError(f"{folder}: no file matches {pattern!r} of {name}; check data.root and the pattern")
             made = RasterDataset(files, crs=self._crs, res=self._gsd)
             if self._crs is None:
                 self._crs = made.crs
@@ -107,7 +111,7 @@ class Mosaics(Source):
                     raise InputError(
                         f"{files[0]}: {self._crs} is not in metres; give scenes in a projection, such as UTM"
                     )
-            made.is_image = isinstance(block, Image)  # bilinear, or the nearest class
+            made.is_image = name in self._images  # bilinear, or the nearest class
             out[name] = made
         return out
 
@@ -144,16 +148,20 @@ class Mosaics(Source):
                 sensors[name] = self._series(self._images[name], sample["image"])
             else:
                 codes = sample["mask"].numpy()
-                layer: Layer = self._layers[name]
-                codes = codes if codes.ndim == 2 else codes[layer.band - 1]
-                targets[name] = torch.from_numpy(layer.labels(codes, Path(made.index.filepath.iloc[0])))[None]
+                layer = self._layers[name]
+                codes = codes if codes.ndim == 2 else codes[layer.bands[0] - 1]
+                hidden = np.zeros(codes.shape, bool)
+                label = layer.of_codes(codes, Path(made.index.filepath.iloc[0]), hidden)
+                targets[name] = torch.from_numpy(label)[None]
         return Batch(sensors, targets, torch.tensor([self._gsd]))
 
     def _series(self, image: Image, x: torch.Tensor) -> Series:
         """x (C, H, W) as stored. Beyond every file torchgeo's merge has 0."""
         x = (x if x.ndim == 3 else x[None])[[n - 1 for n in image.bands.values()]][None, None]  # (1, 1, C, H, W)
-        valid = x.isfinite().all(2) & (x != (0.0 if image.nodata is None else image.nodata)).all(2)
-        x = x.float() * image.scale + image.offset
+        said = image.nodata if image.nodata.values is not None else NoData((0.0,), image.nodata.when)
+        hidden = said.hidden(x[0].numpy(), [], image.sensor.unit == "reflectance")
+        valid = x.isfinite().all(2) & ~torch.from_numpy(hidden)[None]
+        x = x.float() * (1.0 if image.scale is None else image.scale) + image.offset
         return Series(x, valid, torch.zeros(1, 1), tuple(image.bands), image.level)
 
 

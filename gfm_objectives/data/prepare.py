@@ -150,7 +150,8 @@ def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dic
     """What readers need, and each split's list of places: the level and the area of each."""
     first = next(iter(sources.values()))
     levels: list[dict[str, str]] = []
-    splits, totals = {}, {}
+    splits: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
     for split, source in sources.items():
         shards, rows = [], []
         for k in range(-(-len(source) // per)):

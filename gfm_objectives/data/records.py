@@ -168,7 +168,7 @@ def to_batch(held: Mapping[str, np.ndarray], bands: Mapping[str, tuple[str, ...]
     """Arrays (B, ...) of one level of each sensor as a batch."""
     tensors = {k: torch.from_numpy(v) for k, v in held.items()}
     sensors = {
-        name: Series(*(tensors[f"{name}.{part}"] for part in ("x", "valid", "day")), names, levels[name])
+        name: Series(tensors[f"{name}.x"], tensors[f"{name}.valid"], tensors[f"{name}.day"], names, levels[name])
         for name, names in bands.items()
     }
     targets = {k.removeprefix("target."): t for k, t in tensors.items() if k.startswith("target.")}

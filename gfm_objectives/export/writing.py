@@ -132,7 +132,7 @@ def _library(to: str, s: Subject, sensor: str) -> dict[str, Any]:
                 import timm
 
                 libraries.register_timm()
-                got = timm.create_model("gfm_encoder", folder=str(s.folder), sensor=sensor).forward_features(x)
+                got = timm.create_model("gfm_encoder", folder=str(s.folder), sensor=sensor).forward_features(x)  # type: ignore[operator]
                 how = "timm.create_model('gfm_encoder', folder=...) after export.libraries.register_timm(); no "
                 how += "VisionTransformer: the whole encoder behind timm's interface"
             case "torchgeo":

@@ -88,7 +88,8 @@ def calibrate(
     likelihoods, _ = evaluate(model, val, Likelihoods("segmentation", ()), *about, **where)
     temperature = best_temperature(likelihoods.sum(0))
     before, after = (
-        evaluate(model, test, Reliability("segmentation", (), t), *about, **where)[0].sum(0) for t in (1.0, temperature)
+        evaluate(model, test, Reliability("segmentation", (), temperature=t), *about, **where)[0].sum(0)
+        for t in (1.0, temperature)
     )
     curves = {name: _curve(after[k]) for k, name in enumerate(legend)}
     errors = {"ece_before": calibration_error(before), "ece_after": calibration_error(after)}
@@ -155,7 +156,7 @@ def familiar(model: nn.Module, train: Places, val: Places, layer: str, size: int
 
     far: list[Tensor] = []
     with Watch(model) as watch:
-        evaluate(model, train, _Watched("segmentation", (), watch, add), layer, 1, size, **where)
+        evaluate(model, train, _Watched("segmentation", (), watch=watch, to=add), layer, 1, size, **where)
         mean = total["x"] / total["n"]
         cov = total["xx"] / total["n"] - mean[:, None] * mean
         cov += torch.eye(len(mean), dtype=cov.dtype) * max(float(cov.diagonal().mean()) * RIDGE, 1e-12)
@@ -164,7 +165,7 @@ def familiar(model: nn.Module, train: Places, val: Places, layer: str, size: int
         evaluate(
             model,
             val,
-            _Watched("segmentation", (), watch, lambda x: far.append(distance(x, out))),
+            _Watched("segmentation", (), watch=watch, to=lambda x: far.append(distance(x, out))),
             layer,
             1,
             size,

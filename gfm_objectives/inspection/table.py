@@ -109,8 +109,8 @@ def _is_numbers(layer: str, looks: Mapping[str, Look]) -> bool:
 
 def _classes(layer: str, classes: tuple[str, ...], looks: Mapping[str, Look]) -> Table:
     sensors = [s for s in next(iter(looks.values())).layers[layer].hidden]
-    hidden = {s: sum(found.layers[layer].hidden[s] for found in looks.values()) for s in sensors}
-    every = sum(found.layers[layer].pixels for found in looks.values())
+    hidden = {s: np.sum([found.layers[layer].hidden[s] for found in looks.values()], 0) for s in sensors}
+    every = np.sum([found.layers[layer].pixels for found in looks.values()], 0)
     shown = [s for s in sensors if np.any(hidden[s])]
     table = _table(f"Layer {layer}, share of pixels", "class", *looks, *(f"not seen by {s}" for s in shown))
     totals = {split: max(1, int(found.layers[layer].pixels.sum())) for split, found in looks.items()}

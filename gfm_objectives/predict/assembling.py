@@ -96,6 +96,7 @@ class Found:
 
     def __init__(self, m: Map) -> None:
         self.m, self.kind, self.pixels = m, kind_of_card(m.card), 0
+        self.codes: np.ndarray
         self.codes, self.nothing = class_codes(m.card.legend) if m.segmentation else (np.zeros(0), 0)
         self.counts = np.zeros(len(self.codes), np.int64)
         self.seams = Seams(m.tiling)

@@ -55,7 +55,7 @@ class Job:
         part = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with part.open("wb") as file:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> Path:
             f"{len(missing)} of {len(tiling)} blocks are left to other jobs; the same command without blocks= ends it"
         )
         return job.folder
-    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, about["model"])
+    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, str(about["model"]))
     raster = job.folder / f"{output.stem}.tif" if vector else output
     try:
         assemble(made, raster, mapper.seconds)
@@ -211,13 +211,13 @@ class Mapper:
 
     def _near_borders(self, number: int) -> np.ndarray:
         top, left, height, width = self.tiling.box(number)
-        masks = []
+        masks: list[np.ndarray] = []
         for first, length, side in ((top, height, self.tiling.height), (left, width, self.tiling.width)):
             starts = np.array(self.tiling.starts(side))
             lines = np.unique(np.concatenate([starts, starts + self.tiling.size]))
             lines = lines[(lines > 0) & (lines < side)]
             pixel = np.arange(first, first + length)[:, None]
-            masks.append(((pixel >= lines - EDGE) & (pixel < lines + EDGE)).any(1))
+            masks.append(np.any((pixel >= lines - EDGE) & (pixel < lines + EDGE), axis=1))
         return masks[0][:, None] | masks[1]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.config import read_yaml
-from gfm_objectives.data.layers import day_of
+from gfm_objectives.data.finding import day_of
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.bands import match_bands
 from gfm_objectives.predict.ground import Ground, open_raster, union

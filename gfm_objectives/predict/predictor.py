@@ -87,7 +87,7 @@ def kind_of_card(card: Card) -> Kind:
 
 def onnx_inputs(batch: Batch) -> dict[str, Tensor]:
     """The plain tensors that an exported model takes: of each sensor x, <sensor>_valid and <sensor>_day, and gsd."""
-    out = {}
+    out: dict[str, Tensor] = {}
     for name, s in batch.sensors.items():
         out |= {name: s.x, f"{name}_valid": s.valid, f"{name}_day": s.day}
     return out | {"gsd": batch.gsd}

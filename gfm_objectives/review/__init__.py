@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
             raise InputError(
                 f"compare={','.join(cfg.compare)}: give two maps, the old one first: compare=old.tif,new.tif"
             )
-        compare(*cfg.compare, list(cfg.labels), out)
+        compare(cfg.compare[0], cfg.compare[1], list(cfg.labels), out)
         return
     from gfm_objectives.review.looking import look
 

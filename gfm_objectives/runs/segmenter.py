@@ -188,8 +188,8 @@ def read_card(path: str | Path) -> Card:
         card = Card(Spec(**spec | {"bands": bands, "legends": legends}), **about)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{file}: damaged: {(str(e).splitlines() or ['?'])[0]}; keep the model again") from e
-    for sensor, bands in card.figures().items():
-        if bands != figures.get(sensor):
+    for sensor, own in card.figures().items():
+        if own != figures.get(sensor):
             raise InputError(
                 f"{file}: trained with other means and deviations of {sensor} than this version has; keep it again, or "
                 "use the version that made it"
@@ -223,4 +223,4 @@ def _weights(network: nn.Module) -> nn.Module:
 
 
 def _legend(about: Mapping[str, Any]) -> Legend:
-    return Legend(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
+    return Legend(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ class Adapter(Windows):
         self._dates = whole("dates", row.dates if dates is None else dates)
         self._sensors = chosen(row, sensors)
         folder = locate(row, root, options.get("download") is True)
-        self._reader = reader_of(row)(folder, split, self._dates, tuple(self._sensors), **options)
+        self._reader = reader_of(row)(folder, split, self._dates, tuple(self._sensors), **options)  # type: ignore[call-arg]
         if not self._reader.names:
             raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
         self._layers = layers(row, map)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gfm_objectives.data.layers import day_of
+from gfm_objectives.data.finding import day_of
 from gfm_objectives.data.torchgeo.dataset import Image, Sample
 from gfm_objectives.data.torchgeo.files import deal, lines_of, read_tif, shape_of
 from gfm_objectives.errors import InputError
