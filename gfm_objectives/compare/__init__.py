@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from gfm_objectives.compare.comparison import Comparison, run
+from gfm_objectives.compare.comparison import Comparison
+from gfm_objectives.compare.program import run
 
 __all__ = ["Comparison", "run"]

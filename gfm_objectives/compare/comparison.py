@@ -10,98 +10,33 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from gfm_objectives import config, disk
+from gfm_objectives import disk
 from gfm_objectives.batch import Batch
-from gfm_objectives.compare.bench import Bench, check_roots, open_bench
+from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
-from gfm_objectives.compare.fitting import can_run, check_rows, notes_on, on_disk
-from gfm_objectives.compare.keeping import keep_best
+from gfm_objectives.compare.fitting import can_run
 from gfm_objectives.compare.luck import at_chance
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
-from gfm_objectives.compare.plateau import Budgets, check_rivals, find_budgets
-from gfm_objectives.compare.published import published
-from gfm_objectives.compare.rows import contenders, not_run, notes
+from gfm_objectives.compare.plateau import Budgets
 from gfm_objectives.compare.search import corners, proposals
-from gfm_objectives.compare.settings import check_settings, count_final
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
-from gfm_objectives.curation.leakage import told
-from gfm_objectives.device import cores, device_name, resolve
-from gfm_objectives.disk import naming
+from gfm_objectives.device import device_name
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import evaluate_rule
 from gfm_objectives.metrics import METRICS, total
-from gfm_objectives.runs.lock import alone
 from gfm_objectives.runs.provenance import commit
 from gfm_objectives.scores import Key, Score, Store
 from gfm_objectives.tasks.baselines import rules
 
 Cell = tuple[Bench, Contender, float]  # task, row, share of the labels
-
-
-def run(cfg: DictConfig) -> Path:
-    """Run what is not done of the comparison `cfg` (configs/eval.yaml) and report; returns the results folder.
-
-    One process at a time has the folder. With plan_only nothing is written.
-    """
-    out = Path(cfg.results) / cfg.name
-    with nullcontext() if cfg.plan_only else alone(out), naming(out):
-        _run(cfg, out)
-    return out
-
-
-def _run(cfg: DictConfig, out: Path) -> None:
-    device, dtype = resolve(cfg.device, cfg.precision)
-    options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    check_settings(options, out)
-    foreign = published(options.get("encoder", []), options.get("weights", []), options.get("encoder_size"))
-    tasks, absent = on_disk(options["tasks"])
-    size, image_net = len(tasks), options.get("unet", {}).get("weights")
-    rows = contenders(cfg.contenders, cfg.checkpoint, size, image_net, foreign, options.get("search", []))
-    if cfg.finetune.flops is None:
-        check_rivals(rows)  # better known before the data is read
-    context: dict[str, Any] = {
-        "notes": notes(rows, foreign) + absent,
-        "not_run": not_run(cfg.contenders, rows, size, foreign),
-    }
-    print(f"{cfg.name}: reading {', '.join(tasks)}", flush=True)
-    check_roots(tasks)
-    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in tasks.items()]
-    context["notes"] += notes_on(benches, rows)
-    real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
-    context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
-    check_rows(Store(out), rows, out)
-    _choices(out / "tuning.json")  # read in full later on, after hours
-    workers = cfg.workers or (1 if device.type == "cuda" else cores())
-    comparison = Comparison(options, out, benches, rows, device, workers)
-    with Workers(workers, device, dtype) as pool:
-        plan = Plan(comparison, pool)
-        print(f"{cfg.name}: timing a step of every kind of model, for the plan", flush=True)
-        print("\n".join([plan.text(), *(f"  note: {n}" for n in context["notes"])]), flush=True)
-        if cfg.plan_only:
-            return
-        config.save(cfg, out / "config.yaml")
-        count_final(out, benches)
-        print(f"{cfg.name}: reading the labels, then scoring what needs no training", flush=True)
-        comparison.warn_of_unseen()
-        comparison.untrained()  # quick, and what is wrong with them is better known before hours of work than after
-        budgets = find_budgets(comparison, pool, plan)
-        if cfg.finetune.flops is None:
-            print(plan.text(budgets), flush=True)
-        comparison.tune(budgets, pool, plan)
-        comparison.seeds(budgets, pool, plan)
-        if options.get("keep") == "best":
-            keep_best(comparison, budgets)
-    comparison.report(context, budgets)
 
 
 @dataclass
@@ -181,7 +116,7 @@ class Comparison:
             number += 1
             self.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"tuning, round {number}")
         path = self.out / "tuning.json"
-        choices = {(r["task"], r["fraction"], r["contender"]): r for r in _choices(path)}
+        choices = {(r["task"], r["fraction"], r["contender"]): r for r in choices(path)}
         for cell, job in zip(cells, first, strict=True):
             choices |= {tuple(list(r.values())[:3]): r for r in [self._choice(cell, job)]}
         disk.write(path, json.dumps(list(choices.values()), indent=1) + "\n")
@@ -336,7 +271,7 @@ class Comparison:
         }
 
 
-def _choices(path: Path) -> list[dict[str, Any]]:
+def choices(path: Path) -> list[dict[str, Any]]:
     """What tuning.json holds. InputError where that is damaged; it is written anew from trials.jsonl."""
     if not path.exists():
         return []
