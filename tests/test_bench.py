@@ -92,7 +92,7 @@ def test_numbers_are_learned_in_deviations_of_the_labels_that_are_learned_from(t
         assert kind.offset == pytest.approx(float(labels.mean())), fraction
         assert kind.scale == pytest.approx(float(labels.std(correction=0))), fraction
     assert bench.kind.offset == 0, "what is reported is in the target's own unit"
-    assert opened(tmp_path).kind_for(train) is opened(tmp_path).kind
+    assert opened(tmp_path).kind_for(train) == opened(tmp_path).kind
 
 
 def test_classes_that_a_share_of_the_labels_does_not_show(tmp_path):

@@ -357,7 +357,7 @@ DESCRIPTION_FAULTS = {
     "gsd__": ({"gsd": "wide"}, r"data\.gsd='wide': expected a number"),
     "option": ({"lisense": "MIT"}, r"data\.lisense: chips has no such option; choose from root, gsd, .*license"),
     "missing": ({"sensors": None}, r"data\.sensors: is missing, and chips needs it"),
-    "sensor": ({"sensors__s3": {}}, r"data\.sensors\.s3: no such sensor; choose from s2, s1, hls, dem"),
+    "sensor": ({"sensors__s3": {}}, r"data\.sensors\.s3: no such sensor; choose from s2, s1, hls, "),
     "key": ({"sensors__hls__band": 1}, r"data\.sensors\.hls\.band: no such key; choose from file, bands, scale"),
     "band name": ({"sensors__hls__bands": {"gren": 1}}, r"data\.sensors\.hls\.bands: .*no band 'gren'; its bands are"),
     "no file": ({"sensors__hls__file": None}, r"data\.sensors\.hls\.file: is missing"),

@@ -235,10 +235,9 @@ def test_a_cache_that_cannot_be_written_or_read_is_no_fault(
     assert len(build_source(options(root), "pretrain")) == 6
 
 
-def test_the_command_line_says_warnings_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+def test_the_command_line_says_warnings_in_one_line(root: Path, capsys: Any):
     resave(root / "s2/b.npy", lambda a: a * 0)
     resave(root / "s1/b.npy", lambda a: a * np.nan)
-    monkeypatch.setattr(cli, "_train", lambda words: build_source(options(root), "pretrain"))
-    assert cli.train([]) == 0
+    assert cli.guarded(lambda: len(build_source(options(root), "pretrain"))) == 5
     expected = "warning: 1 of 6 pretrain chips have no valid pixel and are left out: b\n"
     assert capsys.readouterr().err == expected
