@@ -313,7 +313,7 @@ def test_a_sensor_of_ones_own_is_fitted_on_the_training_split_alone(tmp_path: Pa
     assert [b.wavelength for b in SENSORS["aerial"].bands] == [660, 842] and SENSORS["aerial"].gsd == 0.2
     assert any(f"aerial: figures of 4 train chips ({s.level}): red 49.9" in n or "red 50" in n for n in train.notes())
     encoder = Encoder({"s2": ("B04", "B08")}, cell_dim=16, dim=16, depth=1, heads=2, patch=8, width=8)
-    encoder.extend(train.spec.bands)
+    encoder.extend(train.spec)
     save_encoder(encoder, tmp_path)
     copied = pickle.dumps(test)
     del SENSORS["aerial"]  # another process
