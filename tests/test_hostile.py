@@ -16,6 +16,8 @@ YAMLS = {
     "resolver": "name: chips\nroot: ${oc.create:executed}\nuse: ${python:1}\n",
     "aliases": "name: chips\na: &a [x, x, x, x, x, x, x, x, x]\n"  # of nine lines, 9 ** 9 values
     + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in ("ab", "bc", "cd", "de", "ef", "fg", "gh", "hi")),
+    "tag": "name: !!timestamp x\n",
+    "word": "false\n",
     "loop": "name: chips\na: &a [*a]\n",
     "deep": "name: " + "[" * 5000,
 }

@@ -85,10 +85,15 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
 def _saved(path: Path, entry: str, defaults: Choice, groups: Mapping[str, str]) -> dict[str, Any]:
     """A resolved config (or its run folder) read back. A derived name is forgotten: it must follow the overrides."""
     path = path / "config.yaml" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"config={path}: no such file; give the config.yaml of a run or a comparison, or its folder")
     saved = read_yaml(path)
     sections = [saved.get("choices"), *(saved.get(g) for g in groups)]
     if not all(isinstance(s, dict) for s in sections) or saved["choices"].keys() != groups.keys():
-        raise InputError(f"config={path}: not a resolved {entry} config (expected one such as runs/demo/config.yaml)")
+        of = {"objective": "train", "suite": "eval"}
+        other = next((c for g, c in of.items() if g in saved and c != entry), "")
+        hint = f"it is one of {other}: {other} config={path}" if other else f"give the config.yaml that {entry} wrote"
+        raise InputError(f"config={path}: not a resolved {entry} config; {hint}")
     saved, ranges = _base(defaults, saved["choices"], saved, None, [])
     check(saved, ranges)
     if saved["name"] == derived_name(saved):

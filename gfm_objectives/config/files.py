@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives.config.ranges import Range, Ranges, parse_range, read_ranges, within
@@ -95,18 +95,24 @@ def _read_yaml(path: Path, *_: int) -> dict[str, Any]:
     """Kept while the file is as it was: a sweep, and --help, read the same files again and again."""
     try:
         text = path.read_text(encoding="utf-8")
-        if "&" in text and _values(yaml.compose(text, yaml.SafeLoader), {}) > MOST:
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is None:  # nothing but comments
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{path}: expected lines of 'key: value'")
+        if _values(root, {}) > MOST:
             raise InputError(f"{path}: its aliases stand for more than {MOST} values; write out what is meant")
-        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+        loaded = OmegaConf.create(text)
     except RecursionError:
         raise InputError(f"{path}: lists or sections nested too deeply to be read; write it flat") from None
     except yaml.MarkedYAMLError as e:
         line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise InputError(f"{path}{line}: not valid yaml: {e.problem}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as e:
+    except InputError:
+        raise
+    # PyYAML itself fails in its own ways over a value that its tag does not fit
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, LookupError, AttributeError, TypeError) as e:
         raise InputError(f"{path}: cannot be read as yaml: {first_line(e)}") from None
-    if not isinstance(loaded, DictConfig):
-        raise InputError(f"{path}: expected lines of 'key: value'")
     out = OmegaConf.to_container(loaded, resolve=False)
     assert isinstance(out, dict), type(out)
     return out  # type: ignore[return-value]
