@@ -27,6 +27,7 @@ def test_shared_ground_is_named_for_each_split_and_between_them():
     assert seen["corpus", "train"] == (5, 1, 1, 1, None)  # 44 of 64 columns are shared
     assert seen["corpus", "test"] == (5, 1, 1, 1, None)
     assert seen["train", "test"] == (5, 2, 2, 2, None)
+    assert found["train", "test"].named == ["3", "4"]
     assert found["corpus", "test"].leaks and "20.0% of 5 places share ground" in found["corpus", "test"].line()
 
 
