@@ -71,7 +71,7 @@ def test_the_command_writes_beside_the_run_and_strict_refuses(tmp_path, capsys, 
     monkeypatch.setattr(leakage, "build_source", build)
     words = ["leakage", str(run), "task=landcover"]
     assert cli.main(words) == 0
-    assert "pretraining on synthetic -> landcover test: 100.0% of 3 places share ground" in capsys.readouterr().out
+    assert "pretraining of a -> landcover test: 100.0% of 3 places share ground" in capsys.readouterr().out
     assert asked[0] == (0, "pretrain")  # the Earth of the run
     told = json.loads((run / leakage.FILE).read_text())["landcover"]
     assert next(leak["copies"] for leak in told if leak["into"] == "landcover test") == 3

@@ -77,7 +77,8 @@ def run(cfg: DictConfig) -> list[Leak]:
     task = build_task(str(task_options["name"]), task_options)
     corpus = build_source(options, "pretrain")
     splits = {split: build_source(task.data, split) for split in SPLITS}
-    found = leaks(f"pretraining on {options['name']}", corpus, {f"{task.name} {k}": s for k, s in splits.items()})
+    of = f"pretraining of {Path(cfg.run).name}" if cfg.run else f"pretraining on {cfg.name}"
+    found = leaks(of, corpus, {f"{task.name} {k}": s for k, s in splits.items()})
     for leak in found:
         print(leak.line())
     folder = Path(cfg.run) if cfg.run else Path(cfg.out)
