@@ -27,6 +27,7 @@ def test_shared_ground_is_named_for_each_split_and_between_them():
     assert seen["corpus", "train"] == (5, 1, 1, 1, None)  # 44 of 64 columns are shared
     assert seen["corpus", "test"] == (5, 1, 1, 1, None)
     assert seen["train", "test"] == (5, 2, 2, 2, None)
+    assert found["train", "test"].named == ["3", "4"]
     assert found["corpus", "test"].leaks and "20.0% of 5 places share ground" in found["corpus", "test"].line()
 
 
@@ -70,7 +71,7 @@ def test_the_command_writes_beside_the_run_and_strict_refuses(tmp_path, capsys, 
     monkeypatch.setattr(leakage, "build_source", build)
     words = ["leakage", str(run), "task=landcover"]
     assert cli.main(words) == 0
-    assert "pretraining on synthetic -> landcover test: 100.0% of 3 places share ground" in capsys.readouterr().out
+    assert "pretraining of a -> landcover test: 100.0% of 3 places share ground" in capsys.readouterr().out
     assert asked[0] == (0, "pretrain")  # the Earth of the run
     told = json.loads((run / leakage.FILE).read_text())["landcover"]
     assert next(leak["copies"] for leak in told if leak["into"] == "landcover test") == 3

@@ -35,7 +35,7 @@ SPLITS = ("train", "val", "test")
 class Leak:
     """What `of` shows of the places of `into`: touched, places of which it shows some ground; half, at least half of
     it; copies, in the same picture; near: places whose centre lies within a place's side of one of its centres, None
-    without coordinates. fingerprint: of `into`."""
+    without coordinates. fingerprint: of `into`; named: its places that are touched."""
 
     of: str
     into: str
@@ -45,6 +45,7 @@ class Leak:
     copies: int
     near: int | None
     fingerprint: str
+    named: Sequence[str] = ()
 
     @property
     def leaks(self) -> bool:
@@ -76,7 +77,8 @@ def run(cfg: DictConfig) -> list[Leak]:
     task = build_task(str(task_options["name"]), task_options)
     corpus = build_source(options, "pretrain")
     splits = {split: build_source(task.data, split) for split in SPLITS}
-    found = leaks(f"pretraining on {options['name']}", corpus, {f"{task.name} {k}": s for k, s in splits.items()})
+    of = f"pretraining of {Path(cfg.run).name}" if cfg.run else f"pretraining on {cfg.name}"
+    found = leaks(of, corpus, {f"{task.name} {k}": s for k, s in splits.items()})
     for leak in found:
         print(leak.line())
     folder = Path(cfg.run) if cfg.run else Path(cfg.out)
@@ -169,7 +171,9 @@ def _leak(a: Known, b: Known, chosen: list[Channel]) -> Leak:
     half, copy = pairs.overlap(size) >= 0.5, relation == COPY
     near = nearby(a.lonlat, b.lonlat, size * b.source.spec.gsd)
     touched, halves, copies = (len(np.unique(pairs.b[which])) for which in (slice(None), half, copy))
-    return Leak(a.name, b.name, len(b.source), touched, halves, copies, near, b.source.fingerprint)
+    names = b.source.names()
+    named = [names[k] for k in np.unique(pairs.b)]
+    return Leak(a.name, b.name, len(b.source), touched, halves, copies, near, b.source.fingerprint, named)
 
 
 def between(a: Points, b: Points, places: int, chosen: list[Channel]) -> Pairs:

@@ -135,5 +135,7 @@ def _groups(source: Source, found: Curation) -> list[str]:
             ax.set_title(
                 "kept" if place == head else f"{found.kept.reason[place]} {found.kept.score[place]:.2f}", fontsize=8
             )
-        out.append(f"<p>Place {head} stands for {count:,} others</p>{picture_tag(figure)}")
+        out.append(
+            f"<p>Place {head} stands for {count:,} {'other' if count == 1 else 'others'}</p>{picture_tag(figure)}"
+        )
     return out
