@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from layouts import write_tif
+from rasterio.transform import Affine
 
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
+
+# rasterio multiplies transforms the old way, in its merge too.
+pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
 WEST, NORTH = 500_000.0, 5_400_000.0  # UTM 33N
 SENSORS = {"s2": {"file": "scenes/*.tif", "bands": {"B04": 1, "B08": 2}, "scale": 1e-4}}
@@ -23,18 +27,16 @@ OPTIONS = {"name": "mosaics", "gsd": 10, "size": 16, "block_km": 0.5, "sensors":
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes of 100 x 100 px side by side: B04 holds the column in metres / 10, B08 the row. A map of 30 m in
     another projection's zone would move; here it is shifted, lacks the east, and is cropland east of 1,000 m."""
-    from rasterio.transform import from_origin
-
     root = tmp_path_factory.mktemp("mosaics")
     for tile in range(2):
         column = 1 + np.arange(100) + 100 * tile + np.zeros((100, 1))
         row = 1 + np.arange(100)[:, None] + np.zeros((1, 100))
         x = np.stack([column, row]).astype(np.uint16)
         x[:, 40, 40] = 0
-        where = from_origin(WEST + 1000 * tile, NORTH, 10, 10)
+        where = Affine(10, 0, WEST + 1000 * tile, 0, -10, NORTH)
         write_tif(root / "scenes" / f"{tile}.tif", x, crs="EPSG:32633", transform=where)
     codes = np.where(30 * np.arange(50) + 15 - 60 < 1000, 10, 40) + np.zeros((1, 40, 1))
-    where = from_origin(WEST - 60, NORTH + 60, 30, 30)
+    where = Affine(30, 0, WEST - 60, 0, -30, NORTH + 60)
     write_tif(root / "map" / "a" / "land.tif", codes.astype(np.uint8), crs="EPSG:32633", transform=where)
     return root
 
@@ -78,6 +80,11 @@ def test_what_is_missing_is_named(root, tmp_path):
         build_source(options(layers={"map": {"file": "maps/*.tif", "legend": "worldcover"}}), "pretrain")
     with pytest.raises(InputError, match="the pretrain split has no cell"):
         build_source(options(size=200), "pretrain")
-    write_tif(tmp_path / "scenes" / "a.tif", np.ones((2, 9, 9), np.uint8), crs="EPSG:4326")
+    write_tif(
+        tmp_path / "scenes" / "a.tif",
+        np.ones((2, 9, 9), np.uint8),
+        crs="EPSG:4326",
+        transform=Affine(1, 0, 5, 0, -1, 50),
+    )
     with pytest.raises(InputError, match="is not in metres"):
         build_source(options(root=str(tmp_path), layers=None), "pretrain")

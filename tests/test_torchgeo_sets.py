@@ -9,6 +9,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+from rasterio.transform import Affine
 
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
@@ -143,7 +144,8 @@ def eurosat(tmp_path):
     for name in names:
         for k in (1, 2, 3):
             x = np.broadcast_to(100 * np.arange(1, 14)[:, None, None], (13, 64, 64)).astype(np.uint16)
-            layouts.write_tif(base / name / f"{name}_{k}.tif", x)
+            place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 5e6)}
+            layouts.write_tif(base / name / f"{name}_{k}.tif", x, **place)
     for split, k in (("train", 1), ("val", 2), ("test", 3)):
         (tmp_path / f"eurosat-{split}.txt").write_text("\n".join(f"{n}_{k}.jpg" for n in names))
     return tmp_path
@@ -163,7 +165,7 @@ def test_eurosat_knows_that_b8a_comes_last(eurosat):
 def test_labels_of_whole_places_fit_their_kind(name, eurosat, request):
     where = eurosat if name == "eurosat" else request.getfixturevalue("root")(name)
     task = load_choice("task", name)
-    one = build_source({**task["data"], "root": str(where), "map": None}, "train")
+    one = source(where, name, "train", map=task["data"]["map"])
     kind, n = KINDS[task["kind"]], len(one.spec.legends[task["layer"]])
     target = one.read(range(2)).targets[task["layer"]]
     output = torch.randn(2, n, 8, 8)

@@ -145,27 +145,31 @@ def encode(place: Mapping[str, np.ndarray], made: MakeUp) -> bytes:
 
 def decode(records: Sequence[memoryview | bytes], made: Sequence[MakeUp]) -> dict[str, np.ndarray]:
     """Records, each of its make-up -> named arrays (B, ...): float32, bool, or int64 of labels."""
-    out: dict[str, np.ndarray] = {}
-    for f in made[0].fields:
-        label = f.name.startswith("target.") and f.dtype.startswith("int") and f.step is None
-        dtype: Any = np.int64 if label else np.bool_ if f.dtype == "bool" else np.float32
-        out[f.name] = np.empty((len(records), *f.shape), dtype)
-    for i, (record, one) in enumerate(zip(records, made, strict=True)):
-        for f in one.fields:
-            packed = f.dtype == "bool"
-            stored = np.frombuffer(record, np.uint8 if packed else f.dtype, f.nbytes if packed else f.count, f.at)
-            if packed:
-                out[f.name][i] = np.unpackbits(stored, count=f.count).view(np.bool_).reshape(f.shape)
-            elif f.step is None:
-                out[f.name][i] = stored.reshape(f.shape)
-            else:
-                here = out[f.name][i : i + 1]
-                np.multiply(stored.reshape(here.shape), np.float32(f.step), out=here, dtype=np.float32)
+    if all(m is made[0] for m in made):
+        return _decode_alike(records, made[0])
+    each = [_decode_alike([record], one) for record, one in zip(records, made, strict=True)]
+    return {name: np.concatenate([e[name] for e in each]) for name in each[0]}
+
+
+def _decode_alike(records: Sequence[memoryview | bytes], made: MakeUp) -> dict[str, np.ndarray]:
+    """Of one make-up: field by field, all records at a time."""
+    b, out = len(records), {}
+    for f in made.fields:
+        stored = np.stack([np.frombuffer(r, np.uint8, f.nbytes, f.at) for r in records])  # (B, bytes)
+        if f.dtype == "bool":
+            values: np.ndarray = np.unpackbits(stored, axis=1, count=f.count).view(np.bool_)
+        elif f.step is not None:
+            values = np.multiply(stored.view(f.dtype), np.float32(f.step), dtype=np.float32)
+        elif f.dtype.startswith("int") and f.name.startswith("target."):
+            values = stored.view(f.dtype).astype(np.int64)
+        else:
+            values = stored.view(f.dtype).astype(np.float32)
+        out[f.name] = values.reshape(b, *f.shape)
     return out
 
 
 def to_batch(held: Mapping[str, np.ndarray], bands: Mapping[str, tuple[str, ...]], levels: Mapping[str, str]) -> Batch:
-    """Arrays (B, ...) of one level of each sensor as a batch."""
+    """Arrays (B, ...) as a batch; levels: of each sensor."""
     tensors = {k: torch.from_numpy(v) for k, v in held.items()}
     sensors = {
         name: Series(tensors[f"{name}.x"], tensors[f"{name}.valid"], tensors[f"{name}.day"], names, levels[name])

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gfm_objectives.batch import Batch, Spec, collate
+from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.folder import find_folder
-from gfm_objectives.data.records import MakeUp, decode, read_make_up, to_batch
+from gfm_objectives.data.records import decode, read_make_up, to_batch
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import Legend
+from gfm_objectives.sensors import MIXED, Legend, calibration
 
 FORMAT = "gfm-shards-1"
 INDEX = "index.json"
@@ -76,21 +76,27 @@ class Shards(Source):
         return [f"{self._about}: {len(self)} places in {len(self._files)} shards"]
 
     def read(self, indices: Sequence[int]) -> Batch:
-        """Places of each level are normalised by its figures, then come back in the order asked for."""
+        batch = self._decoded(indices)
         if self._normalised:
-            return self._batch(list(indices))
-        index = np.asarray(indices, dtype=np.int64)
-        parts = [np.flatnonzero(self._level[index] == level) for level in np.unique(self._level[index])]
-        sorted_by_level = collate([Source.read(self, index[part].tolist()) for part in parts])
-        return sorted_by_level.take(torch.from_numpy(np.argsort(np.concatenate(parts))))
+            return batch
+        sensors = {name: self._scaled(name, s, indices) for name, s in batch.sensors.items()}
+        return batch.replace(sensors=sensors)
 
     def raw(self, indices: Sequence[int]) -> Batch:
-        if self._normalised:
-            return super().raw(indices)
-        index = np.asarray(indices, dtype=np.int64)
-        if len(np.unique(self._level[index])) == 1:
-            return self._batch(index.tolist())
-        return collate([self._batch([i]) for i in index.tolist()])
+        return super().raw(indices) if self._normalised else self._decoded(indices)
+
+    def _scaled(self, name: str, s: Series, indices: Sequence[int]) -> Series:
+        """Normalised; where levels differ, the places of each by its own figures."""
+        if s.level != MIXED:
+            return s.replace(x=calibration(name, s.level).normalise(s.x, s.valid, s.bands))
+        levels, x = self._levels_of(name, indices), torch.empty_like(s.x)
+        for level in dict.fromkeys(levels):
+            these = torch.tensor([k for k, other in enumerate(levels) if other == level])
+            x[these] = calibration(name, level).normalise(s.x[these], s.valid[these], s.bands)
+        return s.replace(x=x)
+
+    def _levels_of(self, name: str, indices: Sequence[int]) -> list[str]:
+        return [self._levels[self._level[i]][name] for i in indices]
 
     def place(self, i: int) -> Range:
         """Where the record of a place lies."""
@@ -99,11 +105,12 @@ class Shards(Source):
         at = (i - int(self._ends[shard - 1] if shard else 0)) * nbytes
         return self._files[shard], at, at + nbytes
 
-    def _batch(self, indices: list[int]) -> Batch:
-        """Places of one level."""
-        made: list[MakeUp] = [self._made[s] for s in np.searchsorted(self._ends, indices, side="right")]
+    def _decoded(self, indices: Sequence[int]) -> Batch:
+        made = [self._made[k] for k in np.searchsorted(self._ends, indices, side="right")]
         held = decode(self._store.read([self.place(i) for i in indices]), made)
-        return to_batch(held, self.spec.bands, self._levels[self._level[indices[0]]])
+        levels = {name: set(self._levels_of(name, indices)) for name in self.spec.bands}
+        one = {name: found.pop() if len(found) == 1 else MIXED for name, found in levels.items()}
+        return to_batch(held, self.spec.bands, one)
 
 
 # ---------------------------------------------------------------- the index

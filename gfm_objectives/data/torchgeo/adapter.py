@@ -110,10 +110,11 @@ class Adapter(Windows):
     def _series(self, name: str, stored: Stored, image: Image) -> Series:
         """In the sensor's unit, with as many dates as the spec says."""
         x = torch.from_numpy(np.ascontiguousarray(image.x, dtype=np.float32))  # (t, C, H, W)
-        tells = [i for i, b in enumerate(stored.bands) if stored.tells is None or b in stored.tells]
         valid = x.isfinite().all(1)
         for value in stored.nodata:
-            valid &= (x[:, tells] != value).all(1)
+            valid &= (x != value).all(1)
+        if stored.void is not None:
+            valid &= (x != stored.void).any(1)
         if image.valid is not None:
             valid &= torch.from_numpy(image.valid)
         x = x * stored.scale + stored.offset

@@ -21,16 +21,17 @@ class AbsentData(InputError):
 class Stored:
     """How a sensor lies in the files: stored * scale + offset is in the sensor's unit.
 
-    bands: in the order the reader gives them; nodata: stored values that mean nothing is there, in any of the bands
-    `tells` (None = in any band: B10 of a clear day is 0 too); level: see sensors.calibration; looks: images of each
-    date, 2 where both passes of a radar are handed out as two dates; optional: not read unless data.sensors asks.
+    bands: in the order the reader gives them; nodata: stored values that mean nothing is there, in whatever band; void:
+    one that means it where all bands hold it (0: cirrus of a clear day is 0 too, and so are shadows); level: see
+    sensors.calibration; looks: images of each date, 2 where both passes of a radar are handed out as two dates;
+    optional: not read unless data.sensors asks.
     """
 
     bands: tuple[str, ...]
     scale: float = 1.0
     offset: float = 0.0
     nodata: tuple[float, ...] = ()
-    tells: tuple[str, ...] | None = None
+    void: float | None = None
     level: str = ""
     looks: int = 1
     optional: bool = False

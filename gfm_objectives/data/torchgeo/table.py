@@ -10,7 +10,6 @@ from gfm_objectives.sensors import S2_L1C, S2_TEN
 
 _REBUILT = "PANGAEA's own lists or crops are not published: figures on ours do not compare with its table."
 _S2_SHORT = tuple(b for b in S2_L1C.band_names if b not in ("B09", "B10"))
-_L1C_TELLS = tuple(b for b in S2_L1C.band_names if b not in ("B09", "B10"))  # these two may be 0 where nothing is wrong
 _RADAR = ("VV", "VH")
 
 TASKS = (
@@ -68,7 +67,7 @@ TASKS = (
         title="Sen1Floods11",
         reader="sen1floods11:Sen1Floods11",
         sensors={
-            "s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C"),
+            "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
             "s1": Stored(_RADAR),
         },
         layers={"water": legends.WATER},
@@ -102,7 +101,7 @@ TASKS = (
         name="dynamic_earthnet",
         title="DynamicEarthNet",
         reader="dynamic_earthnet:DynamicEarthNet",
-        sensors={"planet": Stored(("blue", "green", "red", "nir"), 1e-4, nodata=(0.0,))},
+        sensors={"planet": Stored(("blue", "green", "red", "nir"), 1e-4, void=0.0)},
         layers={"land_cover": legends.DYNAMIC_EARTH},
         gsd=3.0,
         size=128,
@@ -119,7 +118,7 @@ TASKS = (
         name="south_sudan",
         title="CropTypeMapping-SouthSudan",
         reader="south_sudan:SouthSudan",
-        sensors={"s2": Stored(S2_TEN, 1e-4, nodata=(0.0,)), "s1": Stored(_RADAR, nodata=(0.0,))},
+        sensors={"s2": Stored(S2_TEN, 1e-4, void=0.0), "s1": Stored(_RADAR, void=0.0)},
         layers={"crop": legends.SOUTH_SUDAN},
         gsd=10.0,
         size=64,
@@ -152,7 +151,7 @@ TASKS = (
         name="ai4smallfarms",
         title="AI4SmallFarms",
         reader="ai4smallfarms:AI4SmallFarms",
-        sensors={"s2": Stored(("B02", "B03", "B04", "B08"), 1e-4, nodata=(0.0,))},
+        sensors={"s2": Stored(("B02", "B03", "B04", "B08"), 1e-4, void=0.0)},
         layers={"boundary": legends.BOUNDARY},
         gsd=10.0,
         size=128,
@@ -168,7 +167,7 @@ TASKS = (
         title="BioMassters",
         reader="biomassters:BioMassters",
         sensors={
-            "s2": Stored(S2_TEN, 1e-4, nodata=(0.0,), tells=("B04", "B08")),
+            "s2": Stored(S2_TEN, 1e-4, void=0.0),
             "s1": Stored(_RADAR, nodata=(-9999.0,), looks=2),
         },
         layers={"biomass": legends.BIOMASS},
@@ -194,8 +193,8 @@ SCENES = (
         title="BigEarthNet v2",
         reader="classes:BigEarthNet",
         sensors={
-            "s2": Stored(_S2_L2A, 1e-4, nodata=(0.0,), tells=_L1C_TELLS),
-            "s1": Stored(_RADAR, nodata=(0.0,), optional=True),
+            "s2": Stored(_S2_L2A, 1e-4, void=0.0),
+            "s1": Stored(_RADAR, void=0.0, optional=True),
         },
         layers={"clc": legends.CLC19, "labels": replace(legends.CLC19, name="labels")},
         gsd=10.0,
@@ -211,7 +210,7 @@ SCENES = (
         name="eurosat",
         title="EuroSAT",
         reader="classes:EuroSat",
-        sensors={"s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C")},
+        sensors={"s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C")},
         layers={"label": legends.EUROSAT},
         gsd=10.0,
         size=64,
@@ -230,7 +229,7 @@ PRETRAINING = (
         title="SEN12MS",
         reader="classes:Sen12MS",
         sensors={
-            "s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C"),
+            "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
             "s1": Stored(_RADAR),
         },
         layers={"igbp": legends.IGBP},
@@ -247,7 +246,7 @@ PRETRAINING = (
         name="seasonet",
         title="SeasoNet",
         reader="classes:SeasoNet",
-        sensors={"s2": Stored(_SEASONET, 1e-4, nodata=(0.0,), tells=_L1C_TELLS)},
+        sensors={"s2": Stored(_SEASONET, 1e-4, void=0.0)},
         layers={"land_cover": legends.LBM},
         gsd=10.0,
         size=120,
@@ -263,7 +262,7 @@ PRETRAINING = (
         title="SSL4EO-S12 v1, Level-1C",
         reader="classes:Ssl4eoS12",
         sensors={
-            "s2": Stored(S2_L1C.band_names, 1e-4, nodata=(0.0,), tells=_L1C_TELLS, level="L1C"),
+            "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
             "s1": Stored(_RADAR),
         },
         layers={},
@@ -281,7 +280,7 @@ PRETRAINING = (
         name="ssl4eo_s12_l2a",
         title="SSL4EO-S12 v1, Level-2A",
         reader="classes:Ssl4eoS12L2A",
-        sensors={"s2": Stored(_S2_L2A, 1e-4, nodata=(0.0,), tells=_L1C_TELLS), "s1": Stored(_RADAR)},
+        sensors={"s2": Stored(_S2_L2A, 1e-4, void=0.0), "s1": Stored(_RADAR)},
         layers={},
         gsd=10.0,
         size=132,
