@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import METRICS, MOMENTS, confusion
-from gfm_objectives.tasks.kinds import KINDS, Kind, Regression, kind_of, standardised
+from gfm_objectives.tasks.kinds import KINDS, Kind, Regression, kind_of, standardised, with_loss
+from gfm_objectives.tasks.losses import CLASS_LOSSES, class_loss, class_weights
 from gfm_objectives.tasks.task import Task
 
 B, K, SIDE = 6, 4, 8
@@ -148,3 +149,36 @@ def test_the_target_of_a_regression_is_standardised_by_its_training_labels():
 def test_tasks_of_classes_have_nothing_to_standardise():
     task = Task("water", {}, "label")
     assert standardised(task, iter(())) is task and kind_of(task) is KINDS["segmentation"]
+
+
+# ------------------------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize(("name", "how"), [(n, h) for n, k in KINDS.items() for h in k.losses])
+def test_every_loss_falls_to_the_truth_and_ignores_what_is_not_labelled(name: str, how: str):
+    target = random_target(name)
+    kind = with_loss(KINDS[name], how, [target], K)
+    output = noise(B, kind.channels(K), SIDE, SIDE).requires_grad_()
+    kind.loss(output, target).backward()
+    assert output.grad is not None and output.grad.isfinite().all()
+    if target.ndim == 3:
+        absent = target.isnan() if target.is_floating_point() else target < 0
+        assert not output.grad.movedim(1, -1)[absent].any() and output.grad.movedim(1, -1)[~absent].any()
+    right = kind.loss(output_for(kind, target), target)
+    assert right < 0.2 * kind.loss(noise(B, kind.channels(K), SIDE, SIDE) * 3, target)
+    nothing = torch.full_like(target, math.nan if target.is_floating_point() else -1)
+    assert kind.loss(output, nothing) == 0
+
+
+def test_losses_by_hand():
+    logits = torch.tensor([[[[0.0, 0.0, 5.0]], [[0.0, 2.0, 0.0]]]])  # two classes, three pixels
+    target = torch.tensor([[[0, 1, 0]]])
+    p = logits.softmax(1)[0, :, 0]
+    ce = -torch.stack([p[0, 0], p[1, 1], p[0, 2]]).log()
+    loss = {h: float(class_loss(h, logits, target, (1.0, 3.0))) for h in CLASS_LOSSES}
+    assert loss[""] == pytest.approx(float(ce.mean()))
+    assert loss["weighted"] == pytest.approx(float((ce[0] + 3 * ce[1] + ce[2]) / 5))
+    assert loss["focal"] == pytest.approx(float(((1 - (-ce).exp()) ** 2 * ce).mean()))
+    dice = [2 * (p[0, 0] + p[0, 2]) / (p[0].sum() + 2), 2 * p[1, 1] / (p[1].sum() + 1)]
+    assert loss["dice"] == pytest.approx(float(ce.mean() + 1 - sum(dice) / 2))
+    assert class_weights([torch.tensor([0] * 100 + [1] * 25 + [-1] * 9)], 3) == (1.0, 2.0, 5.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.data import places, shelf
-from gfm_objectives.data.places import Kept, Subset
+from gfm_objectives.data.places import Kept, Subset, spread
 from gfm_objectives.data.shelf import Shelf
 from gfm_objectives.data.source import Source
 
@@ -186,3 +186,10 @@ def test_without_proc_a_folder_is_removed_at_the_end_or_swept_by_the_next(tmp_pa
     (((remove, folder), options),) = at_end  # once, however many shelves
     remove(folder, **options)
     assert {p.name for p in base.iterdir()} == {str(os.getppid()), "1"}
+
+
+def test_some_places_are_spread_over_areas():
+    areas = [*"aaaaabbc"]
+    assert spread(areas, 3) == [0, 5, 7] and spread(areas, 5) == [0, 1, 5, 6, 7] and spread(areas, 99) == [*range(8)]
+    kept = Kept(Made(), [1, 4, 7], ["label"])
+    assert len(kept) == 3 and torch.equal(kept.read([2]).targets["label"], Made().read([7]).targets["label"])

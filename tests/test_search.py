@@ -78,3 +78,9 @@ def test_every_kind_starts_inside_its_own_values(kind, spec: Spec):
         assert space.neighbours(space.start, lever) or len(values) == 1
     shared = {"lr", "head_first", "batch_size", "length"}
     assert shared <= {"lr", *space.values}, "what helps one side is offered to all"
+
+
+def test_losses_are_all_beside_each_other():
+    space = Space(HParams(4e-3), {"loss": ("", "weighted", "dice", "focal")})
+    tried = walk(lambda h: (h.loss == "focal") - abs(math.log2(h.lr / 4e-3)), trials=12, space=space)
+    assert best(tried).loss == "focal" and {h.loss for h in tried} == {"", "weighted", "dice", "focal"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,12 @@ from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.chance import mix, order
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
-from gfm_objectives.data.places import CHUNK, Kept, Places, Subset
+from gfm_objectives.data.places import CHUNK, Kept, Places, Subset, spread
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS, Legend
 from gfm_objectives.tasks import build_task
-from gfm_objectives.tasks.kinds import Kind, kind_of, standardised
+from gfm_objectives.tasks.kinds import Kind, kind_of, standardised, with_loss
 from gfm_objectives.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
@@ -62,10 +62,12 @@ class Bench:
         """What is counted and reported; what a model learns is `kind_for` its labels."""
         return kind_of(self.task)
 
-    def kind_for(self, train: Places) -> Kind:
-        """The kind whose targets, where they are numbers, are learned in deviations from the mean of these labels."""
+    def kind_for(self, train: Places, loss: str = "") -> Kind:
+        """The kind whose targets, where they are numbers, are learned in deviations from the mean of these labels, with
+        one of its losses."""
         targets = (part.targets[self.task.layer] for part in _chunks(train)) if self.task.kind == "regression" else ()
-        return kind_of(standardised(self.task, targets))
+        kind = kind_of(standardised(self.task, targets))
+        return with_loss(kind, loss, (part.targets[self.task.layer] for part in _chunks(train)), self.classes)
 
     @property
     def outputs(self) -> int:
@@ -126,17 +128,25 @@ def _open(task: Task) -> Bench:
     sizes = {s: min(getattr(task, s) or n, n) for s, n in there.items()}
     if empty := [s for s in SPLITS if not sizes[s]]:
         raise InputError(f"task {task.name}: its data has no place for {' and '.join(empty)}")
+    areas = {s: source.groups() if s == "train" else source.tile_groups() for s, source in sources.items()}
+    # Of made-up places the first are as good as any; of a folder they may all be of one area.
+    which = {s: range(sizes[s]) if test.synthetic else _whole(spread(areas[s], sizes[s])) for s in SPLITS}
     return Bench(
         task,
         train.spec,
-        _fingerprint(task, train.spec, sizes, sources),
+        _fingerprint(task, train.spec, sizes, sources, {s: list(w) for s, w in which.items() if w != range(len(w))}),
         sizes,
-        tuple(f"{_identity(task)}:{group}" for group in test.tile_groups()[: sizes["test"]]),
-        {s: Kept(source, sizes[s], (task.layer, "map"), whole=s != "train") for s, source in sources.items()},
+        tuple(f"{_identity(task)}:{areas['test'][k]}" for k in which["test"]),
+        {s: Kept(source, which[s], (task.layer, "map"), whole=s != "train") for s, source in sources.items()},
         str(getattr(test, "world", "")),
         test.synthetic,
         test.license,
     )
+
+
+def _whole(index: list[int]) -> Sequence[int]:
+    """A range, where it is one: all places then have the fingerprint they always had."""
+    return range(len(index)) if index == list(range(len(index))) else index
 
 
 def _check(task: Task, spec: Spec) -> None:
@@ -150,11 +160,21 @@ def _check(task: Task, spec: Spec) -> None:
         raise InputError(f"task {task.name}: recode names label {beyond[0]}, but {task.layer} has 0 to {classes - 1}")
 
 
-def _fingerprint(task: Task, spec: Spec, sizes: Mapping[str, int], sources: Mapping[str, Source]) -> str:
-    """Of what is asked, of the content of every split, and of the figures values are normalised by."""
-    asked = [task.kind, task.layer, dict(sizes), sorted(task.recode.items()), task.index]
+def _fingerprint(
+    task: Task, spec: Spec, sizes: Mapping[str, int], sources: Mapping[str, Source], some: Mapping[str, list[int]]
+) -> str:
+    """Of what is asked, of the content of every split, and of the figures values are normalised by. some: the places
+    used of splits of which they are not the first."""
+    asked = [
+        task.kind,
+        task.layer,
+        dict(sizes),
+        sorted(task.recode.items()),
+        task.index,
+        *([dict(some)] if some else []),
+    ]
     look = [spec.bands, spec.dates, spec.size, spec.gsd, spec.legends[task.layer].classes]
-    figures = [repr(SENSORS[s]) for s in spec.bands]
+    figures = [repr(SENSORS[s]) for s in spec.bands if not SENSORS[s].own]  # those of others are in the sources'
     content = [asked, look, figures, [sources[s].fingerprint for s in SPLITS]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

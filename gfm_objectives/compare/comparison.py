@@ -105,7 +105,7 @@ class Comparison:
     def job(self, cell: Cell, seed: int, flops: float) -> Job:
         """The run of a cell at the start of its search; `flops` is F, to which the row's own extra is added."""
         bench, contender, fraction = cell
-        space = contender.space(bench.spec, self.finetune["batch_size"])
+        space = contender.space(bench.spec, self.finetune["batch_size"], bench.kind.losses)
         return Job(bench.at(seed), contender, fraction, seed, space.start, flops + contender.extra_flops)
 
     def tuning(self, cell: Cell, budgets: Mapping[tuple[str, float], float]) -> Job:
@@ -118,7 +118,7 @@ class Comparison:
     def proposed(self, cell: Cell, first: Job) -> list[Job]:
         """The tuning trials that come next, after the `first`; none where the search is over."""
         bench, contender, _ = cell
-        space = contender.space(bench.spec, self.finetune["batch_size"])
+        space = contender.space(bench.spec, self.finetune["batch_size"], bench.kind.losses)
         next_ = proposals(space, self.log.tried(first.cell), self.finetune["trials"])
         return [replace(first, hparams=h) for h in next_]
 
@@ -163,7 +163,7 @@ class Comparison:
     def _choice(self, cell: Cell, job: Job) -> dict[str, Any]:
         bench, contender, fraction = cell
         tried = self.log.tried(job.cell)
-        space = contender.space(bench.spec, self.finetune["batch_size"])
+        space = contender.space(bench.spec, self.finetune["batch_size"], bench.kind.losses)
         return {
             "task": bench.task.name,
             "fraction": fraction,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,9 +69,10 @@ class Contender:
         run = self.run(seed)
         return "|".join([self.kind, self.shape, self.weights, run.identity if run else ""])
 
-    def space(self, spec: Spec, batch_size: int) -> Space:
-        """What it is tuned over; `batch_size` is the largest."""
-        return KINDS[self.kind].space(spec, batch_size)
+    def space(self, spec: Spec, batch_size: int, losses: Sequence[str] = ("",)) -> Space:
+        """What it is tuned over; `batch_size` is the largest, `losses` are those of the task's kind, for everybody."""
+        space = KINDS[self.kind].space(spec, batch_size)
+        return replace(space, values={**space.values, "loss": tuple(losses)})
 
     def build(self, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
         """The model before fine-tuning, with `channels` outputs a pixel; what is not pretrained is drawn by `seed`."""

@@ -14,7 +14,7 @@ from typing import Any
 from gfm_objectives.finetune import HParams
 
 # In the order in which they are tried: what moved scores most so far comes first (LOG.md, 2026-11-22 and 2026-11-23).
-LEVERS = ("lr", "width", "head_first", "encoder_factor", "freeze", "batch_size", "mode", "length")
+LEVERS = ("lr", "width", "head_first", "encoder_factor", "freeze", "batch_size", "mode", "length", "loss")
 STEP = 2.0  # from one learning rate to the next; the ladder has no end
 WIDEN = 4  # further trials, beyond their number, for a winner that lies at the end of the values tried of a lever
 
@@ -30,12 +30,14 @@ class Space:
     values: Mapping[str, Sequence[Any]]
 
     def neighbours(self, at: HParams, lever: str) -> list[HParams]:
-        """`at` with this lever one step down and up; ends of a list have one neighbour."""
+        """`at` with this lever one step down and up, or with every other loss; ends of a list have one neighbour."""
         if lever == "lr":
             return [replace(at, lr=float(f"{at.lr * f:.6g}")) for f in (STEP, 1 / STEP)]
         values = list(self.values.get(lever, ()))
         if len(values) < 2:
             return []
+        if lever == "loss":  # losses have no order: each is beside every other
+            return [replace(at, loss=v) for v in values if v != at.loss]
         here = values.index(getattr(at, lever))
         return [replace(at, **{lever: values[i]}) for i in (here - 1, here + 1) if 0 <= i < len(values)]
 

@@ -84,7 +84,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
-    kind = bench.kind_for(train)
+    kind = bench.kind_for(train, job.hparams.loss)
     try:
         result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
     except Diverged as e:

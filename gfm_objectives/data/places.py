@@ -49,8 +49,19 @@ class Subset:
         return self.read([k])
 
 
+def spread(areas: Sequence[str], n: int) -> list[int]:
+    """n of the places, whose areas these are: one of every area in turn, so that no area is left out before another
+    has had two."""
+    turn: dict[str, int] = {}
+    ranked = []
+    for k, area in enumerate(areas):
+        turn[area] = turn.get(area, -1) + 1
+        ranked.append((turn[area], k))
+    return sorted(k for _, k in sorted(ranked)[:n])
+
+
 class Kept:
-    """The first `count` places of a source, or its first `count` tiles (whole=True), read once and kept on a shelf.
+    """Places of a source, or its tiles (whole=True), read once and kept on a shelf: the first `count` or those listed.
 
     What is kept is read from the source at the first need, or before it goes to another process, which is why workers
     do not read it again. Only the targets `layers` are kept. Where a shelf of `room` bytes is full, the rest is read
@@ -58,9 +69,15 @@ class Kept:
     """
 
     def __init__(
-        self, source: Source, count: int, layers: Sequence[str], whole: bool = False, room: float = CACHE_GB * 2**30
+        self,
+        source: Source,
+        count: int | Sequence[int],
+        layers: Sequence[str],
+        whole: bool = False,
+        room: float = CACHE_GB * 2**30,
     ) -> None:
-        self.source, self.count, self.layers, self.room = source, count, tuple(layers), room
+        self.which = range(count) if isinstance(count, int) else [int(k) for k in count]
+        self.source, self.count, self.layers, self.room = source, len(self.which), tuple(layers), room
         self.spec = source.spec
         self.whole = whole and type(source).tile is not Source.tile  # where a tile is a place, many are read at once
         self._shelf: Shelf | None = None
@@ -98,10 +115,10 @@ class Kept:
     def _fetch(self, which: range) -> Iterator[Batch]:
         """Batches of one place or tile, from the source."""
         if self.whole:
-            yield from (self._lean(self.source.tile(k)) for k in which)
+            yield from (self._lean(self.source.tile(self.which[k])) for k in which)
             return
         for first in range(which.start, which.stop, CHUNK):
-            some = self._lean(self.source.read(range(first, min(first + CHUNK, which.stop))))
+            some = self._lean(self.source.read(self.which[first : min(first + CHUNK, which.stop)]))
             yield from (some.map(lambda t, k=k: t[k : k + 1]) for k in range(len(some)))  # type: ignore[misc]
 
     def _lean(self, batch: Batch) -> Batch:

@@ -18,7 +18,8 @@ class HParams:
 
     lr: peak; encoder_factor: on the learning rate of the model's `encoder`; length: share of the budget that is spent;
     batch_size: places per step; head_first: the head is fitted before all is trained; freeze: what stays as it is,
-    running statistics included: tokens (the encoder but for its dense path) or encoder; width and mode: of the U-Net.
+    running statistics included: tokens (the encoder but for its dense path) or encoder; width and mode: of the U-Net;
+    loss: one of the task kind's `losses`.
     """
 
     lr: float
@@ -29,6 +30,7 @@ class HParams:
     freeze: str = ""
     width: int | None = None
     mode: str | None = None
+    loss: str = ""
 
     def __post_init__(self) -> None:
         if self.freeze not in FREEZE:

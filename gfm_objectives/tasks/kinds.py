@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import confusion, moments, score_histogram
+from gfm_objectives.tasks.losses import CLASS_LOSSES, NUMBER_LOSSES, class_loss, class_weights, number_loss
 from gfm_objectives.tasks.task import Task
 
 
@@ -26,7 +27,10 @@ class Kind(ABC):
 
     name: str
     metrics: tuple[str, ...]
+    how: str = ""  # the loss, one of `losses`
+    weights: tuple[float, ...] = ()  # of each class, for how=weighted
     dense: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("",)  # that tuning may choose among
 
     @abstractmethod
     def channels(self, classes: int) -> int:
@@ -53,11 +57,13 @@ class Kind(ABC):
 class Segmentation(Kind):
     """A class for every pixel; target (B, H, W) long, -1 = none."""
 
+    losses: ClassVar[tuple[str, ...]] = CLASS_LOSSES
+
     def channels(self, classes: int) -> int:
         return classes
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return _cross_entropy(output, target)
+        return class_loss(self.how, output, target, self.weights)
 
     def decide(self, output: Tensor) -> Tensor:
         return output.argmax(1)
@@ -71,9 +77,10 @@ class Regression(Kind):
     """A number for every pixel; target (B, H, W) float in its own unit, NaN = none.
 
     Models put out (target - offset) / scale, so that one learning rate suits metres and tonnes; the loss is the mean
-    square, which is what RMSE and R2 judge.
+    square, which is what RMSE and R2 judge, unless another is chosen.
     """
 
+    losses: ClassVar[tuple[str, ...]] = NUMBER_LOSSES
     offset: float = 0.0
     scale: float = 1.0
 
@@ -83,7 +90,7 @@ class Regression(Kind):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         known = ~target.isnan()
         wanted = (torch.where(known, target, self.offset) - self.offset) / self.scale
-        return ((output[:, 0].float() - wanted) ** 2 * known).sum() / known.sum().clamp(min=1)
+        return number_loss(self.how, output[:, 0].float(), wanted, known)
 
     def decide(self, output: Tensor) -> Tensor:
         return output[:, 0].float() * self.scale + self.offset
@@ -96,13 +103,14 @@ class Regression(Kind):
 class Scene(Kind):
     """One class for a place; target (B,) long, -1 = none."""
 
+    losses: ClassVar[tuple[str, ...]] = CLASS_LOSSES
     dense: ClassVar[bool] = False
 
     def channels(self, classes: int) -> int:
         return classes
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return _cross_entropy(_pooled(output), target)
+        return class_loss(self.how, _pooled(output), target, self.weights)
 
     def decide(self, output: Tensor) -> Tensor:
         return _pooled(output).argmax(1)
@@ -152,6 +160,12 @@ def kind_of(task: Task) -> Kind:
     return replace(kind, offset=task.offset, scale=task.scale) if isinstance(kind, Regression) else kind
 
 
+def with_loss(kind: Kind, how: str, targets: Iterable[Tensor], classes: int) -> Kind:
+    """The kind with the loss `how`, whose weights, where it has some, are those of the training labels."""
+    assert how in kind.losses, f"{how!r} is no loss of {kind.name}; it has {kind.losses}"
+    return replace(kind, how=how, weights=class_weights(targets, classes) if how == "weighted" else ())
+
+
 def standardised(task: Task, targets: Iterable[Tensor]) -> Task:
     """The task with offset and scale of a regression: mean and deviation of its training labels, given batch by batch.
 
@@ -166,11 +180,6 @@ def standardised(task: Task, targets: Iterable[Tensor]) -> Task:
         held = "one value" if n else "nothing"
         raise InputError(f"task {task.name}: the training labels of {task.layer} hold {held}; give it others")
     return replace(task, offset=mean, scale=variance**0.5)
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
-    return total / (target >= 0).sum().clamp(min=1)
 
 
 def _pooled(output: Tensor) -> Tensor:
