@@ -29,6 +29,22 @@ def inspect(argv: Sequence[str] | None = None, program: str = "gfm inspect") -> 
     return _guarded(_inspect, argv, "inspect", program)
 
 
+def init(argv: Sequence[str] | None = None, program: str = "gfm init") -> int:
+    """Write the yaml of a folder. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or {"--help", "-h"} & {*words}:
+        return (_say if words else _fail)(
+            f"{program} FOLDER [out=name.yaml] [attribute=column]: looks at a folder of rasters and writes the yaml "
+            "that describes it (docs/chips.md); attribute names the column of vector labels that holds the class"
+        )
+    from gfm_objectives.inspection.drafting import main
+
+    try:
+        return _say(main(words))
+    except InputError as e:
+        return _fail(str(e))
+
+
 def reproduce(argv: Sequence[str] | None = None, program: str = "gfm reproduce") -> int:
     """Write every table and figure of the repository's pages anew from results/. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -65,6 +81,7 @@ def yardstick(argv: Sequence[str] | None = None, program: str = "gfm yardstick")
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (train, "pretrain an encoder with one objective to a budget in FLOPs"),
     "eval": (evaluate, "fine-tune encoders and their contenders on tasks and report the gain"),
+    "init": (init, "look at a folder of rasters and write the yaml that describes it"),
     "inspect": (inspect, "show how a folder of chips (a yaml) is understood: counts, ranges, pictures"),
     "yardstick": (yardstick, "print what frozen encoders of finished runs know of held-out places"),
     "reproduce": (reproduce, "write the tables and figures of README.md and docs/results.md anew from results/"),

@@ -51,9 +51,18 @@ def _pictures(figure: Any, spec: Spec, samples: Batch) -> None:
             ax.imshow(picture, interpolation="nearest")
     for column, (layer, legend) in enumerate(spec.legends.items(), len(samples.sensors)):
         axes[0][column].set_title(layer, fontsize=9)
+        if samples.targets[layer].is_floating_point():
+            low, high = np.nanpercentile(samples.targets[layer].numpy(), (2, 98)) if known(samples, layer) else (0, 1)
+            for ax, y in zip(axes[:, column], samples.targets[layer].numpy(), strict=True):
+                ax.imshow(y, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+            continue
         colors = np.array([to_rgb(c) for c in palette(len(legend), legend.colors)] + [UNLABELLED])
         for ax, y in zip(axes[:, column], samples.targets[layer].numpy(), strict=True):
             ax.imshow(colors[np.where(y < 0, len(legend), y)], interpolation="nearest")
+
+
+def known(samples: Batch, layer: str) -> bool:
+    return bool((~samples.targets[layer].isnan()).any())
 
 
 def _histogram(ax: Any, sensor: str, looks: Mapping[str, Look]) -> None:
@@ -80,6 +89,12 @@ def _histogram(ax: Any, sensor: str, looks: Mapping[str, Look]) -> None:
 def _classes(ax: Any, spec: Spec, layer: str, looks: Mapping[str, Look]) -> None:
     """Share of the labelled pixels, a bar for each split in every class."""
     legend = spec.legends[layer]
+    if any(found.layers[layer].values.n for found in looks.values()):
+        values = np.concatenate([v for found in looks.values() for v in found.layers[layer].values.sample])
+        ax.hist(values, 60, color="0.5")
+        ax.set_yticks([])
+        ax.set_title(f"{layer}, {legend.classes[0]}", fontsize=9)
+        return
     colors = palette(len(legend), legend.colors)
     splits = list(looks)
     for k, split in enumerate(splits):

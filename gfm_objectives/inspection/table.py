@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from gfm_objectives.data.layers import EPOCH
+import numpy as np
+
+from gfm_objectives.data.finding import EPOCH
 from gfm_objectives.data.source import Source
 from gfm_objectives.inspection.tally import Look, SensorTally, Values, pooled
 from gfm_objectives.sensors import SENSORS, Sensor, calibration
@@ -31,7 +33,14 @@ def render(
     parts: list[RenderableType] = [Text(head + (", synthetic" if first.synthetic else ""), style="bold")]
     parts += [Text(first.license)] if first.license else []
     parts += [_splits(looks), *(_bands(sensor, dates, looks) for sensor, dates in spec.dates.items())]
-    parts += [_classes(layer, legend.classes, looks) for layer, legend in spec.legends.items()]
+    parts += [
+        (
+            _numbers_of(layer, legend.classes[0], looks)
+            if _is_numbers(layer, looks)
+            else _classes(layer, legend.classes, looks)
+        )
+        for layer, legend in spec.legends.items()
+    ]
     parts = [part for one in parts for part in (one, Text())]  # an empty line after each
     lines = [f"{split}: {line}" for split, source in sources.items() for line in source.notes()]
     parts += [Text(line) for line in _merged(lines)]
@@ -94,12 +103,30 @@ def _numbers(values: Values) -> list[str]:
     return [f"{v if abs(v) > tiny else 0:.3g}" for v in numbers]
 
 
+def _is_numbers(layer: str, looks: Mapping[str, Look]) -> bool:
+    return any(found.layers[layer].values.n for found in looks.values())
+
+
 def _classes(layer: str, classes: tuple[str, ...], looks: Mapping[str, Look]) -> Table:
-    table = _table(f"Layer {layer}, share of pixels", "class", *looks)
+    sensors = [s for s in next(iter(looks.values())).layers[layer].hidden]
+    hidden = {s: sum(found.layers[layer].hidden[s] for found in looks.values()) for s in sensors}
+    every = sum(found.layers[layer].pixels for found in looks.values())
+    shown = [s for s in sensors if np.any(hidden[s])]
+    table = _table(f"Layer {layer}, share of pixels", "class", *looks, *(f"not seen by {s}" for s in shown))
     totals = {split: max(1, int(found.layers[layer].pixels.sum())) for split, found in looks.items()}
     for i, name in enumerate([*classes, "no label"]):
         pixels = {split: int(found.layers[layer].pixels[i]) for split, found in looks.items()}
-        table.add_row(name, *(f"{n / totals[s]:.1%}" if n else "none" for s, n in pixels.items()))
+        unseen = [f"{hidden[s][i] / every[i]:.1%} of it" if hidden[s][i] else "none" for s in shown]
+        table.add_row(name, *(f"{n / totals[s]:.1%}" if n else "none" for s, n in pixels.items()), *unseen)
+    return table
+
+
+def _numbers_of(layer: str, unit: str, looks: Mapping[str, Look]) -> Table:
+    table = _table(f"Layer {layer}, in {unit}", "split", "labelled", "min", "2 %", "mean", "98 %", "max", "deviation")
+    for split, found in looks.items():
+        tally = found.layers[layer]
+        share = tally.pixels[0] / max(1, tally.pixels.sum())
+        table.add_row(split, f"{share:.1%}", *_numbers(tally.values))
     return table
 
 
@@ -108,6 +135,8 @@ def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]
     for name in next(iter(looks.values())).sensors:
         tallies = [found.sensors[name] for found in looks.values()]
         sensor = _figures(name, tallies)
+        if sensor.own:
+            continue  # its figures are those of this very data
         found = {b.name: pooled(tallies, b.name) for b in sensor.bands if b.name in tallies[0].bands}
         found = {b: v for b, v in found.items() if v.n and v.std}
         far = [b for b, v in found.items() if not sensor.centred and _far(sensor, b, v)]

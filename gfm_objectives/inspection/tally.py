@@ -78,10 +78,13 @@ class SensorTally:
 
 @dataclass
 class LayerTally:
-    """Of one layer. pixels of each class and, last, without a label; empty: tiles without a label."""
+    """Of one layer. pixels of each class and, last, without a label; hidden: sensor -> those of them that it does not
+    see at any date; empty: tiles without a label; values: of a layer of numbers, which has one class."""
 
     pixels: np.ndarray
+    hidden: dict[str, np.ndarray]
     empty: int = 0
+    values: Values = field(default_factory=Values)
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,26 @@ def look(source: Source, tiles: Sequence[int]) -> Look:
     """Read whole `tiles` of a source one at a time and count: their windows may overlap and end in padding."""
     spec = source.spec
     sensors = {k: SensorTally({b: Values() for b in bands}) for k, bands in spec.bands.items()}
-    layers = {k: LayerTally(np.zeros(len(legend) + 1, np.int64)) for k, legend in spec.legends.items()}
+    layers = {
+        k: LayerTally(np.zeros(len(legend) + 1, np.int64), {s: np.zeros(len(legend) + 1, np.int64) for s in spec.bands})
+        for k, legend in spec.legends.items()
+    }
     for i in tiles:
         batch = source.tile(i)
         for name, s in batch.sensors.items():
             sensors[name].add(name, s)
         for name, y in batch.targets.items():
-            n = len(spec.legends[name])
-            layers[name].pixels += torch.bincount(torch.where(y < 0, n, y).flatten(), minlength=n + 1).numpy()
-            layers[name].empty += bool((y < 0).all())
+            n, tally = len(spec.legends[name]), layers[name]
+            if y.is_floating_point() and y.ndim == 3:  # numbers: one class, which those have that are known
+                tally.values.add(y[~y.isnan()].numpy())
+                y = torch.where(y.isnan(), -1, 0)
+            if y.ndim != 3:
+                continue  # labels of whole places are no pixels
+            y = torch.where(y < 0, n, y)
+            tally.pixels += torch.bincount(y.flatten(), minlength=n + 1).numpy()
+            tally.empty += bool((y == n).all())
+            for sensor, s in batch.sensors.items():
+                tally.hidden[sensor] += torch.bincount(y[~s.valid.any(1)], minlength=n + 1).numpy()
     return Look(len(source), len(tiles), len(set(source.groups())), sensors, layers)
 
 

@@ -1,0 +1,105 @@
+"""What a few files of a kind hold: bands, number type, values, codes, what they declare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gfm_objectives.data.grid import Grid
+from gfm_objectives.data.layers import FileFault, Raster, read_bands
+from gfm_objectives.inspection.grouping import Group
+
+FILES = 12  # of a kind that are looked into
+SIDE = 512  # pixels of each, from its middle
+MANY = 40  # values from which whole numbers are no classes
+LABEL = re.compile(
+    r"mask|label|lbl|target|(?<![a-z])(gt|lc|lulc|class(es)?|truth)(?![a-z])|annot|landcover|water|cover|agbm?|biomass",
+    re.I,
+)
+HEIGHT = re.compile(r"(?<![a-z])(dem|dsm|dtm|elev\w*)(?![a-z])", re.I)
+RADAR = re.compile(r"(?<![a-z])(s1\w*|sar|radar|sentinel-?1|vv|vh)(?![a-z])", re.I)
+S2 = re.compile(r"(?<![a-z])(s2\w*|sentinel-?2)(?![a-z])", re.I)
+
+
+@dataclass
+class Seen:
+    """What a few files of a kind hold: bands, number type, values, what they declare; grid: of the first."""
+
+    count: int
+    kind: str
+    values: np.ndarray  # (C, n) a sample of valid pixels
+    raster: Raster  # the header of the first
+    grid: Grid
+    shapes: set[tuple[int, int]]
+    zeros: float  # share of pixels that are 0 in all bands
+    odd: dict[float, float]  # value that is usually no data -> share of pixels that have it in a band
+    codes: np.ndarray | None  # every whole number in band 1, where there are few
+    flags: tuple[int, ...] = ()  # bands of many that hold few whole numbers: quality, classes
+    faults: list[str] = field(default_factory=list)
+
+
+def see(group: Group) -> Seen | None:
+    """Look into some files of a group; None where none can be read."""
+    paths = [p for files in group.chips.values() for p in files]
+    paths = [paths[int((i + 0.5) * len(paths) / min(FILES, len(paths)))] for i in range(min(FILES, len(paths)))]
+    seen: Seen | None = None
+    codes: set[float] | None = set()
+    samples, zeros, odd, pixels = [], 0, {-9999.0: 0, -32768.0: 0, 65535.0: 0}, 0
+    faults = []
+    for path in paths:
+        try:
+            head = read_bands(path, ())
+            window = _middle(head.shape)
+            raster = read_bands(path, range(1, head.count + 1), window=window)
+        except FileFault as fault:
+            faults.append(str(fault))
+            continue
+        x = raster.values[0]
+        ok = np.isfinite(x).all(0) & (True if raster.valid is None else raster.valid[0])
+        pixels += ok.size
+        zeros += int(((x == 0).all(0) & ok).sum())
+        for value in odd:
+            odd[value] += int((x == value).any(0).sum())
+        every = np.unique(x[0][np.isfinite(x[0])])
+        if codes is not None:
+            codes |= set(every.tolist())
+            codes = None if len(codes) > MANY else codes
+        if seen is None:
+            seen = Seen(
+                head.count, x.dtype.kind, x[:, ok][:, :1], raster, Grid(*head.shape, head.place), set(), 0, {}, None
+            )
+        seen.shapes.add(head.shape)
+        if x.shape[0] == seen.count:
+            samples.append(x[:, ok][:, :: max(1, int(ok.sum()) // 4000)].astype(np.float64))
+    if seen is None:
+        return None
+    seen.values = np.concatenate(samples, 1)
+    seen.zeros, seen.odd = zeros / max(1, pixels), {v: n / max(1, pixels) for v, n in odd.items() if n}
+    if seen.count > 4:
+        few = [len(np.unique(v)) <= MANY and bool((v % 1 == 0).all()) for v in seen.values]
+        seen.flags = tuple(i + 1 for i, is_few in enumerate(few) if is_few)
+    whole = codes is not None and all(float(c).is_integer() for c in codes)
+    seen.codes, seen.faults = (np.array(sorted(codes or ())) if whole else None), faults
+    return seen
+
+
+def _middle(shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    height, width = min(SIDE, shape[0]), min(SIDE, shape[1])
+    return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
+
+
+def is_label(group: Group, seen: Seen) -> bool:
+    """By its name, or as it has one band of few whole numbers or of numbers of colours."""
+    if LABEL.search(group.hint):
+        return True
+    if HEIGHT.search(group.hint) or RADAR.search(group.hint) or S2.search(group.hint):
+        return False
+    return seen.count == 1 and (seen.raster.palette is not None or (seen.codes is not None and len(seen.codes) <= MANY))
+
+
+def metres(seen: Sequence[Seen]) -> float | None:
+    """Metres per pixel by the first georeference."""
+    return next((m for s in seen if (m := s.grid.metres) is not None), None)

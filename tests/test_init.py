@@ -1,0 +1,148 @@
+"""gfm init: the layouts people have become a yaml that reads them; what was guessed is said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rasterio import Affine
+from test_chips import write_tiff
+
+from gfm_objectives import cli
+from gfm_objectives.config import load_choice
+from gfm_objectives.data import build_source
+from gfm_objectives.inspection.grouping import find, groups
+
+RNG = np.random.default_rng(0)
+
+
+def tif(path: Path, values: np.ndarray, x: float = 5e5, y: float = 5e6, step: float = 10.0, **more: Any) -> None:
+    place = {"crs": "EPSG:32633", "transform": Affine(step, 0, x, 0, -step, y)}
+    write_tiff(path, values if values.ndim == 3 else values[None], **(place | more))
+
+
+def init(root: Path, capsys: Any, *words: str) -> tuple[dict[str, Any], str]:
+    """(options of the yaml, what was said)"""
+    assert cli.main(["init", str(root), *words]) == 0, capsys.readouterr().err
+    return load_choice("data", f"./{root.name}.yaml"), capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_pictures_and_masks_with_a_palette(tmp_path: Path, capsys: Any):
+    root = tmp_path / "fields"
+    (root / "masks").mkdir(parents=True)
+    (root / "images").mkdir()
+    for i in range(20):
+        Image.fromarray(RNG.integers(1, 255, (64, 64, 3)).astype(np.uint8)).save(root / f"images/img_{i:02d}.png")
+        mask = Image.fromarray(RNG.choice([0, 1, 3], (64, 64)).astype(np.uint8), "P")
+        mask.putpalette(bytes([10, 20, 30, 40, 50, 60, 0, 0, 0, 70, 80, 90]))
+        mask.save(root / f"masks/mask_{i:02d}.png")
+    options, said = init(root, capsys)
+    assert options["sensors"]["optical"]["file"] == "images/img_{chip}.png"
+    label = options["layers"]["label"]
+    assert label["codes"] == [0, 1, 3] and label["colors"] == ["#0a141e", "#28323c", "#46505a"]
+    assert (
+        "by hand:" in said and "gsd: files are not georeferenced" in said and said.endswith("gfm inspect fields.yaml\n")
+    )
+    source = build_source(options, "train")
+    batch = source.read([0])
+    assert batch.sensors["optical"].bands == ("red", "green", "blue") and abs(batch.sensors["optical"].x.mean()) < 0.2
+    task = load_choice("task", "./fields_task.yaml")
+    assert build_source(task["data"], "test").read([0]).targets["label"].unique().tolist() == [0, 1, 2]
+    assert cli.main(["init", str(root)]) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_a_folder_for_each_place_with_dates_and_names_of_bands(tmp_path: Path, capsys: Any):
+    import rasterio
+
+    root = tmp_path / "places"
+    for i in range(16):
+        for month in (4, 7):
+            path = root / f"p{i:02d}/s2_2020-0{month}-01.tif"
+            tif(path, RNG.integers(1200, 4000, (3, 40, 50)).astype(np.uint16), 5e5 + 6000 * i)
+            with rasterio.open(path, "r+") as file:
+                file.descriptions = ("B08", "B04", "B03")
+        tif(root / f"p{i:02d}/label.tif", RNG.choice([0, 1, 255], (40, 50)).astype(np.uint8), 5e5 + 6000 * i)
+    options, said = init(root, capsys)
+    s2 = options["sensors"]["s2"]
+    assert s2["file"] == "{chip}/s2_{date}.tif" and s2["bands"] == {"B03": 3, "B04": 2, "B08": 1}
+    assert (s2["scale"], s2["offset"], options["gsd"], options["layers"]["label"]["ignore"]) == (1e-4, -0.1, 10.0, 255)
+    assert options["splits"]["by"] == "location" and "baseline 04.00" in said
+    sources = {s: build_source(options, s) for s in ("train", "val", "test")}
+    assert sum(source.tiles() for source in sources.values()) == 16 and sources["train"].spec.dates == {"s2": 2}
+
+
+def test_one_scene_with_polygons(tmp_path: Path, capsys: Any):
+    import geopandas
+    from shapely.geometry import box
+
+    root = tmp_path / "farm"
+    tif(root / "scene.tif", RNG.integers(100, 4000, (4, 1300, 1500)).astype(np.uint16))
+    parcels = [box(5e5 + 1000 * i, 5e6 - 1000 * j - 900, 5e5 + 1000 * i + 900, 5e6 - 1000 * j)
+               for i in range(15) for j in range(13)]  # fmt: skip
+    crops = [("wheat", "maize", "grass")[k % 3] for k in range(len(parcels))]
+    table = geopandas.GeoDataFrame({"crop": crops, "id": range(len(parcels))}, geometry=parcels, crs="EPSG:32633")
+    table.to_crs("EPSG:4326").to_file(root / "fields.gpkg")
+    options, said = init(root, capsys, "attribute=crop")
+    assert options["layers"]["label"]["classes"] == ["grass", "maize", "wheat"] and options["tile"] == 512
+    assert "whose" not in said and "the polygon that covers their centre" in said
+    sources = {s: build_source(options, s) for s in ("train", "val", "test")}
+    assert {s: source.tiles() > 0 for s, source in sources.items()} == dict.fromkeys(sources, True)
+    assert sum(source.tiles() for source in sources.values()) == 9
+    y = sources["train"].tile(0).targets["label"]
+    assert 0.75 < (y >= 0).float().mean() < 0.87 and y.unique().tolist() == [-1, 0, 1, 2]  # 90 % of each side
+    assert cli.main(["init", str(root), "attribute=kind", "out=other.yaml"]) == 2
+    assert "attribute=kind: fields.gpkg has no such column; it has crop, id" in capsys.readouterr().err
+
+
+LAYOUTS = {
+    "suffixes": (["a/{}_merged.tif", "a/{}.mask.tif"], ["a/{chip}.mask.tif", "a/{chip}_merged.tif"]),
+    "prefixes": (["i/img_{}.tif", "m/mask_{}.png"], ["i/img_{chip}.tif", "m/mask_{chip}.png"]),
+    "words": (["x/ev_{}_pre_dis.png", "x/ev_{}_post_dis.png", "m/ev_{}.png"],
+              ["m/{chip}.png", "x/{chip}_{date}_dis.png"]),
+    "months": (["f/{}_S1_00.tif", "f/{}_S1_01.tif", "f/{}_S1_11.tif"], ["f/{chip}_S1_{date}.tif"]),
+    "kinds": (["DEM/{}_3.tif", "S2L2A/{}_3.tif", "LULC/{}_3.tif"],
+              ["DEM/{chip}.tif", "LULC/{chip}.tif", "S2L2A/{chip}.tif"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_names_of_files_become_patterns(tmp_path: Path, layout: str):
+    names, patterns = LAYOUTS[layout]
+    for chip in ("t01", "t02", "t05", "t17"):
+        for name in names:
+            path = tmp_path / name.format(chip)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    made = groups(tmp_path, find(tmp_path)[0])
+    assert sorted(g.pattern for g in made) == patterns
+    assert {len(g.chips) for g in made} == {4}
+
+
+def test_faults_of_the_command(tmp_path: Path, capsys: Any):
+    (tmp_path / "empty").mkdir()
+    for words, message in (
+        (["no/such"], "no/such: no such folder"),
+        (["empty"], "holds no raster that can be read"),
+        (["empty", "attribut=crop"], "attribut: no such key; choose from out, attribute"),
+        (["empty", "out=x.txt"], "expected a name that ends in .yaml"),
+        (["empty", "also"], "expected one folder, got empty, also"),
+    ):
+        assert cli.main(["init", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["init", "--help"]) == 0 and "gfm init FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("GFM_DATA" not in os.environ, reason="GFM_DATA is not set: the real folders are absent")
+@pytest.mark.parametrize("folder", ["multi_sensor", "formats/real/biomassters"])
+def test_real_folders_are_drafted_and_read(folder: str, capsys: Any):
+    options, _ = init(Path(os.environ["GFM_DATA"]).resolve() / folder, capsys)
+    build_source(options | {"skip": ["missing"]}, "pretrain" if "biomass" in folder else "train").read([0])
