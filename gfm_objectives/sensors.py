@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class Sensor:
     gsd: float
     bands: tuple[Band, ...]
     centred: bool = False
+    own: bool = field(default=False, repr=False)  # described by a user, see `register`
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -171,6 +174,67 @@ def calibration(sensor: str, level: str = "") -> Sensor:
         known = "".join(f" or take {other}" for name, other in LEVELS if name == sensor)
         raise ValueError(f"sensor {sensor} has no level {level!r}; leave it out{known}")
     return LEVELS[sensor, level]
+
+
+# ---------------------------------------------------------------- sensors of a user's own
+
+SHIPPED = tuple(SENSORS)
+# Central wavelengths in nm that bands of these names have, give or take: enough to start them from the nearest known.
+USUAL_WAVES = {
+    "coastal": 443.0,
+    "blue": 480.0,
+    "green": 560.0,
+    "yellow": 605.0,
+    "red": 660.0,
+    "rededge": 705.0,
+    "nir": 850.0,
+    "swir1": 1610.0,
+    "swir2": 2200.0,
+    "thermal": 10900.0,
+}
+
+
+def register(sensor: Sensor, level: str = "") -> Sensor:
+    """Add a sensor of a user's own to the table, for this process, and its figures under `level`; returns it.
+
+    One name is one instrument: bands that other data of that name brought stay, those that are new join them.
+    ValueError where a band would have another wavelength, or the sensor another unit.
+    """
+    known = SENSORS.get(sensor.name)
+    if known is not None:
+        if not known.own or (known.unit, known.centred) != (sensor.unit, sensor.centred):
+            raise ValueError(f"sensor {sensor.name}: is known with the unit {known.unit}; choose another name")
+        waves = {b.name: b.wavelength for b in known.bands}
+        for b in sensor.bands:
+            if b.name in waves and waves[b.name] != b.wavelength:
+                raise ValueError(
+                    f"sensor {sensor.name}: its band {b.name} is known at {waves[b.name]} nm, not {b.wavelength}; "
+                    "choose another name for one of the two sensors"
+                )
+        new = tuple(b for b in sensor.bands if b.name not in waves)
+        SENSORS[sensor.name] = replace(known, bands=known.bands + new) if new else known
+    else:
+        SENSORS[sensor.name] = sensor
+    if level:
+        LEVELS[sensor.name, level] = sensor
+    return sensor
+
+
+def figures_level(sensor: Sensor) -> str:
+    """The level that stands for the means and deviations of this very sensor of a user's own."""
+    rows = [(b.name, b.mean, b.std) for b in sensor.bands]
+    return "fit-" + hashlib.sha256(repr(rows).encode()).hexdigest()[:8]
+
+
+def own_sensors(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Those of `names` that no other process knows, as plain data that `restore` takes."""
+    return [asdict(SENSORS[n]) for n in names if SENSORS[n].own]
+
+
+def restore(described: Iterable[Mapping[str, Any]]) -> None:
+    """Register what `own_sensors` gave."""
+    for about in described:
+        register(Sensor(**{**about, "bands": tuple(Band(**b) for b in about["bands"])}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
-from gfm_objectives.data.layers import find_files
+from gfm_objectives.data.finding import find_files
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS
@@ -37,9 +37,8 @@ def write_tiff(path: Path, values: np.ndarray, **profile: Any) -> None:
     bands, height, width = values.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", count=bands, height=height, width=width, dtype=values.dtype, **profile
-        ) as file:
+        shape = {"count": bands, "height": height, "width": width, "dtype": values.dtype}
+        with rasterio.open(path, "w", **({"driver": "GTiff"} | shape | profile)) as file:
             file.write(values)
 
 

@@ -85,12 +85,6 @@ FAULTS = {
         r"label/b\.npy: is 15 x 16 pixels, but s2/b\.npy is 16 x 16; cut them",
         "have files of sizes that do not fit",
     ),
-    "larger": (
-        larger,
-        "size",
-        r"s2/b\.npy: is 32 x 32 pixels, the other chips 16 x 16; data\.size cuts all",
-        "have files of sizes that do not fit",
-    ),
     "code": (
         unknown_code,
         "code",
@@ -174,14 +168,19 @@ def test_empty_windows_are_left_out_and_chips_smaller_than_a_window_padded(root:
     np.testing.assert_allclose(x[:, 0, 0, 0, 0], [0.0501, 0.1002, 0.0501], rtol=1e-4)  # NE, SW, SE
 
 
-def test_large_chips_ask_for_a_size(root: Path):
+def test_chips_that_are_not_one_square_are_cut_into_windows_that_suit_them(root: Path):
+    larger(root, "b")
+    source = build_source(options(root), "pretrain")
+    assert source.spec.size == 16 and len(source) == 5 + 4
+    assert (
+        "chips of 16 x 16 to 32 x 32 px are cut into windows of 16 px, a side chosen as data.size is not given, the "
+        "last ones shifted back to end with the chip" in source.notes()
+    )
     for folder in ("s2", "s1", "label"):
         for path in (root / folder).glob("*.npy"):
             resave(path, lambda a: np.zeros((*a.shape[:-2], 600, 600), a.dtype) + 1)
-    with pytest.raises(
-        InputError, match=r"data\.size: chips are 600 x 600 pixels; give the side of the windows to cut"
-    ):
-        build_source(options(root), "pretrain")
+    source = build_source(options(root), "pretrain")
+    assert source.spec.size == 128 and len(source) == 6 * 25
     assert len(build_source(options(root, size=600), "pretrain")) == 6
     assert len(build_source(options(root, size=256), "pretrain")) == 54
 
@@ -231,8 +230,8 @@ def test_a_cache_that_cannot_be_written_or_read_is_no_fault(
     assert len(build_source(options(root), "pretrain")) == 6
     monkeypatch.setenv("GFM_CACHE", str(tmp_path / "cache"))
     build_source(options(root), "pretrain")
-    (note,) = (tmp_path / "cache").iterdir()
-    note.write_text("[[1")
+    for note in (tmp_path / "cache").iterdir():
+        note.write_text("[[1")
     assert len(build_source(options(root), "pretrain")) == 6
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from rasterio import Affine
 from test_chips import write_tiff
 
 from gfm_objectives.data import build_source
-from gfm_objectives.data.grid import Grid, resample_pixels
-from gfm_objectives.data.layers import day_of, find_files
+from gfm_objectives.data.finding import day_of, find_files
+from gfm_objectives.data.grid import Grid
+from gfm_objectives.data.resampling import resample_pixels
 from gfm_objectives.errors import InputError
 from gfm_objectives.inspection import look
+from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.runs.checkpoint import load_encoder, save_encoder
 from gfm_objectives.sensors import S2_L1C, SENSORS
 
 N = 24  # pixels
@@ -97,7 +102,9 @@ def test_a_level_has_figures_of_its_own(tmp_path: Path):
 def test_days():
     day = (date(2019, 4, 12) - date(2000, 1, 1)).days
     assert {day_of(t) for t in ("2019-04-12", "2019_04_12", "20190412", "2019102")} == {day}
-    for text in ("2019", "20191350", "april", "2019-4-1"):
+    assert {day_of(t) for t in ("2019-4-12", "20190412T103021", "12-Apr-2019", "2019.04.12")} == {day}
+    assert day_of("2019-04") == day + 3 and day_of("25-04-2019") == day_of("25042019") == day + 13
+    for text in ("2019", "20191350", "april", "12-04-2019", "12042019", "2019400"):
         with pytest.raises(ValueError, match=text):
             day_of(text)
 
@@ -157,7 +164,7 @@ def test_faults_of_dates(tmp_path: Path):
     with pytest.raises(InputError, match=r"data\.layers\.label\.file=.*: a layer has one date"):
         chips(tmp_path, {"s1": s1}, {"label": {"file": "{chip}_{date}.npy", "classes": ["a"]}})
     save(tmp_path / "s/rome_2020-02-30.npy", np.ones((N, N)))
-    with pytest.raises(InputError, match=r"rome_2020-02-30\.npy: 2020-02-30 is no date"):
+    with pytest.raises(InputError, match=r"rome_2020-02-30\.npy: no date where \{date\} stands"):
         find_files(tmp_path, "s/{chip}_{date}.npy")
 
 
@@ -202,7 +209,7 @@ def test_sensors_of_other_resolutions_come_to_the_grid_of_the_first(tmp_path: Pa
     assert batch.targets["label"][0].eq(torch.arange(24) >= 12).all()
     how = "warped by their georeferences" if placed else "resampled by their sizes"
     assert f"s1: 12 x 12 pixels become 24 x 24, {how}" in source.notes()
-    assert chips(tmp_path, sensors, layers, grid="dem").spec.size == 72
+    assert chips(tmp_path, sensors, layers, grid="dem", gsd=240 / 72).spec.size == 72
     with pytest.raises(InputError, match=r"data\.grid=s3: not described; choose from s2, s1, dem, label"):
         chips(tmp_path, sensors, layers, grid="s3")
 
@@ -231,3 +238,106 @@ def test_which_grids_are_the_same_ground():
     assert resample_pixels(x, Grid(6, 6), Grid(6, 6)) is x
     mean = resample_pixels(np.full_like(x, 7), Grid(6, 6), Grid(2, 2))
     assert mean.shape == (2, 3, 2, 2) and np.allclose(mean, 7)
+
+
+# ------------------------------------------------------------------------------------------------- arrays with names
+
+
+@pytest.mark.parametrize("kind", ["h5", "nc", "zarr"])
+def test_a_variable_of_a_cube(tmp_path: Path, kind: str):
+    """(time, band, y, x), and labels in the same file."""
+    x = np.random.default_rng(0).random((2, 3, N, N)).astype(np.float32)
+    x[0, 0, 0, 0] = np.nan
+    y = (x[0, 1] > 0.5).astype(np.uint8)
+    path = tmp_path / f"a.{kind}"
+    if kind == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["cube/bands"], file["labels"], file["cloud"] = x, y, 3.0
+    else:
+        xarray = pytest.importorskip("xarray")
+        pytest.importorskip("h5netcdf" if kind == "nc" else "zarr")
+        cube = xarray.Dataset(
+            {"bands": (("y", "time", "x", "band"), x.transpose(2, 0, 3, 1)), "labels": (("y", "x"), y)}
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cube.to_netcdf(path, engine="h5netcdf") if kind == "nc" else cube.to_zarr(path, zarr_format=2)
+    name = "cube/bands" if kind == "h5" else "bands"
+    s1 = {"file": f"{{chip}}.{kind}::{name}", "bands": {"VV": 3, "VH": 1}, "dates": 2}
+    layers = {"label": {"file": f"{{chip}}.{kind}::labels", "classes": ["a", "b"]}}
+    source = chips(tmp_path, {"s1": s1}, layers, size=10)
+    s = source.tile(0).sensors["s1"]
+    assert (~s.valid).nonzero().tolist() == [[0, 0, 0, 0]]
+    read = SENSORS["s1"].denormalise(s.x, s.bands)[0]
+    torch.testing.assert_close(read[1], torch.from_numpy(x[1, [2, 0]]), atol=1e-5, rtol=0)
+    assert torch.equal(source.tile(0).targets["label"][0], torch.from_numpy(y).long())
+    for variable, message in (("", "has several variables"), ("::fire", "has no variable 'fire'")):
+        with pytest.raises(InputError, match=rf"a\.{kind}: {message}; write `{kind}::name` .*: it has .*labels"):
+            chips(tmp_path, {"s1": {**s1, "file": f"{{chip}}.{kind}{variable}"}})
+
+
+# ------------------------------------------------------------------------------------------------- sensors of one's own
+
+
+@pytest.fixture
+def table():
+    """The sensor table as it was, whatever a test adds."""
+    known = dict(SENSORS)
+    yield
+    SENSORS.clear()
+    SENSORS.update(known)
+
+
+OWN = {"file": "{chip}.npy", "bands": {"red": 1, "nir": 2}, "unit": "number", "wavelengths": {"nir": 842}}
+
+
+def test_a_sensor_of_ones_own_is_fitted_on_the_training_split_alone(tmp_path: Path, table: None):
+    rng = np.random.default_rng(0)
+    for i, chip in enumerate("abcdef"):
+        x = rng.normal((50, 90), (5, 20), (N, N, 2)) + (1000 if chip > "d" else 0)
+        x[:, : i + 1] = -1
+        save(tmp_path / f"{chip}.npy", np.moveaxis(x, -1, 0))
+    (tmp_path / "t.csv").write_text(
+        "chip,split\n" + "".join(f"{c},{'train' if c <= 'd' else 'test'}\n" for c in "abcdef")
+    )
+    options = {"name": "chips", "root": str(tmp_path), "gsd": 0.2, "sensors": {"aerial": OWN | {"nodata": -1}},
+               "splits": {"file": "t.csv"}}  # fmt: skip
+    train, test = (build_source(options, s) for s in ("train", "test"))
+    s = train.read(range(4)).sensors["aerial"]
+    for k in range(2):
+        x = s.x[:, 0, k][s.valid[:, 0]]
+        assert abs(x.mean()) < 1e-4 and x.std() == pytest.approx(1, abs=1e-3)
+    t = test.read([0]).sensors["aerial"]
+    assert t.level == s.level and t.x[t.valid.unsqueeze(2).expand_as(t.x)].mean() > 50
+    assert [b.wavelength for b in SENSORS["aerial"].bands] == [660, 842] and SENSORS["aerial"].gsd == 0.2
+    assert any(f"aerial: figures of 4 train chips ({s.level}): red 49.9" in n or "red 50" in n for n in train.notes())
+    encoder = Encoder({"s2": ("B04", "B08")}, dim=16, depth=1, heads=2, patch=8, dense_width=8)
+    encoder.extend(train.spec)
+    save_encoder(encoder, tmp_path)
+    copied = pickle.dumps(test)
+    del SENSORS["aerial"]  # another process
+    assert "aerial" in load_encoder(tmp_path).bands
+    del SENSORS["aerial"]
+    assert torch.equal(pickle.loads(copied).read([0]).sensors["aerial"].x, t.x)
+
+
+def test_faults_of_sensors_of_ones_own(tmp_path: Path, table: None):
+    save(tmp_path / "a.npy", np.ones((2, N, N)))
+    for more, message in (
+        ({"wavelengths": {"blue": 480}}, r"sensors\.aerial\.wavelengths\.blue: no such key; choose from red, nir"),
+        ({"mean": {"red": 1}}, r"sensors\.aerial: give mean and std of every band, or neither"),
+        ({"mean": {"red": 1, "nir": 1}, "std": {"red": 0, "nir": 1}}, r"aerial\.std=.*greater than 0"),
+        ({"unit": "class"}, r"aerial\.unit=class: a map of classes is described as a layer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            chips(tmp_path, {"aerial": OWN | more})
+    chips(tmp_path, {"aerial": OWN})
+    with pytest.raises(
+        InputError, match=r"sensor aerial: its band nir is known at 842\.0 nm, not 900\.0; choose another"
+    ):
+        chips(tmp_path, {"aerial": OWN | {"wavelengths": {"nir": 900}}})
+    with pytest.raises(
+        InputError, match=r"data\.sensors\.rgb: no such sensor; choose from s2, s1, .*or describe your own"
+    ):
+        chips(tmp_path, {"rgb": {"file": "{chip}.npy", "bands": {"red": 1}}})

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gfm_objectives.config import load_choice
@@ -17,12 +18,16 @@ from gfm_objectives.errors import InputError
 NAMES = [f"{town}_{i:03d}" for town, n in (("rome", 9), ("oslo", 6), ("lima", 3), ("bonn", 2)) for i in range(n)]
 
 
-def nowhere(chip: str) -> tuple[float, float, float, float]:
-    raise InputError(f"{chip} is not georeferenced")
+def nowhere(chip: str) -> None:
+    return None
 
 
-def split(tmp_path: Path, block: dict[str, Any] | None, names: list[str] = NAMES, box: Any = nowhere) -> Splits:
-    return parse_splits(tmp_path, block, names, box)
+def split(tmp_path: Path, block: dict[str, Any] | None, names: list[str] = NAMES, where: Any = nowhere) -> Splits:
+    return parse_splits(tmp_path, block, names, where)
+
+
+def corners(west: float, south: float, east: float, north: float) -> np.ndarray:
+    return np.array([(west, north), (east, north), (east, south), (west, south)])
 
 
 def towns(chips: list[str]) -> set[str]:
@@ -54,7 +59,7 @@ def test_location_keeps_blocks_and_overlapping_chips_together(tmp_path: Path):
     names = [f"c{i:02d}" for i in range(40)]
 
     def row(overlap: float):
-        return lambda chip: (step * int(chip[1:]), 0.0, step * (int(chip[1:]) + 1 + overlap), step)
+        return lambda chip: corners(step * int(chip[1:]), 0.0, step * (int(chip[1:]) + 1 + overlap), step)
 
     parts = split(tmp_path, {"by": "location", "km": 5.56}, names, row(0)).chips
     home = {c: s for s in ("train", "val", "test") for c in parts[s]}
@@ -87,7 +92,7 @@ FAULTS = {
         r"t\.csv: chip rome_000 has x=500000, y=1; expected degrees",
     ),
     "km": ({"by": "location", "file": "d.csv", "lon": "x", "lat": "y", "km": -1}, r"data\.splits\.km=-1: expected"),
-    "nowhere": ({"by": "location"}, r"rome_000 is not georeferenced"),
+    "nowhere": ({"by": "location"}, r"rome_000: is not georeferenced"),
     "few": ({"by": "group", "group": "{group}_00*"}, None),
 }
 

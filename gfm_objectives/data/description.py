@@ -1,55 +1,45 @@
-"""What the yaml of a chips folder says about its files, checked: sensors with their validity, and target layers."""
+"""What the yaml of a chips folder says about sensors and their files, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from gfm_objectives.data.layers import DATE, FileFault, day_of
+from gfm_objectives.data.finding import DATE, day_of
+from gfm_objectives.data.keys import block_of, known_keys, mapping, number, several, whole
+from gfm_objectives.data.validity import NoData, Quality, parse_nodata
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import LEGENDS, SENSORS, Legend, Sensor, calibration, legend
+from gfm_objectives.sensors import SENSORS, USUAL_WAVES, Band, Sensor, calibration, figures_level, register
 
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """A band that flags pixels not to be used: where any of `bits` (from 0) is set or the value is one of `values`."""
-
-    file: str
-    band: int
-    bits: tuple[int, ...]
-    values: tuple[int, ...]
-
-    def invalid(self, raw: np.ndarray) -> np.ndarray:
-        """Bool, as `raw`: where the pixel is not to be used."""
-        missing = ~np.isfinite(raw)
-        codes = np.where(missing, 0, raw).astype(np.int64)
-        flags = sum(1 << b for b in self.bits)
-        return missing | ((codes & flags) != 0) | np.isin(codes, self.values)
+FILE = "file"  # in place of a scale: what each file states
+OPTIONAL = ("scale", "offset", "nodata", "valid", "dates", "level")
+OWN = ("wavelengths", "gsd", "unit", "mean", "std")  # of a sensor that the table does not have
+UNFITTED = "unfitted"  # the level of a sensor of the user's own before its figures are known
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """The bands of one sensor: band name -> band number in `file`; stored * scale + offset is in the sensor's unit.
 
-    level: of processing, where it has figures of its own, see `sensors.calibration`.
-    dates: how many dates each chip has, None = as many as the chip with most files; days: of those inside a file,
-    since 2000-01-01.
+    scale: None = as each file states; stated: whether the yaml names a scale. level: of processing, where it has
+    figures of its own, see `sensors.calibration`. dates: how many dates each chip has, None = as many as the chip with
+    most files; days: of those inside a file, since 2000-01-01; words: what stands for {date} -> its day. fit: whether
+    means and deviations are to be taken from the training split.
     """
 
     sensor: Sensor
     file: str
     bands: dict[str, int]
-    scale: float
+    scale: float | None
     offset: float
-    nodata: float | None
+    nodata: NoData
     quality: Quality | None
     dates: int | None = None
     days: tuple[float, ...] = ()
     level: str = ""
+    words: dict[str, float] = field(default_factory=dict)
+    fit: bool = False
 
     @property
     def calibration(self) -> Sensor:
@@ -60,36 +50,6 @@ class Image:
     def inside(self) -> int:
         """How many dates one file holds."""
         return 1 if DATE in self.file else self.dates or 1
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A target layer of class codes. `strict` layers refuse a code that is neither in the legend nor ignored."""
-
-    file: str
-    band: int
-    legend: Legend
-    ignore: tuple[float, ...]
-    strict: bool
-
-    def labels(self, raw: np.ndarray, path: Path, nodata: float | None = None) -> np.ndarray:
-        """Stored codes (H, W) -> labels (H, W) long, -1 where there is none. FileFault names an unknown code.
-
-        nodata: what the file itself declares; no label either, unless the legend has a class of that code.
-        """
-        codes, where = np.unique(raw, return_inverse=True)
-        lookup = self.legend.lookup()
-        ignored = {*self.ignore, nodata} - ({nodata} & lookup.keys())
-        known = [c in lookup or c in ignored or c != c for c in codes.tolist()]  # NaN is no data
-        if self.strict and not all(known):
-            code = codes[known.index(False)]
-            what = (
-                f"band {self.band} holds code {code}, which is neither a class of "
-                f"{self.legend.name} ({', '.join(map(str, lookup))}) nor its `ignore`"
-            )
-            raise FileFault(path, what, "code")
-        table = np.array([-1 if c in self.ignore else lookup.get(c, -1) for c in codes.tolist()], dtype=np.int64)
-        return table[where].reshape(raw.shape)
 
 
 def select(
@@ -104,61 +64,136 @@ def select(
     return kept[0], kept[1]
 
 
-def parse_sensors(sensors: Mapping[str, Any]) -> dict[str, Image]:
-    """The `sensors` block."""
+def parse_sensors(sensors: Mapping[str, Any], gsd: float = 10.0) -> dict[str, Image]:
+    """The `sensors` block. gsd: metres per pixel of the folder, for a sensor of the user's own that states none."""
     images = {}
     for name, value in sensors.items():
         key = f"data.sensors.{name}"
-        if name not in SENSORS:
-            raise InputError(f"{key}: no such sensor; choose from {', '.join(SENSORS)}")
-        optional = ("scale", "offset", "nodata", "valid", "dates", "level")
-        block = block_of(key, value, needed=("file", "bands"), optional=optional)
+        own = _is_own(name, value)
+        block = block_of(key, value, needed=("file", "bands"), optional=(*OPTIONAL, *(OWN if own else ())))
         bands = {str(b): whole(f"{key}.bands.{b}", n) for b, n in mapping(f"{key}.bands", block["bands"]).items()}
+        if not bands:
+            known = f" of {', '.join(SENSORS[name].band_names)}" if not own else ""
+            raise InputError(f"{key}.bands: name at least one{known}")
+        fit = own and block.get("mean") is None
+        sensor = _own_sensor(key, str(name), block, bands, gsd) if own else SENSORS[name]
         try:
-            SENSORS[name].index(list(bands))
+            sensor.index(list(bands))
         except ValueError as error:
             raise InputError(f"{key}.bands: {error}") from error
-        if not bands:
-            raise InputError(f"{key}.bands: name at least one of {', '.join(SENSORS[name].band_names)}")
         level = str(block.get("level") or "")
+        if own:
+            level = UNFITTED if fit else figures_level(sensor)
         try:
             calibration(name, level)
         except ValueError as error:
             raise InputError(f"{key}.level: {error}") from error
-        nodata, file = block.get("nodata"), str(block["file"])
-        dates, days = _dates(f"{key}.dates", block.get("dates"), file)
+        file = str(block["file"])
+        dates, days, words = _dates(f"{key}.dates", block.get("dates"), file)
+        scale, offset = _scale(key, block)
         images[name] = Image(
-            sensor=SENSORS[name],
+            sensor=sensor,
             file=file,
             bands=bands,
-            scale=number(f"{key}.scale", block.get("scale", 1.0)),
-            offset=number(f"{key}.offset", block.get("offset", 0.0)),
-            nodata=None if nodata is None else number(f"{key}.nodata", nodata),
+            scale=scale,
+            offset=offset,
+            nodata=parse_nodata(f"{key}.nodata", block.get("nodata")),
             quality=_quality(f"{key}.valid", block),
             dates=dates,
             days=days,
             level=level,
+            words=words,
+            fit=fit,
         )
     if not images:
-        raise InputError(f"data.sensors: describe at least one of {', '.join(SENSORS)}")
+        raise InputError(f"data.sensors: describe at least one of {', '.join(SENSORS)}, or one of your own")
     return images
 
 
-def _dates(key: str, value: Any, file: str) -> tuple[int | None, tuple[float, ...]]:
-    """(how many, their days). A number, or the list of the dates inside each file."""
+def _is_own(name: str, value: Any) -> bool:
+    """A sensor of the user's own is one that the table of the project does not have and that says what it is."""
+    if name in SENSORS and not SENSORS[name].own:
+        return False
+    if not isinstance(value, Mapping) or not {"wavelengths", "unit"} & {*value}:
+        raise InputError(
+            f"data.sensors.{name}: no such sensor; choose from {', '.join(k for k, s in SENSORS.items() if not s.own)},"
+            " or describe your own by `wavelengths: {band: nm}`, or `unit` where its bands have none"
+        )
+    return True
+
+
+def _own_sensor(key: str, name: str, block: Mapping[str, Any], bands: Mapping[str, int], gsd: float) -> Sensor:
+    """Bands named as usual (red, nir, swir1) have the usual wavelengths, unless others are given."""
+    tables = {k: mapping(f"{key}.{k}", block.get(k) or {}) for k in ("wavelengths", "mean", "std")}
+    for k, table in tables.items():
+        known_keys(f"{key}.{k}", table, tuple(bands))
+        for band, v in table.items():
+            if v is not None or k != "wavelengths":
+                number(f"{key}.{k}.{band}", v)
+    if tables["mean"].keys() != tables["std"].keys() or (tables["mean"] and tables["mean"].keys() != bands.keys()):
+        raise InputError(f"{key}: give mean and std of every band, or neither: then the training split gives them")
+    if any(v <= 0 for v in tables["std"].values()):
+        raise InputError(f"{key}.std={dict(tables['std'])}: expected deviations greater than 0")
+    unit = str(block.get("unit") or "number")
+    if unit == "class":
+        raise InputError(f"{key}.unit=class: a map of classes is described as a layer")
+    waves = {b: tables["wavelengths"].get(b, USUAL_WAVES.get(b.lower())) for b in bands}
+    rows = tuple(
+        Band(
+            b,
+            None if waves[b] is None else float(waves[b]),
+            float(tables["mean"].get(b, 0)),
+            float(tables["std"].get(b, 1)),
+        )
+        for b in bands
+    )
+    metres = float(number(f"{key}.gsd", block.get("gsd") or gsd))
+    sensor = Sensor(name, unit, metres, rows, own=True)
+    try:
+        return register(sensor, figures_level(sensor) if tables["mean"] else UNFITTED)
+    except ValueError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def _scale(key: str, block: Mapping[str, Any]) -> tuple[float | None, float]:
+    """The scale, None = as files state, and the offset."""
+    scale, offset = block.get("scale"), block.get("offset")
+    if scale == FILE or (scale is None and offset is None):
+        if offset:
+            raise InputError(f"{key}.offset={offset}: files state the offset as they do the scale; remove it")
+        return None, 0.0
+    return (
+        number(f"{key}.scale", 1.0 if scale is None else scale),
+        number(f"{key}.offset", 0.0 if offset is None else offset),
+    )
+
+
+def _dates(key: str, value: Any, file: str) -> tuple[int | None, tuple[float, ...], dict[str, float]]:
+    """(how many, their days, days by words). A number, the list of the dates inside each file, or {word: date}."""
     if value is None:
-        return None, ()
+        return None, (), {}
     if isinstance(value, int):
         if whole(key, value) < 1:
             raise InputError(f"{key}={value}: expected at least 1")
-        return value, ()
+        return value, (), {}
+    if isinstance(value, Mapping):
+        if DATE not in file:
+            raise InputError(f"{key}: words stand where {DATE} stands in `file`, and {file} has none")
+        words: dict[str, float] = {}
+        for word, text in value.items():  # one without a date: the day after the one before, so that order is told
+            words[str(word)] = (max(words.values(), default=-1.0) + 1) if text is None else _day(key, text)
+        return len(words), (), words
     if DATE in file:
         raise InputError(f"{key}={value}: the dates stand in the names of the files; give at most how many to use")
+    days = tuple(_day(key, v) for v in several(value))
+    return len(days), days, {}
+
+
+def _day(key: str, text: Any) -> float:
     try:
-        days = tuple(day_of(v) for v in several(value))
+        return day_of(text)
     except ValueError as error:
         raise InputError(f"{key}: {error} is no date; write 2019-04-12, or give how many dates a file holds") from None
-    return len(days), days
 
 
 def _quality(key: str, sensor: Mapping[str, Any]) -> Quality | None:
@@ -174,83 +209,3 @@ def _quality(key: str, sensor: Mapping[str, Any]) -> Quality | None:
     if DATE in file and DATE not in image:
         raise InputError(f"{key}.file={file}: has a {DATE}, which {image} lacks; give both the same dates")
     return Quality(file, whole(f"{key}.band", block["band"]), bits, values)
-
-
-def parse_layers(layers: Mapping[str, Any]) -> dict[str, Layer]:
-    """The `layers` block."""
-    out = {}
-    for name, value in layers.items():
-        key = f"data.layers.{name}"
-        block = block_of(
-            key, value, needed=("file",), optional=("band", "legend", "classes", "codes", "colors", "ignore", "unknown")
-        )
-        unknown = block.get("unknown", "ignore" if name == "map" else "error")
-        if unknown not in ("ignore", "error"):
-            raise InputError(f"{key}.unknown={unknown}: choose ignore or error")
-        if DATE in str(block["file"]):
-            raise InputError(f"{key}.file={block['file']}: a layer has one date; name one file for each chip")
-        out[name] = Layer(
-            file=str(block["file"]),
-            band=whole(f"{key}.band", block.get("band", 1)),
-            legend=_legend(key, name, block),
-            ignore=tuple(number(f"{key}.ignore", v) for v in several(block.get("ignore"))),
-            strict=unknown == "error",
-        )
-    return out
-
-
-def _legend(key: str, name: str, block: Mapping[str, Any]) -> Legend:
-    shared, classes = block.get("legend"), block.get("classes")
-    if (shared is None) == (classes is None):
-        raise InputError(f"{key}: give either `legend` (one of {', '.join(LEGENDS)}) or `classes` of your own")
-    if shared is not None:
-        if shared not in LEGENDS:
-            raise InputError(f"{key}.legend={shared}: no such legend; choose from {', '.join(LEGENDS)} or give classes")
-        return LEGENDS[shared]
-    codes = block.get("codes")
-    try:
-        own = None if codes is None else [whole(f"{key}.codes", c) for c in several(codes)]
-        colors = [str(c) for c in several(block["colors"])] if block.get("colors") else None
-        return legend(name, [str(c) for c in several(classes)], own, colors)
-    except ValueError as error:
-        raise InputError(str(error) if isinstance(error, InputError) else f"{key}: {error}") from error
-
-
-def block_of(key: str, value: Any, needed: Sequence[str], optional: Sequence[str]) -> Mapping[str, Any]:
-    block = mapping(key, value)
-    known_keys(key, block, (*needed, *optional))
-    for name in needed:
-        if block.get(name) is None:
-            raise InputError(f"{key}.{name}: is missing")
-    return block
-
-
-def known_keys(key: str, block: Mapping[str, Any], names: Sequence[str]) -> None:
-    for name in block:
-        if name not in names:
-            raise InputError(f"{key}.{name}: no such key; choose from {', '.join(names)}")
-
-
-def mapping(key: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{key}={value!r}: expected a block of `name: value` lines")
-    return value
-
-
-def several(value: Any) -> list[Any]:
-    """One value or a list of them, as a list; nothing for null."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-
-
-def number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{key}={value!r}: expected a number")
-    return value
-
-
-def whole(key: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{key}={value!r}: expected a whole number, at least {least}")
-    return value

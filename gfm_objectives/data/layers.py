@@ -1,21 +1,36 @@
-"""Raster files of a folder of chips: finding the files of each chip, and reading bands of GeoTIFF, PNG and NPY."""
+"""Raster files of a folder of chips: bands, or a window of them, with all that the file says of them."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from gfm_objectives.errors import InputError
 
-CHIP, DATE = "{chip}", "{date}"
-EPOCH = date(2000, 1, 1)  # of Series.day
+Window = tuple[int, int, int, int]  # top, left, height and width in pixels of the file
+
+
+# What Python and its libraries raise on files that are cut off or damaged.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+)
 
 
 class FileFault(InputError):
@@ -29,151 +44,140 @@ class FileFault(InputError):
         return f"{self.path}: {self.what}"
 
 
-def day_of(text: str) -> float:
-    """Days since 2000-01-01 of 2019-04-12, 2019_04_12, 20190412 or 2019102 (day of the year); else ValueError(text)."""
-    digits = re.sub("[-_]", "", str(text))
-    form = {8: "%Y%m%d", 7: "%Y%j"}.get(len(digits), "")
-    try:
-        return float((datetime.strptime(digits, form).date() - EPOCH).days)
-    except ValueError:
-        raise ValueError(text) from None
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a file says of the bands read. Of each date and band: the value that declares 'nothing here' (None = none
+    does), and the scale and offset that bring what is stored to its unit (1 and 0 = none stated). Of each band: its
+    description, unit and central wavelength in nm, as far as stated."""
 
-
-def find_files(root: Path, pattern: str) -> dict[str, dict[float, Path]]:
-    """Chip id -> its files by day, for every file under `root` that matches `pattern`, ids and days in order.
-
-    `{chip}` stands for the id and may occur twice (`{chip}/{chip}_S2.tif`); `{date}` for a day, as `day_of` reads it;
-    `*` is anything within one name, `**/` any folders. Without `{date}` a chip has one file, under day 0. InputError
-    where two files claim one chip and day, or a date cannot be read.
-    """
-    if CHIP not in pattern or Path(pattern).is_absolute():
-        raise InputError(f"file pattern {pattern!r}: write it relative to data.root, with {CHIP} where the id stands")
-    regex = re.compile(_regex(pattern))
-    found: dict[str, dict[float, Path]] = {}
-    undated = None
-    for path in sorted(root.glob(pattern.replace("[", "[[]").replace(CHIP, "*").replace(DATE, "*"))):
-        match = regex.fullmatch(path.relative_to(root).as_posix())
-        if match is None:
-            undated = undated or path
-            continue
-        chip, day = match["chip"], 0.0
-        if DATE in pattern:
-            try:
-                day = day_of(match["date"])
-            except ValueError:
-                raise InputError(f"{path}: {match['date']} is no date") from None
-        files = found.setdefault(chip, {})
-        if day in files:
-            raise InputError(
-                f"file pattern {pattern!r}: {files[day].name} and {path.name} both match chip {chip}; narrow it, "
-                f"or write {DATE} where their dates stand"
-            )
-        files[day] = path
-    if not found and undated is not None and DATE in pattern:
-        raise InputError(f"{undated}: no date where {DATE} stands; write 2019-04-12, 2019_04_12, 20190412 or 2019102")
-    return {chip: dict(sorted(files.items())) for chip, files in sorted(found.items())}
-
-
-def _regex(pattern: str) -> str:
-    out, seen = "", set()
-    for part in re.split(r"(\{chip\}|\{date\}|\*\*/|\*|\?)", pattern):
-        if part in (CHIP, DATE):
-            name, what = part[1:-1], "[^/]+" if part == CHIP else r"\d{4}[-_]?\d{2}[-_]?\d{2}|\d{7}"
-            out += f"(?P={name})" if name in seen else f"(?P<{name}>{what})"
-            seen.add(name)
-        else:
-            out += {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-    return out
+    nodata: tuple[float | None, ...] = ()  # (T * C)
+    scale: tuple[float, ...] = ()  # (T * C)
+    offset: tuple[float, ...] = ()  # (T * C)
+    names: tuple[str, ...] = ()  # (C)
+    units: tuple[str, ...] = ()  # (C)
+    waves: tuple[float | None, ...] = ()  # (C)
 
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """Bands of one file. values (T, C, H, W) as stored; nodata: the value the file declares for 'nothing here';
-    place: (coordinate system, affine transform) of a georeferenced file."""
+    """Bands of one file, or a window of them.
+
+    values (T, C, h, w) as stored; shape: (H, W) of the whole file; valid (T, h, w) bool, False where a mask, an alpha
+    band or transparency hides the pixel, None = nothing does; palette: the colours of a file that stores numbers of
+    colours; count: bands of the file, but for alpha; place: (coordinate system, affine transform) of a georeferenced
+    file; remarks: what should be known about how it was read.
+    """
 
     values: np.ndarray
-    nodata: float | None = None
+    shape: tuple[int, int]
+    valid: np.ndarray | None = None
+    said: Said = Said()
+    palette: tuple[str, ...] | None = None
+    count: int = 1
     place: tuple[Any, Any] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.values.shape[2], self.values.shape[3]
+    remarks: tuple[str, ...] = ()
 
 
-def read_bands(path: Path, bands: Sequence[int], dates: int = 1) -> Raster:
-    """The `bands` (counted from 1) of a file at each of its `dates`.
+def read_bands(
+    path: Path, bands: Sequence[int], dates: int = 1, window: Window | None = None, variable: str = ""
+) -> Raster:
+    """The `bands` (counted from 1) of a file at each of its `dates`, inside `window` (None = all of it).
 
     A file of several dates holds them one after another, each with all its bands; an NPY file may have an axis for
-    them: (dates, bands, rows, columns). FileFault for a band or date the file does not have and for a file that cannot
-    be read, InputError for a format not in READERS.
+    them: (dates, bands, rows, columns). No bands at all: the header alone, values being empty. Of a picture with a
+    palette the bands 1, 2 and 3 are its colours, where more than the first is asked for. variable: of a file that
+    holds several. FileFault for a band or date
+    the file does not have and for a file that cannot be read, InputError for a format not in READERS.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'files without an ending'}; known: {', '.join(READERS)}")
-    raster = reader(path, bands, dates)
+    raster = reader(path, bands, dates, window, variable)
     if raster.values.dtype.kind not in "uifb":
         raise FileFault(path, f"holds {raster.values.dtype} values; store whole or real numbers", "unreadable")
     return raster
 
 
-def _read_tiff(path: Path, bands: Sequence[int], dates: int) -> Raster:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
-        try:
-            with rasterio.open(path) as file:
-                pick = _positions(path, bands, file.count, dates)
-                values = file.read([p + 1 for p in pick])
-                place = None if file.crs is None or file.transform.is_identity else (file.crs, file.transform)
-                return Raster(values.reshape(dates, len(bands), *values.shape[1:]), file.nodata, place)
-        except RasterioIOError as error:
-            raise _unreadable(path, error) from error
-
-
-def _read_png(path: Path, bands: Sequence[int], dates: int) -> Raster:
-    from PIL import Image
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What libraries raise about a file, as a FileFault of one line."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
 
     try:
-        with Image.open(path) as file:
-            values = np.atleast_3d(np.array(file))  # (H, W, C); of a palette image, the indices
-    except (OSError, SyntaxError) as error:  # PIL reports some broken PNGs as SyntaxError
-        raise _unreadable(path, error) from error
-    pick = _positions(path, bands, values.shape[2], dates)
-    return Raster(np.stack([values[..., p] for p in pick]).reshape(dates, len(bands), *values.shape[:2]))
+        yield
+    except InputError:
+        raise
+    except (RasterioError, CPLE_BaseError, *DAMAGE) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # GDAL's own words are at the bottom of rasterio's
+            cause = cause.__cause__
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        raise FileFault(path, f"cannot be read, truncated or not an image? ({reason})", "unreadable") from error
 
 
-def _read_npy(path: Path, bands: Sequence[int], dates: int) -> Raster:
-    """(H, W), (C, H, W) or (T, C, H, W). Mapped, so that only the bands asked for are read."""
-    try:
+def at(transform: Any, column: float, row: float) -> tuple[float, float]:
+    """Where a transform takes a point."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return a * column + b * row + c, d * column + e * row + f
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def _read_npy(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
+    """(H, W), (C, H, W) or (T, C, H, W). Mapped, so that only what is asked for is read."""
+    with told(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a damaged header
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
+    return from_array(path, values, bands, dates, window)
+
+
+def from_array(path: Path, values: Any, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
+    """Bands of anything that is sliced as an array."""
     shape = tuple(values.shape)
-    if values.ndim not in (2, 3, 4) or 0 in shape:
+    if len(shape) not in (2, 3, 4) or 0 in shape:
         raise FileFault(path, f"has the shape {shape}; expected (rows, columns), with bands and dates before", "size")
-    if values.ndim == 3 and shape[2] <= 16 < min(shape[:2]):
+    if len(shape) == 3 and shape[2] <= 16 < min(shape[:2]):
         raise FileFault(path, f"has the shape {shape}; save bands first: np.moveaxis(a, -1, 0)", "size")
-    if values.ndim == 4 and shape[0] != dates:
+    if len(shape) == 4 and shape[0] != dates:
         what = f"holds {shape[0]} dates, expected {dates}; `dates` of its sensor says how many"
         raise FileFault(path, what, "band")
-    values = values.reshape(-1, *shape[-2:])
-    pick = _positions(path, bands, len(values), dates)
-    return Raster(np.stack([values[p] for p in pick]).reshape(dates, len(bands), *shape[-2:]))
+    top, left, height, width = window or (0, 0, *shape[-2:])
+    cut = (slice(top, top + height), slice(left, left + width))
+    per_date = shape[-3] if len(shape) > 2 else 1
+    count = per_date * (shape[0] if len(shape) == 4 else 1)
+    pick = positions(path, bands, count, dates)
+    with told(path):
+        planes = [
+            np.asarray(values[(*divmod(p, per_date), *cut) if len(shape) == 4 else (p, *cut)[3 - len(shape) :]])
+            for p in pick
+        ]
+    stacked = np.stack(planes) if planes else np.empty((0, height, width), values.dtype)
+    return Raster(stacked.reshape(dates, len(bands), height, width), (shape[-2], shape[-1]), count=count)
+
+
+def _read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
+    from gfm_objectives.data.geotiff import read_gdal
+
+    return read_gdal(path, bands, dates, window)
+
+
+def _read_cube(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
+    from gfm_objectives.data.cubes import read_cube
+
+    return read_cube(path, bands, dates, window, variable)
 
 
 # Lower-case ending -> reader. A new format is one function and one entry.
-READERS: dict[str, Callable[[Path, Sequence[int], int], Raster]] = {
-    ".tif": _read_tiff,
-    ".tiff": _read_tiff,
-    ".png": _read_png,
+READERS: dict[str, Callable[[Path, Sequence[int], int, Window | None, str], Raster]] = {
+    **dict.fromkeys((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img"), _read_gdal),
     ".npy": _read_npy,
+    **dict.fromkeys((".h5", ".hdf5", ".nc", ".zarr"), _read_cube),
 }
 
 
-def _positions(path: Path, bands: Sequence[int], count: int, dates: int) -> list[int]:
+def positions(path: Path, bands: Sequence[int], count: int, dates: int) -> list[int]:
     """Where, from 0, the bands of all dates stand among the file's `count`."""
     if count % dates:
         raise FileFault(path, f"has {count} bands, which is no multiple of its {dates} dates", "band")
@@ -183,11 +187,3 @@ def _positions(path: Path, bands: Sequence[int], count: int, dates: int) -> list
             of = f" for each of {dates} dates" if dates > 1 else ""
             raise FileFault(path, f"has no band {band}; it has {per_date}{of}, counted from 1", "band")
     return [d * per_date + b - 1 for d in range(dates) for b in bands]
-
-
-def _unreadable(path: Path, error: BaseException) -> FileFault:
-    cause = error
-    while cause.__cause__ is not None:  # GDAL's own words are at the bottom of rasterio's
-        cause = cause.__cause__
-    reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    return FileFault(path, f"cannot be read, truncated or not an image? ({reason})", "unreadable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.description import block_of, known_keys, mapping, number, several, whole
+from gfm_objectives.data.footprints import Outline, blocks, chains, joined, overlaps
+from gfm_objectives.data.keys import block_of, known_keys, mapping, number, several, whole
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.errors import InputError
 
 RULES = ("column", "group", "location", "random")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 KM = 10.0  # side of the blocks of a split by location
-KM_PER_DEGREE = 111.2
 GROUP = "{group}"
 
-Box = tuple[float, float, float, float]  # west, south, east, north in degrees
+Where = Callable[[str], Outline | None]  # of a chip or tile: its footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,38 @@ class Splits:
 
 
 def parse_splits(
-    root: Path, splits: Mapping[str, Any] | None, known: Sequence[str], box: Callable[[str], Box]
+    root: Path,
+    splits: Mapping[str, Any] | None,
+    known: Sequence[str],
+    where: Where,
+    tiles: Mapping[str, Sequence[str]] | None = None,
 ) -> Splits:
     """The `splits` block applied to the chips of a table or, without one, to `known`.
 
-    Without the block all of `known` are for pretraining. box: where a chip lies. InputError where an area leaks.
+    Without the block all of `known` are for pretraining. where: footprints. tiles: chip -> the tiles it is cut into; by
+    location each goes with its own place, else all with their chip. InputError where an area leaks.
     """
+    parts = _parse(root, splits, known, where, tiles or {})
+    if not tiles:
+        return parts
+    homes: dict[str, list[tuple[str, str]]] = {s: [] for s in parts.chips}
+    for split, chips in parts.chips.items():
+        for chip, area in zip(chips, parts.areas[split], strict=True):
+            homes[split] += [(tile, area) for tile in tiles.get(chip, [chip])]
+    return Splits(
+        {s: [c for c, _ in pairs] for s, pairs in homes.items()},
+        {s: [a for _, a in pairs] for s, pairs in homes.items()},
+        parts.rule,
+    )
+
+
+def _parse(
+    root: Path, splits: Mapping[str, Any] | None, known: Sequence[str], where: Where, tiles: Mapping[str, Sequence[str]]
+) -> Splits:
     if splits is None:
         return Splits({"pretrain": list(known)}, {"pretrain": list(known)}, "not at all: all are for pretraining")
     key = "data.splits"
-    optional = ("by", "file", "id", "column", "group", "values", "shares", "seed", "km", "lon", "lat")
+    optional = ("by", "file", "id", "column", "group", "values", "shares", "seed", "km", "lon", "lat", "overlaps")
     block = block_of(key, splits, needed=(), optional=optional)
     by, path = block.get("by") or "column", root / str(block.get("file"))
     table = None if block.get("file") is None else path
@@ -55,6 +77,8 @@ def parse_splits(
         raise InputError(f"{key}.file: is missing; name a table with a column of splits, or deal the chips out: `by`")
     if by == "group" and block.get("group") is None:
         raise InputError(f"{key}.group: is missing; name a column of data.splits.file or a pattern such as '{GROUP}_*'")
+    if block.get("overlaps") not in (None, "allow"):
+        raise InputError(f"{key}.overlaps={block['overlaps']}: choose allow, or leave it out")
     column, group = str(block.get("column") or "split"), block.get("group")
     group = None if group is None else str(group)
     point = [str(block[k]) for k in ("lon", "lat") if block.get(k) is not None] if by == "location" else []
@@ -63,23 +87,44 @@ def parse_splits(
     columns = [*([column] if by == "column" else point), *([] if group is None or GROUP in group else [group])]
     rows = {c: {} for c in known} if table is None else _read_csv(table, str(block.get("id") or "chip"), columns)
     areas = _groups(rows, group, table is not None)
+    allowed = block.get("overlaps") == "allow"
     if by == "column":
         values = mapping(f"{key}.values", block.get("values") or {})
         known_keys(f"{key}.values", values, SPLITS)
         out = _by_column(rows, areas, column, values, f"by the column {column!r} of {path.name}")
         _refuse_leaks(out, str(path), group or "chip")
-        return out
+        return out if allowed else _refuse_overlaps(out, str(path), where, {*known})
     shares, seed = _shares(f"{key}.shares", block.get("shares")), whole(f"{key}.seed", block.get("seed") or 0)
     if by == "location":
         km = float(number(f"{key}.km", KM if block.get("km") is None else block["km"]))
-        boxes = [_point(path, chip, row, point) if point else box(chip) for chip, row in rows.items()]
-        areas = _places(list(rows), {} if group is None else areas, boxes, km)
+        if km <= 0:
+            raise InputError(f"data.splits.km={km:g}: expected a side of blocks in kilometres, greater than 0")
+        units = list(rows) if point or group is not None else [t for c in rows for t in tiles.get(c, [c])]
+        places = [_point(path, c, rows[c], point) if point else _known(where, c) for c in units]
+        edges = chains(blocks(places, km)) if units else []
+        edges += overlaps(places) + ([] if group is None else chains([areas[c] for c in units]))
+        areas = joined(units, edges)
         rule = f"by blocks of {km:g} km{'' if point else ', joined where chips overlap'}, seed {seed}"
-    elif by == "group":
-        rule = f"by whole groups ({group}), seed {seed}"
-    else:
-        rule = f"at random, seed {seed}, whatever the area"
-    return _deal({c: c for c in rows} if by == "random" else areas, areas, shares, seed, rule)
+        return _deal(areas, areas, shares, seed, rule)
+    chips = list(rows)
+    together = [] if allowed else overlaps([where(c) if c in {*known} else None for c in chips])
+    note = "; chips that overlap stay together" if together else ""
+    if by == "group":
+        if together:
+            areas = joined(chips, together + chains([areas[c] for c in chips]))
+        return _deal(areas, areas, shares, seed, f"by whole groups ({group}), seed {seed}{note}")
+    rule = f"at random, seed {seed}, whatever the area{note}"
+    return _deal(joined(chips, together), areas, shares, seed, rule)
+
+
+def _known(where: Where, name: str) -> Outline:
+    outline = where(name)
+    if outline is None:
+        raise InputError(
+            f"{name}: is not georeferenced, or in a coordinate system of its own, so data.splits.by=location does not "
+            "know where it lies; give a table with columns of degrees: data.splits.file, lon and lat"
+        )
+    return outline
 
 
 # ---------------------------------------------------------------- by a column
@@ -108,20 +153,46 @@ def _refuse_leaks(splits: Splits, path: str, group: str) -> None:
                 raise InputError(f"{path}: {group} {min(shared)} is in both {split} and {other}, a leak; split by area")
 
 
+def _refuse_overlaps(splits: Splits, path: str, where: Where, known: set[str]) -> Splits:
+    """InputError where footprints of two splits overlap."""
+    home = {c: s for s in ("train", "val", "test", "pretrain") for c in splits.chips[s] if c in known}
+    home |= {c: "train" for c in splits.chips["train"] if c in known}
+    chips = list(home)
+    pairs = [(a, b, {home[chips[a]], home[chips[b]]}) for a, b in overlaps([where(c) for c in chips])]
+    crossing = [(a, b) for a, b, homes in pairs if len(homes) == 2 and homes != {"train", "pretrain"}]
+    if crossing:
+        a, b = (chips[i] for i in crossing[0])
+        raise InputError(
+            f"{path}: {a} ({home[a]}) and {b} ({home[b]}) overlap on the ground, a leak ({len(crossing)} such pairs); "
+            "split by area (`by: location`), or write `overlaps: allow` to keep a published split"
+        )
+    return splits
+
+
 def _read_csv(path: Path, chip: str, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Chip id -> row."""
     if not path.is_file():
         raise InputError(f"data.splits.file: no file {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        comma = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
         for name in (chip, *columns):
             if name not in (reader.fieldnames or ()):
                 raise InputError(f"{path}: no column {name!r}; it has {', '.join(reader.fieldnames or ()) or 'none'}")
         rows: dict[str, dict[str, str]] = {}
         for row in reader:
+            if any(row[name] is None for name in (chip, *columns)):
+                raise InputError(f"{path}: line {reader.line_num} has fewer columns than the first")
             if row[chip] in rows:
                 raise InputError(f"{path}: chip {row[chip]} is listed twice")
             rows[row[chip]] = row
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}); save it as such"
+        ) from None
+    except (csv.Error, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error})") from None
     return rows
 
 
@@ -150,58 +221,15 @@ def _groups(rows: Mapping[str, Mapping[str, str]], group: str | None, table: boo
     return areas
 
 
-def _point(path: Path, chip: str, row: Mapping[str, str], columns: Sequence[str]) -> Box:
+def _point(path: Path, chip: str, row: Mapping[str, str], columns: Sequence[str]) -> Outline:
     try:
         lon, lat = (float(row[c]) for c in columns)
-        if abs(lon) <= 180 and abs(lat) <= 90:
-            return lon, lat, lon, lat
+        if -180 <= lon <= 360 and abs(lat) <= 90:
+            return np.array([[lon, lat]])
     except ValueError:
         pass
     values = ", ".join(f"{c}={row[c]}" for c in columns)
     raise InputError(f"{path}: chip {chip} has {values}; expected degrees, lon -180 to 180 and lat -90 to 90")
-
-
-def _places(chips: Sequence[str], groups: Mapping[str, str], boxes: Sequence[Box], km: float) -> dict[str, str]:
-    """Chip -> its area, named by its first chip: chips in one block of `km`, of one group or that overlap share one."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
-
-    if not chips:
-        return {}
-    if km <= 0:
-        raise InputError(f"data.splits.km={km:g}: expected a side of blocks in kilometres, greater than 0")
-    west, south, east, north = np.array(boxes).T
-    lon, lat = (west + east) / 2, (south + north) / 2
-    row = np.floor(lat * KM_PER_DEGREE / km)
-    # Blocks of a row have the width that `km` has at its middle.
-    shrink = np.maximum(np.cos(np.radians((row + 0.5) * km / KM_PER_DEGREE)), 0.01)
-    block = list(zip(row, np.floor(lon * KM_PER_DEGREE * shrink / km), strict=True))
-    edges = _chains(block) + (_chains([groups[c] for c in chips]) if groups else [])
-    width, height = east - west, north - south
-    reach = float(max(width.max(), height.max()))
-    if reach > 0:
-        # Boxes in degrees are a little wide, as grids lean against north: neighbours that only touch are no overlap.
-        for a, b in cKDTree(np.stack([lon, lat], 1)).query_pairs(reach, p=math.inf):
-            across = abs(lon[a] - lon[b]) < 0.45 * (width[a] + width[b])
-            if across and abs(lat[a] - lat[b]) < 0.45 * (height[a] + height[b]):
-                edges.append((a, b))
-    pairs = np.array(edges or [(0, 0)])
-    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (len(chips), len(chips)))
-    _, label = connected_components(graph, directed=False)
-    first: dict[int, str] = {}
-    return {chip: first.setdefault(int(k), chip) for chip, k in zip(chips, label, strict=True)}
-
-
-def _chains(keys: Sequence[Any]) -> list[tuple[int, int]]:
-    """Edges that join the places of equal keys."""
-    last: dict[Any, int] = {}
-    edges = []
-    for i, k in enumerate(keys):
-        if k in last:
-            edges.append((last[k], i))
-        last[k] = i
-    return edges
 
 
 # ---------------------------------------------------------------- dealing out

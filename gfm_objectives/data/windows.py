@@ -162,7 +162,11 @@ class Windows(Source):
 
     def raw(self, indices: Sequence[int]) -> Batch:
         rows = self._windows[list(indices)].tolist()
-        return collate([cut(self._decoded(number), top, left, self._size) for number, top, left in rows])
+        return collate([self.place(number, top, left) for number, top, left in rows])
+
+    def place(self, number: int, top: int, left: int) -> Batch:
+        """A window of a tile, with raw values. By default the tile is decoded whole and cut."""
+        return cut(self._decoded(number), top, left, self._size)
 
     def groups(self) -> list[str]:
         return [self._tile_areas[number] for number in self._windows[:, 0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,14 +13,15 @@ from gfm_objectives.sensors import SENSORS
 
 # What is shown as red, green and blue, from the first of these sensors that is there; s1 and dem in grey.
 RGB = {"s2": ("B04", "B03", "B02"), "hls": ("red", "green", "blue"), "s1": ("VV",), "dem": ("elevation",)}
+VISIBLE = (660.0, 560.0, 480.0)  # nm
 
 
 def image(batch: Batch) -> np.ndarray:
     """(B, H, W, 3) in 0..1: each place on its clearest date, stretched between its 2nd and 98th percentile."""
-    sensor = next(s for s in RGB if s in batch.sensors)
+    ranked = sorted(batch.sensors, key=lambda name: -len(_colours(name, batch.sensors[name].bands)))
+    sensor = next((s for s in RGB if s in batch.sensors), ranked[0])
     s = batch.sensors[sensor]
-    bands = [b for b in RGB[sensor] if b in s.bands]
-    bands = bands if len(bands) == 3 else [*bands, s.bands[0]][:1]  # two bands make no colours
+    bands = _colours(sensor, s.bands)
     clearest = s.valid.flatten(2).sum(2).argmax(1)  # (B,)
     row = torch.arange(len(batch))
     x = s.x[row, clearest][:, [s.bands.index(b) for b in bands]]  # (B, bands, H, W)
@@ -26,6 +29,15 @@ def image(batch: Batch) -> np.ndarray:
     valid = s.valid[row, clearest]
     stretched = torch.stack([_stretch(x[i], valid[i]) for i in range(len(batch))])
     return stretched.expand(-1, 3, -1, -1).movedim(1, -1).numpy().astype(np.float32)
+
+
+def _colours(sensor: str, bands: Sequence[str]) -> list[str]:
+    """The bands shown as red, green and blue: those of RGB or nearest in wavelength, else the first alone, in grey."""
+    wanted = [b for b in RGB.get(sensor, ()) if b in bands]
+    if sensor not in RGB:
+        waves = {b.name: b.wavelength for b in SENSORS[sensor].bands if b.name in bands and b.wavelength}
+        wanted = [min(waves, key=lambda b, at=at: abs(waves[b] - at)) for at in VISIBLE] if len(waves) > 2 else []  # type: ignore[misc]
+    return wanted if len(set(wanted)) == 3 else [*wanted, bands[0]][:1]  # two bands make no colours
 
 
 def _stretch(x: Tensor, valid: Tensor) -> Tensor:

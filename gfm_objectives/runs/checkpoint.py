@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder
+from gfm_objectives.sensors import own_sensors, restore
 
 if TYPE_CHECKING:
     from gfm_objectives.models.unet import UNet
@@ -24,6 +25,7 @@ def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
     folder = Path(folder)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     about = {"format": FORMAT, "options": encoder.options, "bands": {s: list(b) for s, b in encoder.bands.items()}}
+    about |= {"sensors": described} if (described := own_sensors(encoder.bands)) else {}
     if not isinstance(encoder, Encoder):
         about |= {"model": "unet", "dates": encoder.dates}
     (folder / "encoder.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -56,6 +58,7 @@ def load_model(path: str | Path) -> Encoder | UNet:
             raise InputError(
                 f"{folder}: of an encoder with an older dense path (format {about['format']}); train it again"
             )
+        restore(about.get("sensors", ()))
         encoder = _build(about)
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as e:

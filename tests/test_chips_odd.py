@@ -1,0 +1,110 @@
+"""Odd and broken files, made at random: the right values or one line, never a traceback."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
+from test_chips import write_tiff
+
+from gfm_objectives.data import build_source
+from gfm_objectives.data.layers import FileFault, read_bands
+from gfm_objectives.errors import InputError, InputWarning
+
+TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+PLACES = st.sampled_from(
+    [("EPSG:32633", 5e5, 5e6, 10.0), ("EPSG:4326", 179.9, -17.0, 1e-4), ("EPSG:3857", 1e6, 6e6, 10.0)]
+)
+FEW = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "derandomize": True}
+
+
+@st.composite
+def files(draw: Any) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
+    """(C, H, W) values, how they are written, and a mask (H, W)."""
+    kind = draw(st.sampled_from(TYPES))
+    shape = draw(st.integers(1, 4)), draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    values = rng.integers(0, 100, shape).astype(kind)
+    nodata = draw(st.sampled_from([None, 0, 7, 99, *([float("nan"), -3.4e38] if "float" in kind else [])]))
+    if nodata is not None:
+        values[:, rng.random(shape[1:]) < 0.2] = nodata
+    crs, x, y, step = draw(PLACES)
+    about: dict[str, Any] = {"nodata": nodata, "compress": draw(st.sampled_from(["none", "deflate", "lzw"]))}
+    about |= {"interleave": draw(st.sampled_from(["pixel", "band"]))}
+    if draw(st.booleans()):
+        about |= {"crs": crs, "transform": Affine(step, 0, x, 0, -step, y)}
+    return values, about, rng.random(shape[1:]) < 0.8 if draw(st.booleans()) else None
+
+
+def write(path: Path, values: np.ndarray, about: dict[str, Any], mask: np.ndarray | None) -> None:
+    Path(f"{path}.msk").unlink(missing_ok=True)
+    write_tiff(path, values, **about)
+    if mask is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(mask)
+
+
+@settings(max_examples=40, **FEW)
+@given(made=files(), radar=st.booleans())
+def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
+    values, about, mask = made
+    write(tmp_path / "a.tif", values, about, mask)
+    name, band = ("s1", "VV") if radar else ("s2", "B02")
+    wanted = np.isfinite(values[0])
+    if about["nodata"] is not None:  # of one band, all is any
+        wanted &= values[0] != values.dtype.type(about["nodata"])
+    if mask is not None:
+        wanted &= mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # pixel sizes
+        try:
+            source = build_source(
+                {"name": "chips", "root": str(tmp_path), "gsd": 10, "size": 16,
+                 "sensors": {name: {"file": "{chip}.tif", "bands": {band: 1}, "scale": 1.0}}}, "pretrain")  # fmt: skip
+        except InputError as error:
+            assert not wanted.any() and "no valid pixel" in str(error) and "\n" not in str(error)
+            return
+        tile = source._decoded(0).sensors[name]  # type: ignore[attr-defined]
+    assert np.array_equal(tile.valid[0, 0].numpy(), wanted)
+    assert np.array_equal(tile.x[0, 0, 0].numpy()[wanted], values[0][wanted].astype(np.float32))
+
+
+@settings(max_examples=32, **FEW)
+@given(made=files(), cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6))
+@pytest.mark.parametrize("ending", [".tif", ".png", ".npy", ".jp2", ".vrt"])
+def test_a_broken_file_is_one_line(made: Any, cut: float, flips: list[tuple[float, int]], ending: str, tmp_path: Path):
+    values = made[0]
+    path = tmp_path / f"a{ending}"
+    if ending == ".npy":
+        np.save(path, values)
+    elif ending == ".vrt":
+        path.write_text(
+            "<VRTDataset rasterXSize='4' rasterYSize='4'><VRTRasterBand dataType='Byte' band='1'/></VRTDataset>"
+        )
+    else:
+        driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG"}[ending]
+        whole = values[: 3 if len(values) == 2 else len(values)].astype("uint8" if ending != ".tif" else values.dtype)
+        whole = whole[:1] if len(whole) == 2 else whole
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "w", driver=driver, count=len(whole), height=whole.shape[1], width=whole.shape[2],
+                               dtype=whole.dtype) as file:  # fmt: skip
+                file.write(whole)
+    data = bytearray(path.read_bytes()[: int(cut * path.stat().st_size) + 1])
+    for at, byte in flips:
+        data[int(at * (len(data) - 1))] = byte
+    path.write_bytes(bytes(data))
+    try:
+        read_bands(path, (1,))
+    except FileFault as fault:
+        assert "\n" not in str(fault) and str(path) in str(fault)
