@@ -209,7 +209,7 @@ def test_sensors_of_other_resolutions_come_to_the_grid_of_the_first(tmp_path: Pa
     assert batch.targets["label"][0].eq(torch.arange(24) >= 12).all()
     how = "warped by their georeferences" if placed else "resampled by their sizes"
     assert f"s1: 12 x 12 pixels become 24 x 24, {how}" in source.notes()
-    assert chips(tmp_path, sensors, layers, grid="dem").spec.size == 72
+    assert chips(tmp_path, sensors, layers, grid="dem", gsd=240 / 72).spec.size == 72
     with pytest.raises(InputError, match=r"data\.grid=s3: not described; choose from s2, s1, dem, label"):
         chips(tmp_path, sensors, layers, grid="s3")
 

@@ -23,7 +23,7 @@ TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "floa
 PLACES = st.sampled_from(
     [("EPSG:32633", 5e5, 5e6, 10.0), ("EPSG:4326", 179.9, -17.0, 1e-4), ("EPSG:3857", 1e6, 6e6, 10.0)]
 )
-quiet = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "derandomize": True}
 
 
 @st.composite
@@ -54,7 +54,7 @@ def write(path: Path, values: np.ndarray, about: dict[str, Any], mask: np.ndarra
                 file.write_mask(mask)
 
 
-@quiet
+@settings(max_examples=40, **FEW)
 @given(made=files(), radar=st.booleans())
 def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
     values, about, mask = made
@@ -79,7 +79,7 @@ def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
     assert np.array_equal(tile.x[0, 0, 0].numpy()[wanted], values[0][wanted].astype(np.float32))
 
 
-@quiet
+@settings(max_examples=32, **FEW)
 @given(made=files(), cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("ending", [".tif", ".png", ".npy", ".jp2", ".vrt"])
 def test_a_broken_file_is_one_line(made: Any, cut: float, flips: list[tuple[float, int]], ending: str, tmp_path: Path):

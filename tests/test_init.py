@@ -142,7 +142,7 @@ def test_faults_of_the_command(tmp_path: Path, capsys: Any):
 
 
 @pytest.mark.skipif("GFM_DATA" not in os.environ, reason="GFM_DATA is not set: the real folders are absent")
-@pytest.mark.parametrize("folder", ["hls_water", "multi_sensor", "formats/real/biomassters"])
+@pytest.mark.parametrize("folder", ["multi_sensor", "formats/real/biomassters"])
 def test_real_folders_are_drafted_and_read(folder: str, capsys: Any):
     options, _ = init(Path(os.environ["GFM_DATA"]).resolve() / folder, capsys)
     build_source(options | {"skip": ["missing"]}, "pretrain" if "biomass" in folder else "train").read([0])

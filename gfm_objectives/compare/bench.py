@@ -201,7 +201,7 @@ def _fingerprint(
         *([dict(some)] if some else []),
     ]
     look = [spec.bands, spec.dates, spec.size, spec.gsd, spec.legends[task.layer].classes]
-    figures = [repr(SENSORS[s]) for s in spec.bands]
+    figures = [repr(SENSORS[s]) for s in spec.bands if not SENSORS[s].own]  # those of others are in the sources'
     content = [asked, look, figures, [sources[s].fingerprint for s in SPLITS]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

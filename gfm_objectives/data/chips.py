@@ -178,6 +178,10 @@ class Chips(Windows):
         chips = [c for c in parts.chips[split] if self._decoder.missing(self._heads.part(c).chip) is None]
         memo = memo_file("fit", described, self._stats(chips))
         found = survey(chips, self._read, lambda shape: (max(shape), [(0, 0)]), memo, wanted)
+        found = [f for f in found if f.fault is None]
+        if not found:
+            what = f"no {split} chip can be read, so that mean and std of {', '.join(wanted)} cannot be fitted"
+            raise InputError(f"{self._root}: {what}; give both in the yaml, or mend the files")
         for name in wanted:
             image = self._images[name]
             rows = zip(image.sensor.bands, figures(found, name), strict=True)
@@ -280,7 +284,8 @@ class Chips(Windows):
     def _batch(self, part: Part, shape: tuple[int, int], window: tuple[int, int, int, int] | None) -> Batch:
         decoded = self._decoder.read(part.chip, None, window)
         if decoded.shape != shape:
-            what = f"is {_x(decoded.shape)} pixels, but was {_x(shape)} at the start; files must stay as they are"
+            now, before = (" x ".join(map(str, s)) for s in (decoded.shape, shape))
+            what = f"is {now} pixels, but was {before} at the start; files must stay as they are"
             raise FileFault(next(iter(self._decoder.files[self._decoder.grid][part.chip].values())), what, "size")
         sensors = {
             name: Series(x[None], valid[None], day[None], tuple(image.bands), image.level)
@@ -288,10 +293,6 @@ class Chips(Windows):
         }
         targets = {k: y[None] for k, y in decoded.labels.items()}
         return Batch(sensors, targets, torch.tensor([self._gsd]))
-
-
-def _x(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from gfm_objectives.data.remarks import Remark, of_image, of_place, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError
 
+HEADER: Window = (0, 0, 0, 0)  # of a file: no pixel of it
 Tell = Callable[[Any], object]  # takes bytes, as `update` of a hash does
 
 
@@ -112,8 +113,11 @@ class Decoder:
 
         tell: takes all that is read, as it is stored: what becomes of it may differ in last bits between machines.
         """
-        grid = self.header(chip)
-        work = _Work(chip, grid, window or (0, 0, *grid.shape), window is None, tell)
+        pattern, day = self._reference(chip)
+        work = _Work(chip, Grid(0, 0), window or (0, 0, 0, 0), window is None, tell)
+        path = self.files[pattern][chip][day]
+        work.grid = grid = _grid(self._raster(work, pattern, day, path, HEADER if window else None))
+        work.window = window or (0, 0, *grid.shape)
         work.remarks += of_place(grid, self.gsd) if self.gsd else []
         images = {k: self._image(work, k) for k in self.images}
         labels = {k: self._labels(work, k, layer) for k, layer in self.layers.items()}
@@ -133,7 +137,7 @@ class Decoder:
         """What a file holds under a `window` of `grid`; FileFault where there is no way from it to that grid, which is
         that of the file `on`."""
         path = self._path(work.chip, pattern, day)
-        whole = _grid(self._raster(work, pattern, day, path, None if work.all else (0, 0, 0, 0)))
+        whole = _grid(self._raster(work, pattern, day, path, None if work.all else HEADER))
         way = grid.way(whole)
         if way is None:
             what = f"is {_x(whole.shape)} pixels, but {on} is {_x(grid.shape)}; cut them to the same ground"
@@ -145,10 +149,10 @@ class Decoder:
         return _Piece(path, raster, whole, own, to, way)
 
     def _raster(self, work: _Work, pattern: str, day: float, path: Path, window: Window | None) -> Raster:
-        """A file, or a window of it, read once for all that it holds; (0, 0, 0, 0) = its header."""
+        """A file, or a window of it, read once for all that it holds."""
         key = pattern, path, window
         if key not in work.rasters:
-            bands = () if window == (0, 0, 0, 0) else self._bands[pattern]
+            bands = () if window == HEADER else self._bands[pattern]
             raster = work.rasters[key] = read_bands(
                 path, bands, self._inside[pattern], window if bands else None, _variable(pattern)
             )

@@ -18,6 +18,7 @@ OPAQUE = 128  # of 255: from which alpha on a pixel counts as shown
 SOFT = 0.5  # share of values between nothing and full above which a band called alpha is none (near infrared, mostly)
 
 
+ROOM, DENSEST = 1e8, 2e4  # pixels that any file may have, and one byte may stand for: beyond, a header is damaged
 TAIL = 4096  # bytes, in which the mark that ends a JPEG or JPEG 2000 stands
 
 
@@ -29,7 +30,7 @@ def _check(path: Path, stamp: tuple[int, int]) -> None:
     with told(path), path.open("rb") as file:
         if kind == ".png":
             file.seek(8)
-            while (name := _chunk(file)) != b"IEND":
+            while (name := _chunk(file, stamp[0])) != b"IEND":
                 if not name:
                     raise ValueError("the file ends before its last part")
         elif kind in (".jpg", ".jpeg", ".jp2"):
@@ -38,12 +39,13 @@ def _check(path: Path, stamp: tuple[int, int]) -> None:
                 raise ValueError("the file ends before its last part")
 
 
-def _chunk(file: Any) -> bytes:
+def _chunk(file: Any, size: int) -> bytes:
     """The name of the next part of a PNG, nothing at the end of the file; ValueError where it is damaged."""
     head = file.read(8)
     if len(head) < 8:
         return b""
-    data = file.read(int.from_bytes(head[:4], "big"))
+    length = int.from_bytes(head[:4], "big")
+    data = file.read(min(length, size))
     if zlib.crc32(data, zlib.crc32(head[4:])) != int.from_bytes(file.read(4), "big"):
         raise ValueError("a part of the file is damaged or cut off")
     return head[4:]
@@ -63,6 +65,8 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
         warnings.simplefilter("ignore", NodataShadowWarning)
         with rasterio.open(path) as file:
+            if path.suffix.lower() != ".vrt" and file.height * file.width > ROOM + DENSEST * about.st_size:
+                raise ValueError(f"its header says {file.height} x {file.width} pixels, more than it can hold")
             palette = _palette(file)
             top, left, height, width = window or (0, 0, file.height, file.width)
             cut = Cut(left, top, width, height)

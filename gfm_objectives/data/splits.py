@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,9 +175,8 @@ def _read_csv(path: Path, chip: str, columns: Sequence[str]) -> dict[str, dict[s
         raise InputError(f"data.splits.file: no file {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = text.splitlines()
-        comma = max(",;\t", key=lines[0].count) if lines else ","
-        reader = csv.DictReader(lines, delimiter=comma, strict=True)
+        comma = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
         for name in (chip, *columns):
             if name not in (reader.fieldnames or ()):
                 raise InputError(f"{path}: no column {name!r}; it has {', '.join(reader.fieldnames or ()) or 'none'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.cutting import WHOLE
+from gfm_objectives.data.cutting import SIDE, WHOLE
 from gfm_objectives.data.footprints import blocks
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import READERS, FileFault, read_bands
@@ -75,6 +76,8 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
 def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
     """What a folder seems to hold."""
     rasters, vectors, tables = find(root)
+    made = tuple(f"labels_{Path(v).stem}/" for v in vectors)  # by an earlier draft
+    rasters = [r for r in rasters if not r.startswith(made)] if made else rasters
     if not rasters:
         raise InputError(f"{root}: holds no raster that can be read ({', '.join(sorted(READERS))})")
     found = _seen(groups(root, rasters))
@@ -120,7 +123,7 @@ def _frame(draft: Draft, images: list[tuple[Group, Seen]]) -> None:
     high = max(max(s) for s in shapes)
     if high > WHOLE or len(shapes) > 1 or any(h != w for h, w in shapes):
         low = min(min(s) for s in shapes)
-        draft.options["size"] = 128 if low >= 112 else 64
+        draft.options["size"] = min(SIDE, 2 ** int(math.log2(max(1.0, 1.1 * low))))
         draft.guessed.append(f"size: chips of {low} to {high} px are cut into windows of {draft.options['size']} px")
     if high > 2 * TILE and len(images[0][0].chips) < AREAS:
         draft.options["tile"] = TILE
@@ -176,6 +179,9 @@ def _layers(
 def _splits(draft: Draft, root: Path, tables: list[str], images: list[tuple[Group, Seen]]) -> None:
     group, seen = images[0]
     chips = {*group.chips}
+    if len(chips) < 3 and "tile" not in draft.options:
+        draft.left.append(f"splits: {len(chips)} chips cannot be split; without the block all are for pretraining")
+        return
     if table := guessing.table_of_splits(root, tables, chips):
         draft.options["splits"] = table
         draft.guessed.append(f"splits: as {table['file']} says, column {table['column']}")
