@@ -30,8 +30,8 @@ class Case(NamedTuple):
     ends: int = 2
 
 
-TINY = "encoder.depth=1 encoder.dim=16 encoder.heads=2 encoder.cell_dim=16 encoder.width=8 data.size=32 data.dates=1 threads=1"
-TRAIN = f"train {TINY} loader.workers=0 yardstick=false device=cpu"
+TINY = "encoder.depth=1 encoder.dim=16 encoder.heads=2 encoder.cell_dim=16 encoder.width=8 data.size=32 data.dates=1"
+TRAIN = f"train {TINY} threads=1 loader.workers=0 yardstick=false device=cpu"
 EVAL = "eval suite=landcover seeds=1 fractions=1 device=cpu workers=1 finetune.flops=1e9"
 CHIPS = "name: chips\ngsd: 30.0\nroot: /no/such/folder\nsensors: {hls: {file: '{chip}.tif', bands: {red: 1}}}\n"
 FLOOD = "layer: flood\ndata: {name: synthetic, size: 16, dates: 1, layers: [map, flood]}\n"
