@@ -69,9 +69,10 @@ class TimmEncoder(nn.Module):
 
 def register_timm() -> None:
     """Make timm.create_model('gfm_encoder', folder='runs/demo', sensor='s2', bands=[...]) work."""
-    from timm.models import register_model
+    from timm.models import is_model, register_model
 
-    register_model(gfm_encoder)
+    if not is_model("gfm_encoder"):
+        register_model(gfm_encoder)
 
 
 def gfm_encoder(pretrained: bool = False, **options: Any) -> TimmEncoder:

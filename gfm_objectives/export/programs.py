@@ -39,7 +39,7 @@ def save_program(plain: Plain, spec: Spec, path: Path) -> str:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(plain, example, dynamic_shapes=_shapes(plain, spec, dims), strict=False)
                 torch.export.save(program, path)
-            if _fits(lambda given: torch.export.load(path).module()(*given), plain, spec, dims):
+            if _fits(_program_runner(path), plain, spec, dims):
                 return freedom
         except Exception as error:  # torch.export has no common base of its errors
             failed = error
@@ -74,8 +74,7 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
 
 
 def error_of_program(plain: Plain, spec: Spec, path: Path, dims: Sequence[str]) -> float:
-    program = torch.export.load(path).module()
-    return _error(lambda given: program(*given), plain, spec, dims)
+    return _error(_program_runner(path), plain, spec, dims)
 
 
 def error_of_onnx(plain: Plain, spec: Spec, path: Path, dims: Sequence[str]) -> float:
@@ -103,6 +102,11 @@ def _error(run: Callable[[Sequence[Tensor]], Tensor], plain: Plain, spec: Spec, 
 def _fits(run: Callable[[Sequence[Tensor]], Tensor], plain: Plain, spec: Spec, dims: Sequence[str]) -> bool:
     """Whether it says what the model says, to 0.1 %: a graph that was frozen to the example's sizes does not."""
     return _error(run, plain, spec, dims) < 1e-3
+
+
+def _program_runner(path: Path) -> Callable[[Sequence[Tensor]], Tensor]:
+    program = torch.export.load(path).module()
+    return lambda given: program(*given)
 
 
 def _onnx_runner(path: Path, plain: Plain) -> Callable[[Sequence[Tensor]], Tensor]:
