@@ -13,6 +13,7 @@ import pytest
 import gfm_objectives
 from gfm_objectives import cli
 from gfm_objectives.errors import InputError
+from gfm_objectives.pretrain import pretraining
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,11 +23,10 @@ def pretrain(monkeypatch):
     """A stand-in for pretraining that notes the names it was asked to run."""
     module = types.SimpleNamespace(ran=[], finished=set())
     module.run = lambda cfg: module.ran.append(cfg.name)
-    module.is_finished = lambda cfg: cfg.name in module.finished
-    module.check_data = lambda configs: None
-    module.using = lambda cfg: contextlib.nullcontext()
-    monkeypatch.setitem(sys.modules, "gfm_objectives.pretrain", module)
-    monkeypatch.setitem(sys.modules, "gfm_objectives.runs.folder", module)
+    monkeypatch.setattr(pretraining, "run", lambda cfg: module.run(cfg))
+    monkeypatch.setattr(pretraining, "is_finished", lambda cfg: cfg.name in module.finished)
+    monkeypatch.setattr(pretraining, "check_data", lambda configs: None)
+    monkeypatch.setattr(pretraining, "using", lambda cfg: contextlib.nullcontext())
     return module
 
 

@@ -230,7 +230,7 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("lr: 0.012", "lr: fast", "optim.lr=fast: expected a number"),
+        ("weight_decay: 0.05", "weight_decay: fast", "optim.weight_decay=fast: expected a number"),
         ("seed: 0", "sede: 0", "sede: no such key; did you mean seed?"),
         ("  dim: 64", "  dim: -64", "encoder.dim=-64: must be at least 8"),
         ("flops: 10000000000000.0", "flops: lots", "budget.flops=lots: expected a number"),
@@ -296,7 +296,7 @@ def test_every_key_is_explained_and_no_sentence_is_cut(entry, topic):
 
 def test_help_on_one_thing():
     assert usage("train", "gfm train", ["optim"]).count("\n") == 5
-    assert usage("eval", "gfm eval", ["flood"]).startswith("task=flood: Dry land, permanent water and flood")
+    assert usage("eval", "gfm eval", ["flood"]).startswith("suite=flood: Dry land, permanent water and flood")
     assert usage("train", "gfm train", ["encoder=tiny"]).splitlines()[1].startswith("  encoder.dim=192")
     with pytest.raises(InputError, match=r"--help fluud: nothing of that name; a group \(suite, task\)"):
         usage("eval", "gfm eval", ["fluud"])

@@ -60,7 +60,7 @@ def test_a_ledger_of_wrong_types(key, value, tmp_path):
     [
         ("encoder.json", "[]"),
         ("encoder.json", '{"format": "new"}'),
-        ("encoder.json", '{"format": 2, "options": [], "bands": {}}'),
+        ("encoder.json", '{"format": 3, "options": [], "bands": {}}'),
         ("encoder.safetensors", "no weights"),
         ("config.yaml", "name: ["),
     ],
@@ -137,7 +137,7 @@ def stored(folder: Path) -> Store:
         ("scores.csv", "t,1.0,b", "t,one,b", "line 3: damaged (could not convert string to float: 'one')"),
         ("scores.csv", "False", "Maybe", "line 2: damaged"),
         ("statistics.csv", "2;2;2", "2;2;3", "line 2: damaged"),
-        ("statistics.csv", "eJ", "??", "line 2: damaged"),
+        ("statistics.csv", "2;2;2,eN", "2;2;2,??", "line 2: damaged"),
         ("scores.csv", "t,1.0,b", "t,\udcff,b", "damaged, no text; bring it back"),
     ],
 )

@@ -102,6 +102,7 @@ def test_a_run_reads_the_earth_of_its_seed(words: list[str], earth: int, monkeyp
 
     monkeypatch.setattr(measuring, "build_source", refusing)
     objective = torch.nn.Identity()
+    objective.set_patch = lambda: None
     module = Pretraining(objective, {}, Budget(1e9), cfg, source, tmp_path)  # type: ignore[arg-type]
     trainer = SimpleNamespace(is_global_zero=True)
     measuring.Measuring(torch.float32).on_train_start(trainer, module)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ class Comparison:
             number += 1
             self.run_trials(list({j.key: j for j in jobs}.values()), pool, plan, f"tuning, round {number}")
         path = self.out / "tuning.json"
-        choices = {(r["task"], r["fraction"], r["contender"]): r for r in choices(path)}
+        choices = {(r["task"], r["fraction"], r["contender"]): r for r in stored_choices(path)}
         for cell, job in zip(cells, first, strict=True):
             choices |= {tuple(list(r.values())[:3]): r for r in [self._choice(cell, job)]}
         disk.write(path, json.dumps(list(choices.values()), indent=1) + "\n")
@@ -271,7 +271,7 @@ class Comparison:
         }
 
 
-def choices(path: Path) -> list[dict[str, Any]]:
+def stored_choices(path: Path) -> list[dict[str, Any]]:
     """What tuning.json holds. InputError where that is damaged; it is written anew from trials.jsonl."""
     if not path.exists():
         return []

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
 from gfm_objectives.compare.bench import check_roots, open_bench
-from gfm_objectives.compare.comparison import Comparison, choices
+from gfm_objectives.compare.comparison import Comparison, stored_choices
 from gfm_objectives.compare.fitting import check_rows, notes_on, on_disk
 from gfm_objectives.compare.keeping import keep_best
 from gfm_objectives.compare.plan import Plan
@@ -58,7 +58,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
     real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
     context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
     check_rows(Store(out), rows, out)
-    choices(out / "tuning.json")  # read in full later on, after hours
+    stored_choices(out / "tuning.json")  # read in full later on, after hours
     workers = cfg.workers or (1 if device.type == "cuda" else cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:

@@ -14,6 +14,7 @@ from gfm_objectives.errors import InputError
 Comments = dict[str, str]  # dotted key -> what it means
 # Keys that every yaml of a group may have, explained once; a comment in the yaml itself goes before.
 SHARED: dict[str, Comments] = {
+    "data": {"keep": "a keep-list of gfm curate: only its places are read; null = all"},
     "task": {
         "kind": "segmentation, change, regression or a kind of scene (docs/chips.md)",
         "metric": "by which settings are chosen and gains measured; null = the first of its kind",

@@ -17,7 +17,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.runs import lock
 from gfm_objectives.runs.checkpoint import check_state
 from gfm_objectives.runs.ledger import Ledger
-from gfm_objectives.runs.provenance import FREE_KEYS, config_hash
+from gfm_objectives.runs.provenance import FREE_KEYS, config_hash, settled
 
 
 def folder(cfg: DictConfig) -> Path:
@@ -97,8 +97,10 @@ def _open(cfg: DictConfig, out: Path) -> None:
         raise InputError(f"{out}: a finished run; choose another name=, or overwrite=true to train it again")
     sweep(out)
     if saved.exists():
-        before = dict(config.leaves(config.read_yaml(saved)))
-        now = dict(config.leaves(OmegaConf.to_container(cfg)))  # type: ignore[arg-type]
+        before, now = (
+            dict(config.leaves(OmegaConf.to_container(settled(c))))  # type: ignore[arg-type]
+            for c in (OmegaConf.create(config.read_yaml(saved)), cfg)
+        )
         differ = [
             k for k in sorted(before.keys() | now) if before.get(k) != now.get(k) and k.split(".")[0] not in FREE_KEYS
         ]

@@ -26,7 +26,7 @@ def command(cfg: DictConfig, home: Path) -> list[str]:
 def run_all(runs: Sequence[DictConfig], home: Path, workers: int, gpus: int) -> dict[str, str]:
     """Run them, `workers` at a time; returns name -> why, of those that broke. What they print goes to `home`/logs.
 
-        With GPUs every worker has one of its own. An interrupt, or the signal that clusters send when time is up, ends the
+    With GPUs every worker has one of its own. An interrupt, or the signal that clusters send when time is up, ends the
     children too, which go on at the next call.
     """
     waiting, broke = list(runs), {}
