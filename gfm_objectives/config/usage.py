@@ -14,7 +14,6 @@ from gfm_objectives.errors import InputError
 Comments = dict[str, str]  # dotted key -> what it means
 # Keys that every yaml of a group may have, explained once; a comment in the yaml itself goes before.
 SHARED: dict[str, Comments] = {
-    "data": {"keep": "a keep-list of gfm curate: only its places are read; null = all"},
     "task": {
         "kind": "segmentation, change, regression or a kind of scene (docs/chips.md)",
         "metric": "by which settings are chosen and gains measured; null = the first of its kind",
@@ -38,6 +37,7 @@ SHARED: dict[str, Comments] = {
     },
     "suite": {"tasks": "the tasks that are compared, each a choice or a yaml (docs/chips.md)"},
     "data": {
+        "keep": "a keep-list of gfm curate: its places alone are read; null = all",
         "license": "the line that reports carry",
         "root": "folder of the data; $VARIABLES are filled in",
         "sensors": "what the model reads",
