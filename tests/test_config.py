@@ -269,7 +269,7 @@ def test_help_shows_every_choice_and_key(entry):
         for name in choices(group):
             assert f"    {name}" in text
     if entry == "train":
-        assert "objective.mask_ratio=0.25" in text and "only with objective=mae" in text
+        assert "objective.mask_ratio=0.5" in text and "only with objective=mae" in text
         assert "optim.lr=0.012" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:
@@ -297,7 +297,7 @@ def test_every_key_is_explained_and_no_sentence_is_cut(entry, topic):
 def test_help_on_one_thing():
     assert usage("train", "gfm train", ["optim"]).count("\n") == 5
     assert usage("eval", "gfm eval", ["flood"]).startswith("suite=flood: Dry land, permanent water and flood")
-    assert usage("train", "gfm train", ["encoder=tiny"]).splitlines()[1].startswith("  encoder.dim=192")
+    assert usage("train", "gfm train", ["encoder=tiny"]).splitlines()[1].startswith("  encoder.cell_dim=96")
     with pytest.raises(InputError, match=r"--help fluud: nothing of that name; a group \(suite, task\)"):
         usage("eval", "gfm eval", ["fluud"])
 

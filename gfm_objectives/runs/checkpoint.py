@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -68,6 +69,10 @@ def check_state(path: Path) -> None:
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError):
         raise InputError(f"{path}: damaged, perhaps cut off; {remedy}") from None
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # an empty file cannot be mapped
+            raise
+        raise InputError(f"{path}: damaged, it is empty; {remedy}") from None
     if not (isinstance(state, dict) and isinstance(state.get("run"), dict) and "state_dict" in state):
         raise InputError(f"{path}: no checkpoint of a run; {remedy}")
 
