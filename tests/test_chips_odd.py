@@ -85,6 +85,7 @@ def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
 def test_a_broken_file_is_one_line(made: Any, cut: float, flips: list[tuple[float, int]], ending: str, tmp_path: Path):
     values = made[0]
     path = tmp_path / f"a{ending}"
+    path.unlink(missing_ok=True)  # the broken one before it, which GDAL would try to read
     if ending == ".npy":
         np.save(path, values)
     elif ending == ".vrt":

@@ -15,7 +15,7 @@ import torch
 from layouts import MAKERS, write_tif
 
 from gfm_objectives.batch import Batch
-from gfm_objectives.cli import data as data_command
+from gfm_objectives.cli import main
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
@@ -400,13 +400,13 @@ def test_the_list_says_what_is_there_and_what_is_not(stand_in, monkeypatch, caps
     (stand_in("pastis").parent / "pastis").exists() or (stand_in("pastis").parent / "pastis").symlink_to(
         stand_in("pastis")
     )
-    assert data_command(["list"]) == 0
+    assert main(["data", "list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in DATASETS)
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert " yes " in lines["pastis"] and " no " in lines["mados"]
     assert "data=mados is not in" in out and "data=pastis is not in" not in out and "zenodo.org/records/10664073" in out
-    assert data_command(["lst"]) == 2
+    assert main(["data", "lst"]) == 2
 
 
 def test_sensors_of_the_table_have_figures():

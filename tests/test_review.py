@@ -186,7 +186,7 @@ def test_calibration_of_one_who_is_too_sure():
     temperature = best_temperature(sums)
     assert temperature == pytest.approx(3, rel=0.05)
     errors = [
-        calibration_error(Reliability("segmentation", (), t).observe(logits * 3, target, 3).sum(0))
+        calibration_error(Reliability("segmentation", (), temperature=t).observe(logits * 3, target, 3).sum(0))
         for t in (1.0, temperature)
     ]
     assert errors[0] > 0.1 > 0.03 > errors[1]

@@ -21,7 +21,7 @@ def at_chance(scores: Sequence[Score]) -> list[str]:
         weak = []
         for cell in dict.fromkeys((s.contender, s.fraction) for s in mine):
             some = [s for s in mine if (s.contender, s.fraction) == cell]
-            stats = torch.stack([torch.as_tensor(s.stats).double().sum(0) for s in some]).sum(0)
+            stats = torch.stack([s.total for s in some]).sum(0)
             metric = METRICS[some[0].metric]
             if _no_better(metric, stats):
                 weak.append(f"{cell[0]} ({100 * cell[1]:g} %)")
