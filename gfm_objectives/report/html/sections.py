@@ -57,7 +57,7 @@ def _gain_rows(
     found = [find(summary["means"], metric=metric, against=a, n=n, **at) for a, n in columns]
     if not any(m and m["status"] == "ok" for m in found):
         return []
-    cells = [judged(words.gain(m, scale), m and m.get("verdict")) for m in found]
+    cells = [judged(words.gain(m, scale), m.get("verdict") if m else None) for m in found]
     first = found[0]
     told = ["-", "-", "-"]
     if first and first["status"] == "ok":
@@ -68,7 +68,9 @@ def _gain_rows(
     rows = [row([*cells, *told]).replace("<tr>", f"<tr>{name}", 1)]
     for t in (t for t in summary["tasks"] if summary["metrics"][t]["metric"] == metric):
         own = [find(summary["gains"], task=t, against=a, n=n, **at) for a, n in columns]
-        shown = [judged(_named(g, scale, a), g and g.get("verdict")) for g, (a, _) in zip(own, columns, strict=True)]
+        shown = [
+            judged(_named(g, scale, a), g.get("verdict") if g else None) for g, (a, _) in zip(own, columns, strict=True)
+        ]
         rows.append(row([t, *shown, "", "", ""], 'class="task"'))
     return rows
 
