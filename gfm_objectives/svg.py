@@ -68,8 +68,8 @@ class Axis:
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             if last > first:
-                step = max(1, math.ceil((last - first) / most))
-                return [(10.0**e, _power(e)) for e in range(first, last + 1, step)]
+                every = max(1, math.ceil((last - first) / most))
+                return [(10.0**e, _power(e)) for e in range(first, last + 1, every)]
         width = self.high - self.low
         size = next(s for s in _steps(width / most) if width / s <= most)
         start = math.ceil(self.low / size)

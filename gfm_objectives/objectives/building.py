@@ -40,7 +40,9 @@ def _check(name: str, objective: type[Objective], encoder: Encoder | UNet) -> No
     """InputError where the objective hides parts of the batch, and the encoder cannot."""
     if objective.needs_mask and not isinstance(encoder, Encoder):
         fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_mask)
-        raise InputError(f"objective={name}: hides parts of the image, which a U-Net cannot; with encoder=unet take {fit}")
+        raise InputError(
+            f"objective={name}: hides parts of the image, which a U-Net cannot; with encoder=unet take {fit}"
+        )
 
 
 def find_objective(name: str) -> type[Objective]:
