@@ -57,11 +57,7 @@ def _gain_rows(
     found = [find(summary["means"], metric=metric, against=a, n=n, **at) for a, n in columns]
     if not any(m and m["status"] == "ok" for m in found):
         return []
-<<<<<<< HEAD
-    cells = [judged(words.gain(m, scale), m["verdict"] if m and "verdict" in m else None) for m in found]
-=======
     cells = [judged(words.gain(m, scale), m.get("verdict") if m else None) for m in found]
->>>>>>> laws20
     first = found[0]
     told = ["-", "-", "-"]
     if first and first["status"] == "ok":
@@ -73,12 +69,7 @@ def _gain_rows(
     for t in (t for t in summary["tasks"] if summary["metrics"][t]["metric"] == metric):
         own = [find(summary["gains"], task=t, against=a, n=n, **at) for a, n in columns]
         shown = [
-<<<<<<< HEAD
-            judged(_named(g, scale, a), g["verdict"] if g and "verdict" in g else None)
-            for g, (a, _) in zip(own, columns, strict=True)
-=======
             judged(_named(g, scale, a), g.get("verdict") if g else None) for g, (a, _) in zip(own, columns, strict=True)
->>>>>>> laws20
         ]
         rows.append(row([t, *shown, "", "", ""], 'class="task"'))
     return rows
