@@ -269,7 +269,7 @@ def test_help_shows_every_choice_and_key(entry):
         for name in choices(group):
             assert f"    {name}" in text
     if entry == "train":
-        assert "objective.mask_ratio=0.5" in text and "only with objective=mae" in text
+        assert "objective.mask_ratio=0.25" in text and "only with objective=mae" in text
         assert "optim.lr=0.012" in text and "peak learning rate" in text
         assert "budget.flops=1e13" in text
     else:

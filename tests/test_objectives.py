@@ -68,7 +68,7 @@ RECORDED = {  # of the first variant
     "latent": 2.43642616,
     "mae": 0.94864732,
     "map_contrast": 6.46594906,
-    "masked_seg": 1.63452923,
+    "masked_seg": 1.63931215,
     "mix": 3.46709156,
     "supervised": 1.65366340,
     "temporal": 0.96739829,
