@@ -418,20 +418,26 @@ def main() -> None:
 
     torch.set_num_threads(1)
     page = Path(__file__).with_suffix(".md")
-    answered: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         desk = Path(scratch) / "desk"
         desk.mkdir()
         with contextlib.chdir(desk):
             lay(desk)
         os.environ.pop("GFM_DATA", None)
-        for case in (c for kind in sys.argv[1:] or CASES for c in CASES[kind]):
-            a, typed = ask(case.typed, desk), short(case.typed)
-            mark = "" if a.code == case.ends else "   <-- NOT AS IT SHOULD BE"
-            print(f"{a.seconds:5.1f} s  {a.kind:9}  {typed}\n{'':19}{a.line}{mark}", flush=True)
-            line = a.line.replace(str(desk), "/desk").replace("|", "\\|")
-            answered[typed] = line if len(line) < 300 else f"{line[:297]}..."
-        assert not (desk / "executed").exists(), "a file was executed"
+        for kind in sys.argv[1:] or CASES:
+            answered: dict[str, str] = {}
+            for case in CASES[kind]:
+                a, typed = ask(case.typed, desk), short(case.typed)
+                mark = "" if a.code == case.ends else "   <-- NOT AS IT SHOULD BE"
+                print(f"{a.seconds:5.1f} s  {a.kind:9}  {typed}\n{'':19}{a.line}{mark}", flush=True)
+                line = a.line.replace(str(desk), "/desk").replace("|", "\\|")
+                answered[typed] = line if len(line) < 300 else f"{line[:297]}..."
+            assert not (desk / "executed").exists(), "a file was executed"
+            refresh(page, answered)
+
+
+def refresh(page: Path, answered: dict[str, str]) -> None:
+    """Write the page with new answers; those of what was not typed stay."""
     kept = known(page)
     every = [short(c.typed) for cases in CASES.values() for c in cases]
     rows = {t: (kept.get(t, ("", ""))[0], answered.get(t) or kept.get(t, ("", ""))[1]) for t in every}
