@@ -2,7 +2,7 @@
 
     python benchmarks/curation.py [PLACES]
 
-Default 5,000; the figures of the documentation are of 5,000, a full check is 100,000 (an hour, mostly making places).
+Default 5,000; a full check is 100,000. The planted twins have not been run at any size yet.
 With GFM_DATA also hls_water against the list of its overlaps, and what a split at random leaks.
 """
 

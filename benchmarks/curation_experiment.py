@@ -10,7 +10,7 @@ Three pools of PLACES entries for each seed (Earth) and redundancy of 80 and 98 
   clean      PLACES different places: what curation could at best restore.
 A pool is larger than what one run consumes: nano sees about 16,000 places in 1e13 FLOPs, so 20,000 is the least.
 Compared: masked_seg and mae, 5 seeds, land cover, gain over scratch with intervals. 2 objectives x 5 pools x 5 seeds x
-1e12 FLOPs is 50 runs of about 10 s to 50 s, and one comparison; within an hour of two cores at 1e12, in ten at 1e13.
+1e12 FLOPs is 50 runs of some 50 s at the README's rate, and one comparison. An estimate: nothing of this was run yet.
 """
 
 from __future__ import annotations
