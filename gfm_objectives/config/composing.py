@@ -117,6 +117,8 @@ def _base(
     if "suite" in base:
         names = parse("suite.tasks", [""], tasks) if tasks else base["suite"]["tasks"]
         kept = saved.get("tasks", {}) if "suite" in saved else {}
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise InputError(f"suite.tasks={names}: must be a list of tasks, each a choice or a yaml")
         base["tasks"] = {}
         for name in names:
             stem = Path(name).stem

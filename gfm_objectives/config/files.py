@@ -149,7 +149,7 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     name}` inside a task does so with the data group. A task given as a suite becomes the suite of that task alone.
     """
     files = [] if files is None else files
-    if group == "suite" and "," in choice:
+    if group == "suite" and len(split_commas("suite", choice)) > 1:
         return _joined(choice, files)
     path = choice_path(group, choice)
     options = read_yaml(path)
