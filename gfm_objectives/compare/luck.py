@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def at_chance(scores: Sequence[Score]) -> list[str]:
         weak = []
         for cell in dict.fromkeys((s.contender, s.fraction) for s in mine):
             some = [s for s in mine if (s.contender, s.fraction) == cell]
-            stats = torch.stack([s.total for s in some]).sum(0)
+            stats = torch.from_numpy(sum(np.asarray(s.stats).sum(0, dtype=np.float64) for s in some))
             metric = METRICS[some[0].metric]
             if _no_better(metric, stats):
                 weak.append(f"{cell[0]} ({100 * cell[1]:g} %)")
