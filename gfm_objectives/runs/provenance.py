@@ -31,6 +31,8 @@ def commit() -> str:
 def settled(cfg: DictConfig) -> DictConfig:
     """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size.
     InputError where the encoder does not say."""
+    if "optim" not in cfg:  # of another program
+        return cfg.copy()
     out, own = cfg.copy(), cfg.encoder.get("optim", {})
     for key in (k for k, v in cfg.optim.items() if v is None):
         if key not in own:
