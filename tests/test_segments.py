@@ -356,7 +356,7 @@ def test_boundary_is_a_weight_of_the_loss(spec: Spec, batch: Batch) -> None:
         assert torch.isfinite(objective(batch.replace(targets={"map": target}))["loss"])
     plain, weight, hidden, both, quarter = seen
     assert plain is not None and hidden is not None and (plain == 1).all()
-    assert ((hidden == 0) | (hidden == 1)).all() and hidden.mean() == 0.5
+    assert ((hidden == 0) | (hidden == 1)).all() and hidden.mean() == 0.25
     expected = torch.where(torch.arange(32).add(1).div(2).floor() == 8, 3.0, 1.0)  # columns 15 and 16
     assert torch.equal(weight, expected.expand(4, 32, 32)) and torch.equal(both, weight * hidden)
     assert torch.equal(quarter, weight * (0.25 + 0.75 * hidden))
