@@ -340,7 +340,7 @@ def test_the_table_joins_seeds_and_says_what_was_measured(runs: dict[str, Path],
     assert bands.startswith("| band statistics | 0 | - | 1.300 | - |")
     path = Path(folders[1]) / "ledger.json"
     path.write_text(path.read_text().replace('"map_nll": 1.2', '"map_nll": 1.7'))
-    assert table(folders).splitlines()[2].endswith("| no more than its bands of: map |")
+    assert "no more than its bands of: map" in table(folders).splitlines()[2]
     assert " not run |" in table([str(runs["off"])])
     assert cli.main(["yardstick"]) == 2 and cli.main(["yardstick", str(tmp_path)]) == 2
     assert cli.main(["yardstick", "--help"]) == 0
