@@ -59,7 +59,7 @@ def stop(self, budgets, pool, plan):
 
 def budgets(cfg, monkeypatch):
     monkeypatch.setattr("gfm_objectives.compare.comparison.Comparison.tune", stop)
-    with pytest.raises(AssertionError, match="^\\[") as told:
+    with pytest.raises(AssertionError, match=r"^\[") as told:
         compare.run(cfg)
     return json.loads(str(told.value))
 
