@@ -25,7 +25,7 @@ def test_every_variant_comes_with_every_patch_and_side(spec: Spec) -> None:
     unet = build_objective(options("supervised"), UNet(spec, 0, 8), spec)
     assert kinds_of_step(unet, spec, None) == [Step((), 1, 32)]
     for side in (0, 33):
-        with pytest.raises(InputError, match=rf"augment\\.sides: {side}: places have 32 pixels a side"):
+        with pytest.raises(InputError, match=rf"augment\.sides: {side}: places have 32 pixels a side"):
             kinds_of_step(objective, spec, [32, side])
 
 
