@@ -64,17 +64,15 @@ def write_model(folder: Path, size: int) -> None:
     save_segmenter(FineTuned(model, Card(spec, 4, describe(model), task)), folder)
 
 
+def command_of(model: Path, scene: Path, out: Path) -> list[str]:
+    """`gfm predict` as it is typed."""
+    words = [f"model={model}", f"input={scene}", f"output={out}"]
+    return [sys.executable, "-m", "gfm_objectives.cli", "predict", *words]
+
+
 def predict(model: Path, scene: Path, out: Path, *words: str) -> tuple[float, float, str]:
     """Seconds, peak memory in MiB, and what was printed, of a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "gfm_objectives.cli",
-        "predict",
-        f"model={model}",
-        f"input={scene}",
-        f"output={out}",
-    ]
+    command = command_of(model, scene, out)
     begun = time.perf_counter()
     done = subprocess.Popen([*command, "scale=0.0001", "overwrite=true", *words], stdout=subprocess.PIPE, text=True)
     assert done.stdout is not None
@@ -89,15 +87,7 @@ def kill_and_resume(model: Path, scene: Path, folder: Path, *words: str) -> bool
     """Whether a map that was killed in the middle has the bytes of one that was not."""
     whole, killed = folder / "whole.tif", folder / "killed.tif"
     predict(model, scene, whole, *words)
-    command = [
-        sys.executable,
-        "-m",
-        "gfm_objectives.cli",
-        "predict",
-        f"model={model}",
-        f"input={scene}",
-        f"output={killed}",
-    ]
+    command = command_of(model, scene, killed)
     process = subprocess.Popen([*command, "scale=0.0001", *words], stdout=subprocess.DEVNULL)
     blocks = folder / "killed.tif.blocks"
     while len(list(blocks.glob("*.npz")) if blocks.exists() else []) < 2:

@@ -119,7 +119,9 @@ def test_a_unet_hides_nothing_so_it_is_pretrained_by_supervised_alone(name: str,
     if name == "supervised":
         assert not build_objective(options(name), unet, spec).needs_mask
         return
-    with pytest.raises(InputError, match=r"hides parts of the image, which a U-Net cannot; with encoder=unet take superv"):
+    with pytest.raises(
+        InputError, match=r"hides parts of the image, which a U-Net cannot; with encoder=unet take superv"
+    ):
         build_objective(options(name), unet, spec)
 
 

@@ -135,16 +135,16 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
         with rasterio.open(out / "labels" / f"{t['properties']['id']}.tif", "r+") as file:
             assert (file.read(1) == 255).all()
             file.write(np.full((1, 32, 32), 80, np.uint8))
-    from gfm_objectives.compare.joining import Labelled
+    from gfm_objectives.compare.joining import labelled
     from gfm_objectives.config import load_choice
     from gfm_objectives.data import build_source
 
     source = build_source(load_choice("data", str(out / "chips.yaml")), "pretrain")
-    labelled = Labelled(source, "cover")
-    assert len(source) == 5 and len(labelled) == 2
-    assert (labelled.read([0, 1]).targets["cover"] == 1).all()
+    some = labelled(source, "cover")
+    assert len(source) == 5 and len(some) == 2
+    assert (some.read([0, 1]).targets["cover"] == 1).all()
     assert gfm("review", *words, "tiles=5") == 0
-    assert len(Labelled(build_source(load_choice("data", str(out / "chips.yaml")), "pretrain"), "cover")) == 2, (
+    assert len(labelled(build_source(load_choice("data", str(out / "chips.yaml")), "pretrain"), "cover")) == 2, (
         "labels that were drawn stay"
     )
 

@@ -11,7 +11,7 @@ from gfm_objectives.batch import Batch, collate
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
-from gfm_objectives.data.places import Kept, Places
+from gfm_objectives.data.places import Kept, Places, Subset
 from gfm_objectives.errors import InputError
 
 
@@ -35,24 +35,9 @@ class Joined:
         return self.read([k])
 
 
-class Labelled:
-    """Of the places of another, those with a label."""
-
-    def __init__(self, places: Places, layer: str) -> None:
-        self.places, self.spec = places, places.spec
-        self.index = [k for k in range(len(places)) if _has_label(places.read([k]), layer)]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def read(self, indices: Sequence[int]) -> Batch:
-        return self.places.read([self.index[i] for i in indices])
-
-    def tiles(self) -> int:
-        return len(self)
-
-    def tile(self, k: int) -> Batch:
-        return self.read([k])
+def labelled(places: Places, layer: str) -> Subset:
+    """Those with a label."""
+    return Subset(places, [k for k in range(len(places)) if _has_label(places.read([k]), layer)])
 
 
 def join(bench: Bench, files: Sequence[str]) -> Bench:
@@ -64,7 +49,7 @@ def join(bench: Bench, files: Sequence[str]) -> Bench:
         source = build_source(load_choice("data", file), "pretrain")  # without splits all chips are there
         _check(bench, source.spec, file)
         kept = Kept(source, len(source), (bench.task.layer,))
-        mine = Labelled(kept, bench.task.layer)
+        mine = labelled(kept, bench.task.layer)
         if not len(mine):
             raise InputError(f"also={file}: no chip has a label yet; draw into {Path(file).parent / 'labels'}")
         print(f"also={file}: {len(mine)} of {len(source)} chips are labelled", flush=True)
