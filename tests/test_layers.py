@@ -10,11 +10,25 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "gfm_objectives"
 # Every room of the house, from the ground up; a room imports those of its own line only where a later line says so.
-GROUND = ("errors", "disk", "sensors", "batch", "metrics", "chance", "config", "flops", "budget", "device", "svg")
+GROUND = (
+    "errors",
+    "disk",
+    "sensors",
+    "batch",
+    "metrics",
+    "chance",
+    "config",
+    "flops",
+    "budget",
+    "device",
+    "svg",
+    "ranks",
+)
 SIBLINGS = ("objectives", "data", "tasks")  # these never import each other
 # Where data and models meet: each may import the ones before it.
 MEETING = (
     "runs",
+    "training",
     "yardstick",
     "finetune",
     "pretrain",

@@ -7,6 +7,7 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from gfm_objectives.finetune.head import fit_head
 from gfm_objectives.finetune.settings import HParams, frozen_modules, train_mode
 from gfm_objectives.flops import Cost, measure_once
 from gfm_objectives.tasks.kinds import Kind
+from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.optimiser import adamw
+from gfm_objectives.training.stepping import Stepper
 
 WARMUP = 0.1  # share of the budget
 WEIGHT_DECAY = 0.01
@@ -90,8 +94,8 @@ def finetune(
         spent = fit_head(model, train, kind, layer, total, hparams, seed, device, dtype)
     budget = _budget(total, spent, cost.total, hparams)
     train_mode(model, hparams.freeze)
-    optimiser = _optimiser(model, hparams)
-    peaks = [g["lr"] for g in optimiser.param_groups]
+    finite = Finite(device, lambda step, value: _diverged(step, value, hparams))
+    stepper = Stepper(_optimiser(model, hparams), model.parameters(), CLIP, device, dtype, finite)
     samples, step, value = 0, 0, torch.zeros(())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batches = iter(StepLoader(train, hparams.batch_size, mix(seed, "order"), workers=workers))
@@ -100,21 +104,11 @@ def finetune(
             torch.manual_seed(mix(seed, step, "dropout"))
             batch = augment(batch, torch.Generator().manual_seed(mix(seed, step, "augment")))
             budget.spend(take * cost.total)
-            _refuse_nonfinite(value, step - 1, hparams)  # of the last step: a GPU is not made to wait
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * schedule(budget.progress)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                value = loss(model, batch, kind, layer)
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            optimiser.step()
+            value = stepper(step, schedule(budget.progress), lambda b=batch: loss(model, b, kind, layer))  # type: ignore[misc]
             samples, step = samples + take, step + 1
-    _refuse_nonfinite(value, step - 1, hparams)
+    finite.ask()
     seconds, epochs = time.perf_counter() - begun, samples / len(train)
-    return Result(
-        cost, spent + budget.spent, samples, epochs, step, seconds, _peak_memory(device), float(value.detach())
-    )
+    return Result(cost, spent + budget.spent, samples, epochs, step, seconds, _peak_memory(device), float(value))
 
 
 def _budget(total: float, spent: float, per_sample: float, hparams: HParams) -> Budget:
@@ -137,32 +131,16 @@ def schedule(progress: float) -> float:
 
 
 def _optimiser(model: nn.Module, hparams: HParams) -> torch.optim.Optimizer:
-    """AdamW; biases and norms are not decayed; the encoder has its own learning rate."""
+    """The encoder has its own learning rate."""
     encoder = getattr(model, "encoder", None)
-    inside = {id(p) for p in encoder.parameters()} if encoder is not None else set()
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for p in model.parameters():
-        if p.requires_grad:
-            groups.setdefault((id(p) in inside, p.ndim > 1), []).append(p)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": params,
-                "lr": hparams.lr * (hparams.encoder_factor if slow else 1.0),
-                "weight_decay": WEIGHT_DECAY if decay else 0.0,
-            }
-            for (slow, decay), params in groups.items()
-        ],
-        lr=hparams.lr,
-        fused=True,
-    )
+    inside = [] if encoder is None else [*encoder.parameters()]
+    known = {id(p) for p in inside}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return adamw([(inside, hparams.lr * hparams.encoder_factor), (rest, hparams.lr)], WEIGHT_DECAY)
 
 
-def _refuse_nonfinite(value: Tensor, step: int, hparams: HParams) -> None:
-    if not math.isfinite(float(value.detach())):
-        raise Diverged(
-            f"fine-tuning: loss is {float(value.detach())} at step {step} with {hparams.as_dict()}; lower lr"
-        )
+def _diverged(step: int, value: float, hparams: HParams) -> NoReturn:
+    raise Diverged(f"fine-tuning: loss is {value} at step {step} with {hparams.as_dict()}; lower lr")
 
 
 def _reset_peak_memory(device: torch.device) -> None:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import csv
 import time
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
-from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import Table
 from gfm_objectives.yardstick import Figures, Yardstick
 from gfm_objectives.yardstick.probes import alarm
 
-with warnings.catch_warnings():  # third parties' deprecations, at import
-    warnings.simplefilter("ignore")
-    import lightning as L
+if TYPE_CHECKING:
+    from gfm_objectives.pretrain.module import Pretraining
 
 SHARE = 0.1  # of the budget: at most this much is spent on measuring beside it, where that leaves more than the end
 TIMES = (10, 5, 2, 1)
 
 
-class Measuring(L.Callback):
+class Measuring:
     """Measures the untrained encoder and the bands' statistics at the start, then the encoder at tenths and at the end.
 
     Every tenth, fifth or half, or the end alone: the most that cost less than SHARE of the budget in FLOPs. None of it
@@ -39,9 +36,9 @@ class Measuring(L.Callback):
         self.dtype, self.seconds, self.flops, self.spent = dtype, 0.0, 0.0, 0.0
         self.yardstick: Yardstick | None = None
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, Pretraining)
-        if not (trainer.is_global_zero and module.cfg.yardstick):
+    def begin(self, module: Pretraining) -> None:
+        """Before the first step of a process."""
+        if not (module.fabric.is_global_zero and module.cfg.yardstick):
             return
         began, cfg, step = time.perf_counter(), module.cfg, module.count["step"]
         module.objective.set_patch()
@@ -60,28 +57,27 @@ class Measuring(L.Callback):
             self._add(module, "encoder", self.yardstick(module.objective.encoder))
         self._book(began)
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        assert isinstance(module, Pretraining)
+    def after_step(self, module: Pretraining) -> None:
+        """After every step; measures where it is time."""
         if self.yardstick is None:
             return
         progress = module.budget.progress
-        if not trainer.should_stop and int(self.times * progress) == self.passed:
+        if not module.done and int(self.times * progress) == self.passed:
             return
         self.passed = int(self.times * progress)
         began = time.perf_counter()
         module.objective.set_patch()
         figures = self.yardstick(module.objective.encoder)
         self._add(module, "encoder", figures)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({f"yardstick/{k}": v for k, v in figures.items()}, module.count["step"])
+        module.tell({f"yardstick/{k}": v for k, v in figures.items()})
         if signs := alarm(figures):
             print(f"{module.cfg.name}: warning: the encoder collapses at {progress:.0%}: {signs}", flush=True)
         module.meter.pause(self._book(began))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds, "flops": self.flops}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds, self.flops = state_dict["seconds"], state_dict["flops"]
 
     def _add(self, module: Pretraining, of: str, figures: Figures) -> None:

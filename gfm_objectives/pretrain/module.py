@@ -1,7 +1,8 @@
-"""The Lightning module of pretraining: one optimiser step per batch, until the budget is spent."""
+"""Pretraining itself: one optimiser step per batch, until the budget is spent."""
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import warnings
@@ -10,7 +11,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Batch
 from gfm_objectives.budget import Budget, wsd
 from gfm_objectives.chance import mix
@@ -20,17 +23,31 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
+from gfm_objectives.models.norm import share_norms
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.steps import Step, crop
+from gfm_objectives.training.compiling import compile_parts, eager
+from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.optimiser import adamw
+from gfm_objectives.training.stepping import Stepper
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
+    from lightning.fabric.loggers.logger import Logger
+
+COUNTS = ("step", "samples", "tokens", "visible", "merged", "seconds", "wait")
 
 
-class Pretraining(L.LightningModule):
-    """One optimiser step per batch, until the budget is spent. All randomness is a function of (seed, step)."""
+class Pretraining:
+    """A run of pretraining in one process, or in each of several that train together.
+
+    All randomness is a function of (seed, step), and a checkpoint of the state between two steps, so a run that was
+    killed ends with the weights of one that was not. Lightning Fabric launches the processes and averages their
+    gradients; its Trainer is not used, whose loops, callbacks and checkpoints were switched off one by one.
+    """
 
     def __init__(
         self,
@@ -40,38 +57,28 @@ class Pretraining(L.LightningModule):
         cfg: DictConfig,
         source: Source,
         folder: Path,
+        fabric: L.Fabric,
+        dtype: torch.dtype = torch.float32,
+        loggers: tuple[Logger, ...] = (),
     ) -> None:
-        super().__init__()
         self.objective, self.costs, self.budget, self.cfg, self.source = objective, costs, budget, cfg, source
-        self.folder = folder
-        self.count: dict[str, Any] = {
-            "step": 0,
-            "samples": 0,
-            "tokens": 0,
-            "visible": 0,
-            "merged": 0,
-            "seconds": 0.0,
-            "wait": 0.0,
-        }
-        self.pending: tuple[int, torch.Tensor] | None = None
+        self.folder, self.fabric, self.dtype, self.loggers = folder, fabric, dtype, loggers
+        self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
+        self.count: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"seconds": 0.0, "wait": 0.0}
         self.saved_at = 0.0
+        self.done = False
+        self.compiled = False
         self.bar: Bar | None = None
+        self.sizes: dict[Any, tuple[int, int, int]] = {}
 
-    # -- what Lightning asks for
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [p for p in self.objective.parameters() if p.requires_grad]  # a teacher is not
-        decay = [p for p in trained if p.ndim > 1]
-        rest = [p for p in trained if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decay}, {"params": rest, "weight_decay": 0.0}]
-        o = self.cfg.optim
-        return torch.optim.AdamW(groups, lr=o.lr, weight_decay=o.weight_decay, betas=tuple(o.betas), fused=True)
-
-    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        # Done here because Lightning refuses to clip for a fused optimiser, though without a grad scaler it is safe.
-        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.cfg.optim.clip)
-
-    def train_dataloader(self) -> StepLoader:
+    def fit(self, measuring: Measuring, compiled: bool = False) -> None:
+        """Train until the budget is spent, from the last checkpoint if there is one."""
+        self.prepare(compiled)
+        self.restore(measuring)
+        self.objective.train()
+        self.peak = peak(self.device)
+        self.meter = Meter(self.peak[1], self.world)
+        self.saved_at = self.budget.progress
         self.loader = StepLoader(
             self.source,
             self.cfg.optim.batch_size,
@@ -79,109 +86,170 @@ class Pretraining(L.LightningModule):
             start=self.count["step"],
             workers=self.cfg.loader.workers,
             prefetch=self.cfg.loader.prefetch,
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self.rank,
+            world_size=self.world,
             pin_memory=self.device.type == "cuda",
         )
-        return self.loader
-
-    def on_train_start(self) -> None:
-        self.objective.train()
-        self.peak = peak(self.device)
-        self.meter = Meter(self.peak[1], self.trainer.world_size)
-        self.saved_at = self.budget.progress
-        if self.trainer.is_global_zero:
+        measuring.begin(self)
+        if self.fabric.is_global_zero:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
             self.bar = Bar(self.budget.flops, self.cfg.name)
+        batches = iter(self.loader)
+        while not self.done:
+            self.step(next(batches))
+            measuring.after_step(self)
+            self.objective.after_step(self.budget.progress)
+            if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
+                self.save(measuring)
 
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor | None:
+    def prepare(self, compiled: bool = False) -> None:
+        """The optimiser, on the device, and the model as all processes share it."""
+        o = self.cfg.optim
+        optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
+        if self.world > 1:
+            share_norms(self.objective)
+        self.model, optimiser = self.fabric.setup(self.objective, optimiser)
+        self.optimiser = optimiser
+        self.finite = Finite(self.device, self._refuse, ranks.worst if self.world > 1 else None)
+        self.stepper = Stepper(
+            optimiser, self.objective.parameters(), o.clip, self.device, self.dtype, self.finite, self.fabric.backward
+        )
+        self.compiled = compiled
+        if compiled:
+            compile_parts(self.objective)
+
+    # -- a step
+
+    def step(self, batch: Batch) -> Tensor:
+        """Learn from a batch, cut to what the budget leaves; returns the loss, detached."""
         if self.meter.begun is None:
             self.meter.start()
-        self._refuse_nonfinite()
-        step, world, c = self.count["step"], self.trainer.world_size, self.count
-        torch.manual_seed(mix(self.cfg.seed, step, self.global_rank, "step"))
+        step, c = self.count["step"], self.count
+        torch.manual_seed(mix(self.cfg.seed, step, self.rank, "step"))
         kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(list(self.costs))
-        variant, cost = kind.variant, self.costs[kind].total
+        cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
-        batch = batch.first(max(1, min(len(batch), round(self.budget.samples_left(cost) / world))))
-        generator = torch.Generator().manual_seed(mix(self.cfg.seed, step, self.global_rank, "augment"))
-        batch = augment(crop(batch, kind.side, generator), generator, self.cfg.augment.zoom)
-        batch = batch.pad_to(self.objective.multiple)
-        n = len(batch) * world
-        lr = self.cfg.optim.lr * wsd(
-            self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown
-        )
-        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-            group["lr"] = lr
-        out = self.objective(batch, variant)
-        self.pending = (step, out["loss"].detach())
-        self.sensors = variant or tuple(batch.sensors)
-        # Counted here and not in a hook: whatever is saved after this step must say that it was taken.
+        n, mine, weight = self.shares(self.budget.samples_left(cost), len(batch))
+        cut = mine < len(batch)
+        batch = self.turned(batch.first(mine), kind)
+        factor = wsd(self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown)
+        out: dict[str, Tensor] = {}
+
+        def loss() -> Tensor:
+            out.update(self.model(batch, kind.variant))
+            return out["loss"] if weight == 1 else out["loss"] * weight
+
+        self.sensors = kind.variant or tuple(batch.sensors)
+        with eager(self.compiled and cut):
+            value = self.stepper(step, factor, loss)
+        tokens, visible, merged = self.tokens(batch, kind)
         self.budget.spend(cost * n)
         self.meter.add(cost * n, n)
         c["step"] += 1
         c["samples"] += n
-        c["tokens"] += n * Objective.visible(self.objective, batch)
-        c["merged"] += n * self.objective.tokens(batch)
-        c["visible"] += n * self.objective.visible(batch, variant)
-        if not self.budget.samples_left(min(k.total for k in self.costs.values())):
-            self.trainer.should_stop = True
-        if self.trainer.is_global_zero and (step % self.cfg.log_every == 0 or self.trainer.should_stop):
-            self._log(lr, {k: float(v.detach()) for k, v in out.items()})
-        return out["loss"]
+        c["tokens"] += n * tokens
+        c["visible"] += n * visible
+        c["merged"] += n * merged
+        self.done = not self.budget.samples_left(min(k.total for k in self.costs.values()))
+        if self.fabric.is_global_zero and (step % self.cfg.log_every == 0 or self.done):
+            self._log(self.cfg.optim.lr * factor, out)
+        return value
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.objective.after_step(self.budget.progress)
-        due = self.budget.progress - self.saved_at >= self.cfg.checkpoint_every
-        if due or self.trainer.should_stop:
-            self._refuse_nonfinite()
-            self.saved_at = self.budget.progress
-            path = self.folder / "checkpoints" / "last.ckpt"
-            self.trainer.save_checkpoint(path.with_suffix(".tmp"))
-            if self.trainer.is_global_zero:
-                os.replace(path.with_suffix(".tmp"), path)  # a kill leaves the old one or the new one, never half
+    def shares(self, left: int, most: int) -> tuple[int, int, float]:
+        """How many places all processes learn from, how many this one, and what its mean loss counts, where `left` are
+        paid for and it has `most`. One that the last step leaves nothing looks at a place that does not count."""
+        n = max(1, min(most * self.world, left))
+        mine = n // self.world + (self.rank < n % self.world)
+        return n, max(1, mine), mine * self.world / n
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        seconds = self.count["seconds"] + self.meter.seconds
-        wait = self.count["wait"] + self.loader.wait
-        checkpoint["run"] = self.count | {"seconds": seconds, "wait": wait, "spent": self.budget.spent}
-        checkpoint["data_fingerprint"] = self.source.fingerprint
+    def turned(self, batch: Batch, kind: Step) -> Batch:
+        """On the device, as the step sees it: a window, in another orientation, padded to what the objective takes."""
+        batch = batch.to(self.device, non_blocking=True)
+        seed = mix(self.cfg.seed, self.count["step"], self.rank, "augment")
+        here = torch.Generator().manual_seed(seed)
+        there = here if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
+        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom)
+        return batch.pad_to(self.objective.multiple)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("data_fingerprint", self.source.fingerprint) != self.source.fingerprint:
+    def tokens(self, batch: Batch, kind: Step) -> tuple[int, int, int]:
+        """Of one sample: cells of slots, those that are seen, and tokens once merged."""
+        key = kind, batch.signature
+        if key not in self.sizes:
+            seen = self.objective.visible(batch, kind.variant)
+            self.sizes[key] = Objective.visible(self.objective, batch), seen, self.objective.tokens(batch)
+        return self.sizes[key]
+
+    # -- checkpoints
+
+    def save(self, measuring: Measuring) -> None:
+        """What a killed run goes on from. A kill leaves the old one or the new one, never half of one."""
+        self.finite.ask()
+        self.saved_at = self.budget.progress
+        if not self.fabric.is_global_zero:
+            return
+        seconds, wait = self.count["seconds"] + self.meter.seconds, self.count["wait"] + self.loader.wait
+        state = {
+            "state_dict": self.objective.state_dict(),
+            "optimizer": self.optimiser.state_dict(),
+            "run": self.count | {"seconds": seconds, "wait": wait, "spent": self.budget.spent},
+            "data_fingerprint": self.source.fingerprint,
+            "measuring": measuring.state_dict(),
+        }
+        path = self.folder / "checkpoints" / "last.ckpt"
+        whole = io.BytesIO()  # torch makes a RuntimeError of a full disk, which names nothing
+        torch.save(state, whole)
+        path.with_suffix(".tmp").write_bytes(whole.getbuffer())
+        os.replace(path.with_suffix(".tmp"), path)
+
+    def restore(self, measuring: Measuring) -> None:
+        """Go on from the last checkpoint, if there is one. InputError where the data is no longer the same."""
+        path = self.folder / "checkpoints" / "last.ckpt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state.get("data_fingerprint", self.source.fingerprint) != self.source.fingerprint:
             raise InputError(
                 f"{self.folder}: the data, or what its targets are made with, changed since this run began; "
                 "choose another name=, or overwrite=true"
             )
-        self.count = {k: v for k, v in checkpoint["run"].items() if k != "spent"}
-        self.budget.spent = checkpoint["run"]["spent"]
-        print(f"{self.cfg.name}: goes on from step {self.count['step']} ({self.budget.progress:.0%} of the budget)")
+        self.objective.load_state_dict(state["state_dict"])
+        self.optimiser.load_state_dict(state["optimizer"])
+        measuring.load_state_dict(state["measuring"])
+        self.count = {k: v for k, v in state["run"].items() if k != "spent"}
+        self.budget.spent = state["run"]["spent"]
+        self.done = not self.budget.samples_left(min(k.total for k in self.costs.values()))
+        if self.fabric.is_global_zero:
+            print(f"{self.cfg.name}: goes on from step {self.count['step']} ({self.budget.progress:.0%} of the budget)")
 
     # -- telling
 
-    def _refuse_nonfinite(self) -> None:
-        """Stop on a loss that is not finite. The check lags one step, so the GPU need not wait for its answer."""
-        if self.pending is not None and not bool(torch.isfinite(self.pending[1])):
-            step = self.pending[0]
-            kept = self.folder / "checkpoints" / "last.ckpt"
-            held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
-            raise InputError(
-                f"loss is {float(self.pending[1])} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
-                "lower optim.lr or look for values out of range in the data"
-            )
-        self.pending = None
+    def _refuse(self, step: int, value: float) -> None:
+        kept = self.folder / "checkpoints" / "last.ckpt"
+        held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
+        raise InputError(
+            f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
+            "lower optim.lr or look for values out of range in the data"
+        )
 
-    def _log(self, lr: float, scalars: dict[str, float]) -> None:
+    def _log(self, lr: float, out: dict[str, Tensor]) -> None:
+        values = torch.stack([v.detach().float().to(self.device) for v in out.values()]).tolist()  # one wait, not many
+        scalars = dict(zip(out, values, strict=True))
         self.meter.wait = self.loader.wait
         rates = self.meter.rates(self.budget.remaining)
         place = {"step": self.count["step"], "samples": self.count["samples"], "flops": f"{self.budget.spent:.6e}"}
         row = place | {"progress": f"{self.budget.progress:.4f}", "lr": f"{lr:.3e}"}
         self.table.add(row | {k: f"{v:.5g}" for k, v in (scalars | rates).items()})
-        if self.logger is not None:
-            self.logger.log_metrics(scalars | rates | {"lr": lr, "flops": self.budget.spent}, self.count["step"])
+        self.tell(scalars | rates | {"lr": lr, "flops": self.budget.spent})
         assert self.bar is not None
         self.bar.update(self.budget.spent, scalars["loss"], rates)
+
+    def tell(self, figures: dict[str, float]) -> None:
+        """Every logger of the figures of this step."""
+        for logger in self.loggers:
+            logger.log_metrics(figures, self.count["step"])
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        for logger in self.loggers:
+            logger.finalize("success" if self.done else "aborted")

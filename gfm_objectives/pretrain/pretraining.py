@@ -1,8 +1,7 @@
-"""Pretraining: config -> data -> encoder -> objective -> FLOPs per step -> Lightning Trainer -> ledger -> export."""
+"""Pretraining: config -> data -> encoder -> objective -> FLOPs per step -> steps -> ledger -> export."""
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -32,11 +31,12 @@ from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import check_data, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, settled
+from gfm_objectives.training.compiling import wanted
+from gfm_objectives.training.launching import launched
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
-    import lightning as L
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.fabric.loggers import TensorBoardLogger
 
 
 def run_all(configs: Sequence[DictConfig]) -> None:
@@ -54,6 +54,7 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     cfg = settled(cfg)
     device, dtype = resolve(cfg.device, cfg.precision)
+    fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
     source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
@@ -64,38 +65,18 @@ def run(cfg: DictConfig) -> Path:
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     out = open_folder(cfg)
-    module = Pretraining(objective, costs, budget, cfg, source, out)
-    print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
-    for chatty in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    several = torch.cuda.device_count() > 1 and device.index is None
+    if fabric.is_global_zero:
+        print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
     measuring = Measuring(dtype)
-    trainer = L.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1 if device.type != "cuda" else "auto" if device.index is None else [device.index],
-        # steps of cross_sensor and mix leave the heads of other directions without a gradient
-        strategy="ddp_find_unused_parameters_true" if device.type == "cuda" and several else "auto",
-        precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
-        logger=TensorBoardLogger(out, name="", version="tensorboard"),
-        callbacks=[measuring],
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=out,
-    )
-    last = out / "checkpoints" / "last.ckpt"
-    if cfg.yardstick:
+    loggers = (TensorBoardLogger(out, name="", version="tensorboard"),) if fabric.is_global_zero else ()
+    module = Pretraining(objective, costs, budget, cfg, source, out, fabric, dtype, loggers)
+    if cfg.yardstick and fabric.is_global_zero:
         print(f"{cfg.name}: first the untrained encoder is measured on held-out places (docs/yardstick.md)", flush=True)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's own
-            warnings.filterwarnings("ignore", "Found .* in eval mode")  # jepa's teacher is, and stays so
-            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        module.fit(measuring, wanted(cfg.compile, device))
     finally:
         module.close()
-    if trainer.is_global_zero:
+    if fabric.is_global_zero:
         save_encoder(encoder, out)
         ledger = account(module, device, dtype, measuring)
         ledger.write(out / "ledger.json.tmp")
@@ -154,7 +135,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
         yardstick=measuring.summary(module.folder),
         data_wait_share=(c["wait"] + module.loader.wait) / seconds if seconds else None,
         device=device_name(device),
-        devices=module.trainer.world_size,
+        devices=module.world,
         peak_name=module.peak[0],
         peak_flops=module.peak[1],
         loss=last_loss(module.folder / "metrics.csv"),

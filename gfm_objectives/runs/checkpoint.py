@@ -75,6 +75,8 @@ def check_state(path: Path) -> None:
         raise InputError(f"{path}: damaged, it is empty; {remedy}") from None
     if not (isinstance(state, dict) and isinstance(state.get("run"), dict) and "state_dict" in state):
         raise InputError(f"{path}: no checkpoint of a run; {remedy}")
+    if "optimizer" not in state:
+        raise InputError(f"{path}: of an earlier version, which kept other things; {remedy}")
 
 
 def load_encoder(path: str | Path) -> Encoder:

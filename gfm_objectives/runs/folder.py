@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gfm_objectives import config
+from gfm_objectives import config, ranks
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.disk import SCRATCH, naming
 from gfm_objectives.errors import InputError
@@ -71,7 +70,7 @@ def open_folder(cfg: DictConfig) -> Path:
     """The run folder, fresh or to be resumed, and this process's own: another one is refused until `using` ends, or
     the process does. Refuses to overwrite, and to resume under another config."""
     out = folder(cfg)
-    if not _first_process():  # started by the first when that has opened it
+    if not ranks.first():  # started by the first when that has opened it
         return out
     lock.lock(out)
     try:
@@ -80,11 +79,6 @@ def open_folder(cfg: DictConfig) -> Path:
         lock.release(out)
         raise
     return out
-
-
-def _first_process() -> bool:
-    """Whether this process writes: of several that train together, the first does."""
-    return not any(os.environ.get(k, "0") != "0" for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _open(cfg: DictConfig, out: Path) -> None:

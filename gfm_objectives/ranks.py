@@ -1,0 +1,58 @@
+"""Processes that train together: sums over all of them, and who is the first. One process alone pays nothing."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def first() -> bool:
+    """Whether this process is the first of those that train together, or alone; known before they are joined."""
+    return not any(os.environ.get(k, "0") != "0" for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def count() -> int:
+    """How many train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean(t: Tensor) -> Tensor:
+    """The mean of `t` over all processes, without a gradient; `t` itself where there is one."""
+    if count() == 1:
+        return t
+    t = t.detach().clone()
+    dist.all_reduce(t)
+    return t / count()
+
+
+def summed(t: Tensor) -> Tensor:
+    """The sum over all processes, through which gradients flow; `t` itself where there is one."""
+    if count() == 1:
+        return t
+    return _Sum.apply(t)  # type: ignore[no-any-return]
+
+
+def worst(t: Tensor) -> Tensor:
+    """The largest value of any process."""
+    t = t.detach().clone()
+    dist.all_reduce(t, dist.ReduceOp.MAX)
+    return t
+
+
+class _Sum(torch.autograd.Function):
+    """Every process's loss depends on everyone's part, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: object, t: Tensor) -> Tensor:
+        t = t.clone()
+        dist.all_reduce(t)
+        return t
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad

@@ -1,0 +1,50 @@
+"""Whether every loss is a number, without making the device wait for the answer at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+EVERY = 16  # steps between questions to a GPU, or to the other processes
+
+
+class Finite:
+    """Remembers on the device the first step whose loss was not finite, and its loss.
+
+    On one CPU a step is refused before it is learned from. A GPU, and processes that train together, are asked every
+    EVERY steps and by `ask`, so that they stop together; what was learned since is never saved.
+    refuse: called with the step and the loss; must raise. worst: the largest of all processes' values.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        refuse: Callable[[int, float], None],
+        worst: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.refuse, self.worst = refuse, worst
+        self.at_once = device.type == "cpu" and worst is None
+        self.step = torch.full((), -1.0, device=device)  # -1 = none yet
+        self.value = torch.zeros((), device=device)
+
+    def add(self, step: int, value: Tensor) -> None:
+        """Take note of a step's loss."""
+        if self.at_once:
+            if not bool(torch.isfinite(value)):
+                self.refuse(step, float(value))
+            return
+        bad = (self.step < 0) & ~torch.isfinite(value)
+        self.step = torch.where(bad, float(step), self.step)
+        self.value = torch.where(bad, value.float(), self.value)
+        if step % EVERY == EVERY - 1:
+            self.ask()
+
+    def ask(self) -> None:
+        """Refuse the first step whose loss was not finite, if there was one; of any process."""
+        if self.at_once:
+            return
+        found = self.step if self.worst is None else self.worst(self.step)
+        if (step := int(found)) >= 0:
+            self.refuse(step, float(self.value) if int(self.step) >= 0 else float("nan"))
