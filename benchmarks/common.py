@@ -1,4 +1,4 @@
-"""What the benchmarks share: words of the command, sides that take turns, FLOPs counted, tables and the file of each."""
+"""What the benchmarks share: the words of a command, sides in turns, FLOPs counted, tables, and their file."""
 
 from __future__ import annotations
 
