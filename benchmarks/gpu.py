@@ -1,13 +1,14 @@
 """What one GPU does with this project, in one call of a few minutes on a bare machine.
 
-    python benchmarks/gpu.py [sections=speed,peers,curves,growth,study] [seconds=520] [scale=1] [out=results/gpu]
-        [pool=49152] [device=cuda]
+    python benchmarks/gpu.py [sections=peers,growth,speed,study,curves] [sizes=base,small,large,nano,tiny] [seconds=520]
+        [scale=1] [out=results/gpu] [pool=49152] [device=cuda]
 
 Needs torch, lightning, timm, einops, omegaconf, rich and safetensors; no rasterio, no torchgeo. Every row is on disk as
-soon as it is measured, so that a kill loses nothing. Sections: speed, of objectives and sizes, eager and compiled, with
-the waits for the device counted; peers, a plain loop on timm's ViT; curves, the loss in float32 and bf16, eager and
-compiled; growth, time and memory by batch and by size of a place; study, runs of the product with and without the ViT's
-blocks, to be compared by eval.py. On a CPU the same script runs with scale=1e-5 and device=cpu.
+soon as it is measured, so that a kill loses nothing. Sections: peers, a plain loop on timm's ViT; growth, time and
+memory by batch and by size of a place; speed, of objectives and sizes, eager and compiled, with waits for the device
+counted; study, runs of the product to 1e14, 1e15 and 1e16 FLOPs with and without the ViT's blocks, judged by the
+yardstick, and where a step's time goes; curves, the loss in float32 and bf16, eager and compiled. On a CPU the same
+script runs with scale=1e-5 and device=cpu.
 """
 
 from __future__ import annotations
@@ -29,27 +30,26 @@ import torch
 
 from gfm_objectives import config
 from gfm_objectives.batch import Batch
+from gfm_objectives.data import build_source
+from gfm_objectives.data.loader import warm_up
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain import pretraining
 from gfm_objectives.pretrain.module import Pretraining
+from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import Meter
+from gfm_objectives.runs.checkpoint import load_encoder
 from gfm_objectives.runs.provenance import settled
 from gfm_objectives.training.compiling import compile_parts
 from gfm_objectives.training.launching import launched
+from gfm_objectives.yardstick import Yardstick
 
 SIZES = {"base": 512, "small": 1024, "large": 256, "nano": 2048, "tiny": 2048}  # places a step
-SHARES = {
-    "speed": 0.6,
-    "peers": 0.1,
-    "curves": 0.2,
-    "growth": 0.15,
-    "tuning": 0.3,
-    "study": 1.0,
-}  # of the time, at most
-RATES = (1e-3, 3e-3, 1e-2)  # peak learning rates tried
+SHARES = {"peers": 0.1, "growth": 0.12, "speed": 0.2, "study": 0.85, "curves": 1.0}  # of the time, at most
+RATES = {12: (1e-3, 3e-3), 0: (3e-3, 1e-2)}  # peak learning rates tried, by depth
 OBJECTIVES = ("masked_seg", "mae", "latent")
-STUDY = [(o, d) for d in (12, 0) for o in ("supervised", "masked_seg", "mae") if d or o == "supervised"]
+STUDIED = ("supervised", "masked_seg", "mae")
+DEPTHS = (12, 0)
 FLOPS, SEEDS, SIZE = 1e15, 3, "small"
 
 
@@ -90,14 +90,14 @@ class Page:
 def main(argv: list[str]) -> None:
     given = common.words(
         argv,
-        sections="speed,peers,curves,growth,study",
+        sections="peers,growth,speed,study,curves",
+        sizes=",".join(SIZES),
         seconds=520.0,
         scale=1.0,
         out="results/gpu",
         pool=49152,
         device="cuda",
         name="",
-        rates="3e-3,3e-3",
     )
     device, dtype = resolve(given["device"])
     stem = given["name"] or device_name(device).replace(" ", "_").lower()
@@ -110,14 +110,13 @@ def main(argv: list[str]) -> None:
     }
     page = Page(Path(given["out"]) / f"{stem}.json", device, time.monotonic() + given["seconds"], about)
     shop = Shop(device, dtype, given["scale"], given["pool"])
-    shop.rates = dict(zip((12, 0), map(float, given["rates"].split(",")), strict=True))
+    shop.sizes = given["sizes"].split(",")
+    warm_up()  # of the processes that will make the pool, while other things are measured
     page.add("ceilings", ceilings(device, given["scale"]))
     for name in given["sections"].split(","):
         began = time.monotonic()
         page.section_end = began + SHARES[name] * given["seconds"]
-        {"speed": speed, "peers": peers, "curves": curves, "growth": growth, "tuning": tuning, "study": study}[name](
-            page, shop
-        )
+        {"speed": speed, "peers": peers, "curves": curves, "growth": growth, "study": study}[name](page, shop)
         page.add("sections", {"section": name, "seconds": time.monotonic() - began})
 
 
@@ -157,7 +156,7 @@ class Shop:
     dtype: torch.dtype
     scale: float
     pool: int
-    rates: dict[int, float] = field(default_factory=dict)  # depth -> the study's learning rate
+    sizes: list[str] = field(default_factory=list)
 
     @property
     def backend(self) -> str:
@@ -230,7 +229,7 @@ def waits(module: Pretraining) -> int:
 def speed(page: Page, shop: Shop) -> None:
     """Sizes and objectives, eager and compiled; the share of the matrix product that was measured."""
     top = page.sections["ceilings"][0]["matmul FLOP/s"]
-    for size in SIZES if shop.scale == 1 else ("nano", "tiny"):
+    for size in shop.sizes if shop.scale == 1 else ("nano", "tiny"):
         for objective in OBJECTIVES:
             about = {"encoder": size, "objective": objective}
             held: dict[str, Pretraining] = {}
@@ -262,20 +261,25 @@ def peers(page: Page, shop: Shop) -> None:
     """A plain loop on timm's ViT, beside, at the same arithmetic and as shipped."""
     import peers as room
 
-    room.NAMES.pop("lightly", None)
+    kinds = [k for k in room.NAMES if k != "lightly"]
     size, batch = ("base", 1024) if shop.scale == 1 else ("nano", 4)
 
     def same() -> dict[str, Any]:
-        rows = room.same_arithmetic(size, batch, 3, page.device.type)
-        return {k: v for r in rows for k, v in {f"{r['side']}: GFLOP/s": r["GFLOP/s"]}.items()}
+        images = torch.randn(batch, len(room.S2_TEN), room.SIZE, room.SIZE, device=page.device)
+        sides = {k: room.Side(k, size, images) for k in kinds}
+        flops = {k: common.counted(s.forward) / batch for k, s in sides.items()}
+        steps = {k: partial(s.step, shop.dtype) for k, s in sides.items()}
+        rows = room.measured(steps, flops, 5, page.device.type)
+        return {f"{r['side']}: {k}": r[k] for r in rows for k in ("MFLOP a sample", "GFLOP/s", "x samples/s")}
 
-    page.attempt("peers", {"encoder": size, "batch": batch, "precision": "fp32"}, same, 20)
+    about = {"encoder": size, "batch": batch, "precision": str(shop.dtype)[6:], "compiled": False}
+    page.attempt("peers", about, same, 10)
 
 
 def curves(page: Page, shop: Shop) -> None:
     """The same run four ways, and how far its losses lie from those in float32."""
     size, steps = ("small", 40) if shop.scale == 1 else ("nano", 3)
-    batch = 256 if shop.scale == 1 else 4
+    batch = 128 if shop.scale == 1 else 4
     base: list[float] = []
     for name, dtype, compiled in (
         ("fp32", torch.float32, False),
@@ -300,7 +304,7 @@ def curves(page: Page, shop: Shop) -> None:
 
 def growth(page: Page, shop: Shop) -> None:
     """Time and memory of a step by batch, and by the size of a place."""
-    sides = [(64, b) for b in (64, 256, 1024, 4096)] + [(128, 256), (256, 64)]
+    sides = [(64, b) for b in (64, 256, 1024, 2048)] + [(128, 256), (256, 64)]
     if shop.scale < 1:
         sides = [(16, 2), (16, 4), (32, 2)]
     size = "small" if shop.scale == 1 else "nano"
@@ -322,46 +326,88 @@ def noise(module: Pretraining, n: int) -> Any:
     return iter(lambda: made, None)
 
 
-def trained(page: Page, shop: Shop, size: str, objective: str, depth: int, *words: str) -> dict[str, Any]:
-    """A run of the product to its end, and what the yardstick says of it."""
-    fixed = [f"encoder.depth={depth}", "yardstick=true", "log_every=20", "checkpoint_every=1", "overwrite=true"]
-    fixed += [f"runs={page.path.parent / 'runs'}", f"optim.batch_size={128 if shop.scale == 1 else 4}"]
-    fixed += [f"budget.warmup={4096 if shop.scale == 1 else 16}"]
-    out = pretraining.run(shop.config(size, objective, *fixed, *words))
-    ledger = json.loads((out / "ledger.json").read_text())
-    found = ledger["yardstick"]
-    return {
-        "samples": ledger["samples"],
-        "seconds": ledger["seconds"],
-        "yardstick s": ledger["yardstick_seconds"],
-        "FLOP/s": ledger["flops_spent"] / ledger["seconds"],
-        "data wait": ledger["data_wait_share"],
-        "loss": ledger["loss"],
-        "map NLL": found.get("map_nll"),
-        "untrained": found.get("random", {}).get("map_nll"),
-        "RankMe": found.get("rankme"),
-    }
+class Trained:
+    """Runs of the product to their end, and what one yardstick says of them."""
 
+    def __init__(self, page: Page, shop: Shop) -> None:
+        self.page, self.shop, self.yardstick = page, shop, None
+        self.size = SIZE if shop.scale == 1 else "nano"
 
-def tuning(page: Page, shop: Shop) -> None:
-    """The learning rate, at a fifth of the study's budget, with and without blocks."""
-    size, flops = (SIZE, FLOPS / 5) if shop.scale == 1 else ("nano", 6e10)
-    for depth in (12, 0):
-        for lr in RATES if shop.scale == 1 else RATES[-1:]:
-            words = [f"optim.lr={lr}", f"budget.flops={flops}", f"name=tuning-d{depth}-{lr}"]
-            about = {"objective": "supervised", "encoder": size, "depth": depth, "lr": lr, "FLOPs": flops}
-            page.attempt("tuning", about, partial(trained, page, shop, size, "supervised", depth, *words), 15)
+    def __call__(self, objective: str, depth: int, seed: int, flops: float, lr: float) -> dict[str, Any]:
+        big = self.shop.scale == 1
+        words = [f"encoder.depth={depth}", f"seed={seed}", f"budget.flops={flops}", f"optim.lr={lr}", "log_every=20"]
+        words += ["checkpoint_every=1", "overwrite=true", f"runs={self.page.path.parent / 'runs'}", "name=run"]
+        words += [f"optim.batch_size={128 if big else 4}", f"budget.warmup={4096 if big else 16}"]
+        cfg = self.shop.config(self.size, objective, *words)
+        out = pretraining.run(cfg)
+        ledger = json.loads((out / "ledger.json").read_text())
+        encoder = load_encoder(out).to(self.shop.device)
+        began = time.perf_counter()
+        if self.yardstick is None:
+            self.yardstick = Yardstick(build_source(data_options(cfg), "val"), encoder, self.shop.dtype)
+        found = self.yardstick(encoder)
+        return {
+            "samples": ledger["samples"],
+            "seconds": ledger["seconds"],
+            "FLOP/s": ledger["flops_spent"] / ledger["seconds"],
+            "data wait": ledger["data_wait_share"],
+            "loss": ledger["loss"],
+            "map NLL": found.get("map_nll"),
+            "RankMe of tokens": found.get("token_rankme"),
+            "yardstick s": time.perf_counter() - began,
+        }
 
 
 def study(page: Page, shop: Shop) -> None:
-    """Runs of the product to one budget; their folders stay for eval.py."""
-    flops, size = (FLOPS, SIZE) if shop.scale == 1 else (max(6e10, FLOPS * shop.scale), "nano")
-    for seed in range(SEEDS if shop.scale == 1 else 1):
-        for objective, depth in STUDY:
-            about = {"objective": objective, "encoder": size, "depth": depth, "seed": seed, "FLOPs": flops}
-            words = [f"seed={seed}", f"budget.flops={flops}", f"name={objective}-d{depth}-s{seed}"]
-            words += [f"optim.lr={shop.rates[depth]}"]
-            page.attempt("study", about, partial(trained, page, shop, size, objective, depth, *words), 25)
+    """With and without blocks, at three budgets, the learning rate chosen at the smallest."""
+    big, train = shop.scale == 1, Trained(page, shop)
+    small, middle, large = (FLOPS / 10, FLOPS, FLOPS * 10) if big else (6e10,) * 3
+    best = {}
+    for depth in DEPTHS:
+        for lr in RATES[depth] if big else RATES[depth][-1:]:
+            about = {"part": "rate", "objective": "supervised", "depth": depth, "lr": lr, "seed": 0, "FLOPs": small}
+            page.attempt("study", about, partial(train, "supervised", depth, 0, small, lr), 12)
+        rows = [r for r in page.sections["study"] if r.get("map NLL") and r["depth"] == depth]
+        best[depth] = min(rows, key=lambda r: r["map NLL"])["lr"] if rows else RATES[depth][0]
+    if big:
+        page.attempt("profile", {"encoder": SIZE, "objective": "masked_seg"}, partial(profiled, page, shop), 20)
+    plan = [(s, o, d, middle) for s in range(SEEDS if big else 1) for o in STUDIED for d in DEPTHS]
+    if big:
+        plan += [(s, "supervised", d, small) for s in (1, 2) for d in DEPTHS]
+        plan += [(0, "supervised", d, large) for d in DEPTHS]
+    for seed, objective, depth, flops in plan:
+        about = {
+            "part": "study",
+            "objective": objective,
+            "depth": depth,
+            "lr": best[depth],
+            "seed": seed,
+            "FLOPs": flops,
+        }
+        needs = 14 + flops / 6e13 if big else 20
+        page.attempt("study", about, partial(train, objective, depth, seed, flops, best[depth]), needs)
+
+
+def profiled(page: Page, shop: Shop) -> dict[str, Any]:
+    """Where the device's time goes in a compiled step: printed, and the shares of the dearest kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    module = shop.run(SIZE, "masked_seg", batch=128)
+    compile_parts(module.objective, shop.backend)
+    module.compiled = True
+    flow = iter(module.opened())
+    for _ in range(3):
+        module.step(next(flow))
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        for _ in range(3):
+            module.step(next(flow))
+        wait(page.device)
+    table = seen.key_averages().table(sort_by="self_device_time_total", row_limit=40, max_name_column_width=90)
+    (page.path.parent / "profile.txt").write_text(table)
+    kernels = [e for e in seen.key_averages() if e.self_device_time_total > 0]
+    total = sum(e.self_device_time_total for e in kernels)
+    top = sorted(kernels, key=lambda e: -e.self_device_time_total)[:12]
+    return {"device ms a step": total / 3e3} | {e.key[:60]: e.self_device_time_total / total for e in top}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,14 @@ def _leave_with_parent(worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def warm_up() -> Any:
+    """Start the server that workers come from, which takes seconds; returns its context of multiprocessing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
+    forkserver.ensure_running()  # and from now on, while the caller builds its model
+    return context
+
+
 class StepLoader:
     """Batches of steps start, start + 1, ... up to `stop` (None = endless); every iteration begins at `start` again.
 
@@ -84,10 +92,7 @@ class StepLoader:
         self.batches = 0
         parallel: dict[str, Any] = {}
         if workers:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
-            forkserver.ensure_running()  # and from now on, while the caller builds its model
-            parallel = {"multiprocessing_context": context, "prefetch_factor": prefetch, "persistent_workers": True}
+            parallel = {"multiprocessing_context": warm_up(), "prefetch_factor": prefetch, "persistent_workers": True}
         self._loader: DataLoader = DataLoader(
             _Steps(source, batch_size, seed, rank, world_size),
             batch_size=None,
