@@ -88,10 +88,10 @@ def _scores(batch: Batch, valid: Tensor, kinds: Sequence[str]) -> Tensor:
     """(B, slots, h, w) random order in which a sample's kind of mask shows cells."""
     b, n, h, w = valid.shape
     names = list(dict.fromkeys(slots(batch)))
-    sensor = torch.tensor([names.index(s) for s in slots(batch)], device=valid.device)
     noise = torch.rand(valid.shape, device=valid.device)
     dates = torch.rand(b, n, device=valid.device)
-    sensors = torch.rand(b, len(names), device=valid.device)[:, sensor]
+    each = dict(zip(names, torch.rand(b, len(names), device=valid.device).unbind(1), strict=True))
+    sensors = torch.stack([each[s] for s in slots(batch)], 1)
     by_kind = {
         "random": noise,
         "cell": torch.rand(b, 1, h, w, device=valid.device) + 1e-3 * noise,

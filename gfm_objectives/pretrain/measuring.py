@@ -13,6 +13,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import Table
+from gfm_objectives.training.compiling import eager
 from gfm_objectives.yardstick import Figures, Yardstick
 from gfm_objectives.yardstick.probes import alarm
 
@@ -54,7 +55,7 @@ class Measuring:
         self.table = Table(module.folder / "yardstick.csv", step or -1)
         if not step:
             self._add(module, "bands", self.yardstick.bands())
-            self._add(module, "encoder", self.yardstick(module.objective.encoder))
+            self._add(module, "encoder", self._measured(module))
         self._book(began)
 
     def after_step(self, module: Pretraining) -> None:
@@ -67,7 +68,7 @@ class Measuring:
         self.passed = int(self.times * progress)
         began = time.perf_counter()
         module.objective.set_patch()
-        figures = self.yardstick(module.objective.encoder)
+        figures = self._measured(module)
         self._add(module, "encoder", figures)
         module.tell({f"yardstick/{k}": v for k, v in figures.items()})
         if signs := alarm(figures):
@@ -79,6 +80,11 @@ class Measuring:
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds, self.flops = state_dict["seconds"], state_dict["flops"]
+
+    def _measured(self, module: Pretraining) -> Figures:
+        assert self.yardstick is not None
+        with eager(module.compiled):  # views of other dates and sensors would each be compiled anew
+            return self.yardstick(module.objective.encoder)
 
     def _add(self, module: Pretraining, of: str, figures: Figures) -> None:
         place = {"of": of, "step": module.count["step"], "progress": f"{module.budget.progress:.4f}"}

@@ -19,6 +19,7 @@ from gfm_objectives.budget import Budget, wsd
 from gfm_objectives.chance import mix
 from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
+from gfm_objectives.data.pool import PoolLoader, kept
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
@@ -79,17 +80,7 @@ class Pretraining:
         self.peak = peak(self.device)
         self.meter = Meter(self.peak[1], self.world)
         self.saved_at = self.budget.progress
-        self.loader = StepLoader(
-            self.source,
-            self.cfg.optim.batch_size,
-            self.cfg.seed,
-            start=self.count["step"],
-            workers=self.cfg.loader.workers,
-            prefetch=self.cfg.loader.prefetch,
-            rank=self.rank,
-            world_size=self.world,
-            pin_memory=self.device.type == "cuda",
-        )
+        self.loader = self.opened()
         measuring.begin(self)
         if self.fabric.is_global_zero:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
@@ -101,6 +92,20 @@ class Pretraining:
             self.objective.after_step(self.budget.progress)
             if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
                 self.save(measuring)
+
+    def opened(self) -> StepLoader | PoolLoader:
+        """The batches from the next step on."""
+        size, seed = self.cfg.optim.batch_size, self.cfg.seed
+        place: dict[str, int] = {"start": self.count["step"], "rank": self.rank, "world_size": self.world}
+        if self.cfg.pool is None:
+            loader, pin = self.cfg.loader, self.device.type == "cuda"
+            ahead = {"workers": loader.workers, "prefetch": loader.prefetch}
+            return StepLoader(self.source, size, seed, **place, **ahead, pin_memory=pin)
+        pool = kept(self.source, self.cfg.pool, self.device)
+        if self.fabric.is_global_zero:
+            made = f"{pool.nbytes / 2**30:.1f} GiB, made in {pool.seconds:.0f} s"
+            print(f"{self.cfg.name}: {pool.count} places kept on the device, {made}", flush=True)
+        return PoolLoader(pool, size, seed, **place)
 
     def prepare(self, compiled: bool = False) -> None:
         """The optimiser, on the device, and the model as all processes share it."""

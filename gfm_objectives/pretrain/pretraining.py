@@ -28,7 +28,7 @@ from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import last_loss
 from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.checkpoint import save_encoder
-from gfm_objectives.runs.folder import check_data, is_finished, open_folder, using
+from gfm_objectives.runs.folder import check_data, folder, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, settled
 from gfm_objectives.training.compiling import wanted
@@ -36,6 +36,7 @@ from gfm_objectives.training.launching import launched
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
+    import lightning as L
     from lightning.fabric.loggers import TensorBoardLogger
 
 
@@ -56,6 +57,36 @@ def run(cfg: DictConfig) -> Path:
     device, dtype = resolve(cfg.device, cfg.precision)
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
+    module = assembled(cfg, fabric, dtype)
+    out = open_folder(cfg)
+    measuring = Measuring(dtype)
+    if fabric.is_global_zero:
+        module.loggers = (TensorBoardLogger(out, name="", version="tensorboard"),)
+        print(_plan(cfg, module.objective, module.costs, module.budget, device, dtype), flush=True)
+        if cfg.yardstick:
+            told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
+            print(f"{cfg.name}: {told}", flush=True)
+    try:
+        module.fit(measuring, wanted(cfg.compile, device))
+    finally:
+        module.close()
+    if fabric.is_global_zero:
+        save_encoder(module.objective.encoder, out)
+        ledger = account(module, device, dtype, measuring)
+        ledger.write(out / "ledger.json.tmp")
+        os.replace(out / "ledger.json.tmp", out / "ledger.json")
+        off = ledger.flops_spent / ledger.flops_budget - 1
+        mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""
+        print(
+            f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({off:+.2%} of budget), "
+            f"{ledger.samples} samples, {ledger.seconds:.0f} s{mfu}, data wait {ledger.data_wait_share or 0:.1%}\n"
+            f"{_measured(ledger)}  -> {out}"
+        )
+    return out
+
+
+def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretraining:
+    """A run from its config, before anything is written. InputError where the budget does not pay for it."""
     source, whole = open_source(cfg)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.encoder, whole)
@@ -64,30 +95,7 @@ def run(cfg: DictConfig) -> Path:
     costs = {k: cost_of(objective, source.spec, k, cfg.optim.batch_size) for k in kinds}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
-    out = open_folder(cfg)
-    if fabric.is_global_zero:
-        print(_plan(cfg, objective, costs, budget, device, dtype), flush=True)
-    measuring = Measuring(dtype)
-    loggers = (TensorBoardLogger(out, name="", version="tensorboard"),) if fabric.is_global_zero else ()
-    module = Pretraining(objective, costs, budget, cfg, source, out, fabric, dtype, loggers)
-    if cfg.yardstick and fabric.is_global_zero:
-        print(f"{cfg.name}: first the untrained encoder is measured on held-out places (docs/yardstick.md)", flush=True)
-    try:
-        module.fit(measuring, wanted(cfg.compile, device))
-    finally:
-        module.close()
-    if fabric.is_global_zero:
-        save_encoder(encoder, out)
-        ledger = account(module, device, dtype, measuring)
-        ledger.write(out / "ledger.json.tmp")
-        os.replace(out / "ledger.json.tmp", out / "ledger.json")
-        mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""
-        print(
-            f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({ledger.flops_spent / budget.flops - 1:+.2%} of budget), "
-            f"{ledger.samples} samples, {ledger.seconds:.0f} s{mfu}, data wait {ledger.data_wait_share or 0:.1%}\n"
-            f"{_measured(ledger)}  -> {out}"
-        )
-    return out
+    return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype)
 
 
 def open_source(cfg: DictConfig) -> tuple[Source, Spec]:

@@ -13,7 +13,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.models.attention import CrossBlock
 from gfm_objectives.models.stem import Stem
 from gfm_objectives.models.vit import Dilated
-from gfm_objectives.models.way_back import ConvBlock, WayBack
+from gfm_objectives.models.way_back import WayBack
 
 PARTS = (Stem, Block, Dilated, CrossBlock, WayBack)
 
@@ -31,10 +31,12 @@ def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
     Parts, and not the whole: a block is compiled once and not for each of 24 (torch's "regional compilation"), so
     that a run starts within seconds and not minutes.
     """
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 32)  # patches, sides, variants
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    # of all modules together, which share one function: parts, patches, sides, variants
+    setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), 256))
     for module in model.modules():
-        if isinstance(module, PARTS) and not isinstance(module, ConvBlock):
-            module.compile(backend=backend)
+        if isinstance(module, PARTS):
+            module.compile(backend=backend)  # a copy of the module, such as the one FLOPs are counted on, is eager
 
 
 @contextmanager

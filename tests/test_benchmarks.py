@@ -1,0 +1,99 @@
+"""The benchmarks' own parts: FLOPs counted, turns taken, tables and the page made of their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import common
+import page
+import peers
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_flops_are_those_of_products():
+    layer, x = nn.Linear(6, 5), torch.randn(7, 6)
+    assert common.counted(lambda: layer(x).sum()) == 2 * 2 * 7 * 6 * 5, "forward, and the weight's gradient"
+    seen = x.clone().requires_grad_()
+    assert common.counted(lambda: layer(seen).square().sum()) == 3 * 2 * 7 * 6 * 5
+
+
+def test_plain_mae_costs_what_it_should():
+    """By hand: patches of all cells, blocks of width D on a quarter, of D / 2 on all, pixels of what is hidden."""
+    model = peers.Plain(32, 1, 2)
+    images = torch.randn(2, 10, peers.SIZE, peers.SIZE)
+    n, k, d, out = peers.CELLS, peers.CELLS // 4, 32, 640
+
+    def block(tokens, width):
+        return 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
+
+    once = 2 * k * d * d // 2 + block(k, d) + peers.DECODER * block(n, d // 2) + 2 * (n - k) * d // 2 * out
+    first = 2 * 2 * n * out * d  # no gradient of the images
+    assert common.counted(lambda: model(images)) == 2 * (3 * once + first)
+    model(images).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_ours_hides_and_asks_as_the_peers_do():
+    images = torch.randn(2, 10, peers.SIZE, peers.SIZE)
+    side = peers.Side("ours", "nano", images)
+    (variant,) = side.model.variants()
+    mask = side.model.mask(peers.batch_of(images), variant)
+    assert mask.keep.shape == (2, peers.CELLS // 4)
+    assert mask.hidden.sum() == 2 * peers.CELLS * 3 // 4
+    assert side.step() == 2
+
+
+def test_lightly_loss_reaches_all_of_it():
+    pytest.importorskip("lightly", reason="NOT TESTED: lightly; install the extra bench")
+    model = peers.Lightly(32, 1, 2)
+    model(torch.randn(2, 10, peers.SIZE, peers.SIZE)).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == ["backbone.mask_token"]
+
+
+def test_sides_take_turns_and_ratios_pair_rounds():
+    order = []
+    sides = {name: lambda name=name: order.append(name) or 4 for name in "ab"}
+    found = common.alternate(sides, 3)
+    assert "".join(order) == "ab" + "abbaab"
+    assert len(found["a"].cpu) == len(found["a"].wall) == 3
+    one, other = common.Rounds(4, cpu=[1.0, 2.0, 9.0]), common.Rounds(8, cpu=[4.0, 4.0, 9.0])
+    assert common.ratio(one, other, "cpu") == 1.0 and one.rate("cpu") == 2.0
+
+
+def test_words():
+    assert common.words(["batch=3"], batch=2, device="cpu") == {"batch": 3, "device": "cpu"}
+    with pytest.raises(SystemExit, match=r"bach=3: choose from batch=2"):
+        common.words(["bach=3"], batch=2)
+
+
+def test_table_aligns_numbers_and_leaves_gaps():
+    rows = [{"side": "a|b", "x": 1.234}, {"side": "c", "x": 1234.5, "more": 3}]
+    assert common.table(rows).splitlines() == [
+        "| side | x | more |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 1.23 |  |",
+        "| c | 1,234 | 3 |",
+    ]
+    assert [common.cell(v) for v in (0.0, 0.012, 0.5, 12.34, None, "k")] == ["0.00", "0.012", "0.50", "12.3", "", "k"]
+
+
+def test_page_prints_every_file_of_both_folders(tmp_path, capsys):
+    out = tmp_path / "benchmarks"
+    common.write("steps", "Steps", "python x", {"tiny": [{"k": 7}]}, ["Seven."], folder=out)
+    common.write("peers", "Peers", "python y", {"s": [{"k": 8}]}, folder=out)
+    (tmp_path / "gpu").mkdir()
+    whose = {"device": "H100", "versions": {"torch": "9"}, "sections": {"matrix": [{"n": 1, "ms": 2.5}], "late": []}}
+    (tmp_path / "gpu" / "steps.json").write_text(json.dumps(whose))
+    text = page.page(tmp_path)
+    assert text.index("## Peers") < text.index("## Steps") < text.index("# On GPUs") < text.index("### matrix")
+    for words in ("`python x`", "- Seven.", "| 7 |", "H100, torch 9.", "| 1 | 2.50 |", "### late\n\nNot run."):
+        assert words in text, words
+
+
+def test_page_in_the_docs_is_that_of_the_results():
+    assert page.PAGE.read_text() == page.page(ROOT / "results"), "python benchmarks/page.py"
