@@ -138,6 +138,15 @@ def test_among_equals_the_compiled_row(tmp_path):
     assert speed_of(card("a100"), "tiny", "mae", 64, None, where).mfu == pytest.approx(0.1)
 
 
+def test_a_page_of_the_gpu_benchmark_is_read(tmp_path):
+    speeds = [{k: ROW[k] for k in ("encoder", "objective", "batch", "compiled")} | {"FLOP/s": 31.2e12}]
+    failed = {"encoder": "tiny", "objective": "mae", "compiled": False, "failed": "out of memory"}
+    sections = {"ceilings": [{"matmul FLOP/s": 2e14}], "speed": [*speeds, failed]}
+    (tmp_path / "a100.json").write_text(json.dumps({"device": ROW["device"], "sections": sections}))
+    speed = speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path))
+    assert speed.mfu == pytest.approx(0.1) and speed.source == "measured"
+
+
 def test_tables_that_are_none(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[{")

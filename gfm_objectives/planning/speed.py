@@ -17,6 +17,7 @@ from gfm_objectives.planning.cards import Card
 # 2022, arXiv:2204.02311, table 3).
 ASSUMED = 0.3
 ROW = {"encoder", "objective", "batch", "flops_per_s", "device"}  # what a row must have to be of use here
+PAGE = {"encoder", "objective", "batch", "FLOP/s"}  # the same of a row of benchmarks/gpu.py
 Row = dict[str, Any]
 
 
@@ -33,7 +34,7 @@ class Speed:
 def speed_of(card: Card, encoder: str, objective: str, batch: int, mfu: float | None, measured: str | None) -> Speed:
     """`mfu` if it is given; else of the measured row that fits best; else ASSUMED.
 
-    measured: a JSON file of rows (benchmarks on a GPU write them), or a folder of such files; None = none. A row of
+    measured: a JSON file of rows, such as benchmarks/gpu.py writes, or a folder of such files; None = none. A row of
     this card, encoder and objective is taken first, then of another objective, then of another card, whose MFU is
     carried over; among equals that of the nearest batch, compiled before not. InputError for a file that is no such
     table.
@@ -72,13 +73,22 @@ def _rows(path: Path) -> Iterator[Row]:
     files = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.is_file() else []
     for file in files:
         try:
-            rows = json.loads(file.read_text())
+            rows = _table(json.loads(file.read_text()))
         except ValueError:
             raise InputError(f"measured={file}: no JSON; bring it back, or give measured=null") from None
-        of_use = isinstance(rows, list) and all(isinstance(r, dict) and r.keys() >= ROW for r in rows)
-        if not of_use and file == path:
+        if rows is None and file == path:
             raise InputError(f"measured={file}: expected a list of rows with {', '.join(sorted(ROW))}")
-        for row in rows if of_use else ():
+        for row in rows or ():
             if not all(isinstance(row[k], int | float) and row[k] > 0 for k in ("batch", "flops_per_s")):
                 raise InputError(f"measured={file}: batch and flops_per_s must be positive numbers in every row")
             yield row | {"file": str(file)}
+
+
+def _table(content: Any) -> list[Row] | None:
+    """A list of rows as it is; of a page of benchmarks/gpu.py the rows that tell the speed of an encoder with an
+    objective; None for anything else."""
+    if isinstance(content, dict) and isinstance(content.get("sections"), dict):
+        found = [row for rows in content["sections"].values() for row in rows if row.keys() >= PAGE]
+        return [row | {"flops_per_s": row["FLOP/s"], "device": content["device"]} for row in found]
+    of_use = isinstance(content, list) and all(isinstance(row, dict) and row.keys() >= ROW for row in content)
+    return content if of_use else None
