@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NANO
+from conftest import NANO, random_batch
 from torch import nn
 
 from gfm_objectives import cli
@@ -18,12 +18,14 @@ from gfm_objectives.allocations import ROUNDED, Alive, Autocast
 from gfm_objectives.batch import Spec
 from gfm_objectives.config import compose, load_choice
 from gfm_objectives.config.files import read_entry
+from gfm_objectives.data.pool import Pool
+from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import OBJECTIVES, build_objective
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.planning.cards import NAMES, card
-from gfm_objectives.planning.memory import WORKSPACE, Memory, fitting, forecast
+from gfm_objectives.planning.memory import WORKSPACE, Memory, fitting, forecast, pool_bytes
 from gfm_objectives.planning.program import reckon, text
 from gfm_objectives.planning.speed import ASSUMED, speed_of
 from gfm_objectives.pretrain.steps import kinds_of_step
@@ -255,7 +257,26 @@ def test_the_largest_batch_that_fits():
 
 
 def test_the_total_is_the_sum():
-    assert Memory(1, 2, 3, 4, 5).total == 15
+    assert Memory(1, 2, 3, 4, 5, 6).total == 21
+
+
+class Places(Source):
+    fingerprint = "places"
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return 64
+
+    def read(self, indices):
+        return random_batch(self.spec, len(indices))
+
+
+def test_a_pool_is_counted_as_it_is_kept(spec):
+    places = Places(spec)
+    assert pool_bytes(spec, 64) == Pool(places, 64, torch.device("cpu"), workers=0).nbytes
+    assert plan("pool=128")[0].memory.pool == 2 * plan("pool=64")[0].memory.pool > 0
 
 
 def test_the_forecast_is_within_15_percent_of_what_a_process_takes():

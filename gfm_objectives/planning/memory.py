@@ -11,6 +11,7 @@ import torch
 
 from gfm_objectives.allocations import Alive, Autocast
 from gfm_objectives.batch import Spec
+from gfm_objectives.data.pool import packed, tensors
 from gfm_objectives.models.attention import SHORT
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.steps import Step
@@ -22,13 +23,14 @@ WORKSPACE = {"cuda": 32 * 2**20, "cpu": 0}  # of cuBLAS on Hopper; 8 MiB before 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes on one device. activations: all else that is alive at the peak of the step: what autograd saves, gradients
-    of activations, the batch and the copies of weights in bfloat16."""
+    of activations, the batch and the copies of weights in bfloat16; pool: of places kept on the device."""
 
     weights: float
     gradients: float
     optimiser: float
     buckets: float
     activations: float
+    pool: float = 0
 
     @property
     def total(self) -> float:
@@ -72,6 +74,11 @@ def forecast(
         p.grad = None
     activations = alive.peak - weights - gradients + WORKSPACE[device]
     return Memory(weights, gradients, 2 * gradients, gradients if several else 0, activations)
+
+
+def pool_bytes(spec: Spec, places: int) -> float:
+    """Of that many places kept on the device by data/pool.py."""
+    return places * sum(t.nbytes for t in tensors(spec.dummy(1).map(packed)))
 
 
 def fitting(room: float, needs: Callable[[int], float], batch: int) -> int:

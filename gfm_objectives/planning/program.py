@@ -18,7 +18,7 @@ from gfm_objectives.models.encoder import trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.planning.cards import Card, card
-from gfm_objectives.planning.memory import CONTEXT, Memory, fitting, forecast
+from gfm_objectives.planning.memory import CONTEXT, Memory, fitting, forecast, pool_bytes
 from gfm_objectives.planning.speed import Speed, speed_of
 from gfm_objectives.pretrain.pretraining import mean_parts, open_source
 from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
@@ -81,7 +81,7 @@ def reckon(cfg: DictConfig) -> Plan:
     def needs(places: int) -> Memory:
         several = cfg.devices > 1
         of_kinds = [forecast(objective, source.spec, k, places, dtype, chosen.type, several) for k in kinds]
-        return max(of_kinds, key=lambda m: m.total)
+        return replace(max(of_kinds, key=lambda m: m.total), pool=pool_bytes(source.spec, cfg.pool or 0))
 
     memory, room = needs(batch), chosen.memory - CONTEXT
     return Plan(
@@ -113,7 +113,8 @@ def text(plan: Plan, cfg: DictConfig) -> str:
     p, m, o = plan, plan.memory, cfg.objective.name
     several = p.devices > 1
     parts = {"weights": m.weights, "gradients": m.gradients, "AdamW": m.optimiser, "DDP buckets": m.buckets}
-    held = ", ".join(f"{k} {_gb(v)}" for k, v in (parts | {"activations": m.activations}).items() if v)
+    parts |= {"activations": m.activations, "pool": m.pool}
+    held = ", ".join(f"{k} {_gb(v)}" for k, v in parts.items() if v)
     speed = f"{p.speed.mfu:.1%} of {p.card.peak_name} ({p.card.peak / 1e12:.4g} TFLOP/s)"
     scaled = f"; {p.devices} devices are taken to be {p.devices} times as fast as one" if several else ""
     lines = [

@@ -28,7 +28,7 @@ class Logger(ABC):
 
     @abstractmethod
     def finalize(self, status: str) -> None:
-        """The run ends, in `status` "success" or "failed"; nothing is logged after."""
+        """The run ends, in `status` "success" or anything else, such as "aborted"; nothing is logged after."""
 
 
 class TensorBoard(Logger):
