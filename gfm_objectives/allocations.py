@@ -17,9 +17,10 @@ ROUNDED = 512  # bytes, to whose multiples CUDA's allocator rounds; malloc's are
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors made while it is active, until their storage is gone; a view counts nothing.
+    """Counts the bytes of all tensors made while it is active, until their storage is gone; a view counts nothing, but
+    for one of a tensor that was made before and not told by `hold`.
 
-    now, peak: bytes; in_backward: the most while autograd ran backward. What a kernel takes for itself is not seen.
+    now, peak: bytes. What a kernel takes for itself is not seen.
     fused: of the number of keys, whether attention runs in a kernel that keeps no matrix of weights.
     """
 
