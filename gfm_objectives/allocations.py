@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -21,13 +20,11 @@ class Alive(TorchDispatchMode):
     for one of a tensor that was made before and not told by `hold`.
 
     now, peak: bytes. What a kernel takes for itself is not seen.
-    fused: of the number of keys, whether attention runs in a kernel that keeps no matrix of weights.
     """
 
-    def __init__(self, fused: Callable[[int], bool] = lambda keys: True) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.fused = fused
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def hold(self, tensor: Tensor) -> None:
@@ -46,14 +43,26 @@ class Alive(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._fused_sdp_choice.default:
-            chosen = SDPBackend.FLASH_ATTENTION if self.fused(args[1].shape[-2]) else SDPBackend.MATH
-            return chosen.value
         out = func(*args, **(kwargs or {}))
         for made in tree_leaves(out):
             if isinstance(made, Tensor):
                 self.hold(made)
         return out
+
+
+class Fused(TorchFunctionMode):
+    """Attention in a kernel that keeps no matrix of weights, which the meta device has not of itself; by the rule
+    `fused`, of the number of keys. The CPU's stands for all: each keeps its output and a number for each query."""
+
+    def __init__(self, fused: Callable[[int], bool] = lambda keys: True) -> None:
+        super().__init__()
+        self.fused = fused
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention" and self.fused(args[1].shape[-2]):
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
+        return func(*args, **kwargs)
 
 
 # What autocast runs in the lower precision, and what it brings back to float32, by the names of functions that models

@@ -14,7 +14,7 @@ from conftest import NANO, random_batch
 from torch import nn
 
 from gfm_objectives import cli
-from gfm_objectives.allocations import ROUNDED, Alive, Autocast
+from gfm_objectives.allocations import ROUNDED, Alive, Autocast, Fused
 from gfm_objectives.batch import Spec
 from gfm_objectives.config import compose, load_choice
 from gfm_objectives.config.files import read_entry
@@ -213,7 +213,7 @@ def test_attention_keeps_a_matrix_of_weights_only_where_it_is_not_fused():
     q = torch.empty(2, 4, 256, 16, device="meta", requires_grad=True)
     sizes = {}
     for fused in (True, False):
-        with Alive(lambda keys, fused=fused: fused and keys == 256) as alive:
+        with Alive() as alive, Fused(lambda keys, fused=fused: fused and keys == 256):
             y = torch.nn.functional.scaled_dot_product_attention(q, q, q)
             sizes[fused] = alive.now
             del y

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gfm_objectives.allocations import Alive, Autocast
+from gfm_objectives.allocations import Alive, Autocast, Fused
 from gfm_objectives.batch import Spec
 from gfm_objectives.data.pool import packed, tensors
 from gfm_objectives.models.attention import SHORT
@@ -54,7 +54,7 @@ def forecast(
     the meta device; device: cuda or cpu, where short attention keeps its matrix of weights (models/attention.py).
     """
     trained = [p for p in objective.parameters() if p.requires_grad]
-    alive = Alive(lambda keys: device != "cpu" or keys >= SHORT)
+    alive = Alive()
     for tensor in (*objective.parameters(), *objective.buffers()):
         alive.hold(tensor)
     weights = alive.now
@@ -65,7 +65,8 @@ def forecast(
     objective.train().set_patch(step.patch)
     with alive:
         batch = dataclasses.replace(spec, size=step.side).dummy(batch_size).pad_to(objective.multiple)
-        with Autocast() if dtype == torch.bfloat16 else nullcontext():
+        rule = Fused(lambda keys: device != "cpu" or keys >= SHORT)
+        with rule, Autocast() if dtype == torch.bfloat16 else nullcontext():
             loss = objective(batch, step.variant)["loss"]
         for p in trained:
             p.grad = None
