@@ -130,8 +130,8 @@ def text(plan: Plan, cfg: DictConfig) -> str:
     ]
     if p.fits < p.batch:
         remedy = f"optim.batch_size={p.fits} does" if p.fits else "nor does one place; take a smaller encoder"
-        room = f"{_gb(p.card.memory - CONTEXT)} GB that the {p.card.name} leaves"
-        lines.append(f"  does not fit: {p.batch} places take {_gb(m.total)} GB of the {room}; {remedy}")
+        room = f"{_gb(p.card.memory - CONTEXT)} are free on {p.card.name}"
+        lines.append(f"  does not fit: {p.batch} places take {_gb(m.total)} GB, and {room}; {remedy}")
     return "\n".join(lines)
 
 
