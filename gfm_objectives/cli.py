@@ -47,6 +47,11 @@ COMMANDS = {
         whole=True,
         preparing="the data, the encoder and the count of its FLOPs",
     ),
+    "plan": Command(
+        "say what a pretraining run will take: days, kWh, euro, memory, tokens per parameter",
+        "planning:run",
+        preparing="the data, the count of FLOPs and a step on no device",
+    ),
     "sweep": Command("run a study: many pretraining runs, planned first, resumed, compared", "sweep:run", "study"),
     "eval": Command(
         "fine-tune encoders and their contenders on tasks and report the gain",

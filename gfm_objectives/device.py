@@ -44,7 +44,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 # Dense bf16 peaks in FLOP/s from the makers' data sheets (no sparsity); the first name found in the device's wins.
-_PEAKS = {
+PEAKS = {
     "GB200": 2.5e15,
     "B200": 2.25e15,
     "H200": 989.4e12,
@@ -81,8 +81,8 @@ def peak(device: torch.device | str) -> tuple[str, float | None]:
     if device.type == "cpu":
         return _measured_gemm(torch.get_num_threads())
     name = device_name(device)
-    known = next((k for k in _PEAKS if k in name), None)
-    return (f"{known} dense bf16", _PEAKS[known]) if known else (f"{name}: peak unknown", None)
+    known = next((k for k in PEAKS if k in name), None)
+    return (f"{known} dense bf16", PEAKS[known]) if known else (f"{name}: peak unknown", None)
 
 
 @lru_cache

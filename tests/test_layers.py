@@ -22,6 +22,7 @@ GROUND = (
     "budget",
     "device",
     "svg",
+    "allocations",
     "ranks",
 )
 SIBLINGS = ("objectives", "data", "tasks")  # these never import each other
@@ -32,6 +33,7 @@ MEETING = (
     "yardstick",
     "finetune",
     "pretrain",
+    "planning",
     "scores",
     "gain",
     "scaling",

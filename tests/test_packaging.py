@@ -55,7 +55,7 @@ def test_configs_travel_in_the_wheel(site, tmp_path):
     assert run.stdout.strip() == str(inside), run.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "eval", "inspect", "fit", "published", "report", "sweep"])
+@pytest.mark.parametrize("entry", ["train", "eval", "inspect", "fit", "published", "report", "sweep", "plan"])
 def test_console_script_works_from_an_empty_folder(site, tmp_path, entry):
     run = in_empty_folder(site, tmp_path, site / "bin" / "gfm", entry, "--help")
     assert run.returncode == 0 and run.stderr == "" and f"usage: gfm {entry}" in run.stdout

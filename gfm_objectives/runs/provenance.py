@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives.errors import InputError
 
 # Keys that may change between a run and its resumption without changing its result.
-FREE_KEYS = tuple("name runs resume overwrite log_every checkpoint_every yardstick loader threads choices".split())
+FREE_KEYS = tuple(
+    "name runs resume overwrite loggers log_every checkpoint_every yardstick loader threads choices".split()
+)
 
 
 def commit() -> str:
