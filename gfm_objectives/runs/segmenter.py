@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder, shape_of
@@ -160,7 +161,7 @@ def save_segmenter(model: FineTuned, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in _weights(model.network).state_dict().items()}
     tensors |= {FAMILIAR + k: v.contiguous() for k, v in model.familiar.items()}
-    save_file(tensors, folder / WEIGHTS)
+    disk.write_tensors(folder / WEIGHTS, tensors)
     card = model.card
     legends = {k: asdict(v) for k, v in card.spec.legends.items() if k in (card.task["layer"], "map")}
     spec = asdict(card.spec) | {"legends": legends}
