@@ -70,7 +70,7 @@ def run(cfg: DictConfig) -> Path:
     page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules)
     print(summary(cfg.name, found))
     print(f"  -> {out}, {page}; use it: data.keep={out}")
-    print(f"  -> {shared}: which chips share ground; to keep them in one split: data.splits.overlaps=<this table>")
+    print(f"  -> {shared}: which chips share ground; in one split by data.splits.overlaps={shared.resolve()}")
     return out
 
 

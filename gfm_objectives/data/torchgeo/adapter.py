@@ -16,6 +16,7 @@ import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.guards import doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
@@ -24,7 +25,9 @@ from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.sensors import calibration
 
 DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
+HEADERS = 20_000  # tiles whose files are opened to see where they lie: some minutes
 LOOKED_AT = 6  # tiles that are read at the start, for the guards and, their labels, for the fingerprint
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt")
 GIVEN = ("root", "split", "dates", "sensors")  # what the adapter hands to every reader
 
 
@@ -85,6 +88,13 @@ class Adapter(Windows):
         """The tile each place is cut from."""
         return [self._reader.names[number] for number in self._windows[:, 0]]
 
+    def footprints(self) -> list[np.ndarray | None]:
+        """By the first georeferenced file of each tile; of more than HEADERS tiles none is looked at."""
+        count = len(self._reader.names)
+        if count > HEADERS:
+            return [None] * count
+        return [next((o for o in map(outline, self._reader.files(k)) if o is not None), None) for k in range(count)]
+
     def notes(self) -> list[str]:
         lines = [f"tiles: {len(self._reader.names)}, areas: {len(set(self._reader.areas))}"]
         return [*lines, *getattr(self._reader, "notes", ()), *([self.row.note] if self.row.note else [])]
@@ -141,6 +151,23 @@ def thinned(tile: Batch) -> Batch:
     """Some 256 rows and columns of a larger tile: what is looked at is held at the same time."""
     step = max(1, max(tile.size) // 256)
     return tile.map_grids(lambda t, _: t[..., ::step, ::step].clone()) if step > 1 else tile
+
+
+def outline(path: Path) -> np.ndarray | None:
+    """Where a raster lies: its corners (4, 2) in degrees; None where it does not say, or is none."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    if path.suffix.lower() not in RASTERS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                place = (file.crs, file.transform) if file.crs is not None else None
+                return Grid(file.height, file.width, place).corners()
+    except RasterioError:
+        return None
 
 
 # ---------------------------------------------------------------- opening
