@@ -23,7 +23,7 @@ from gfm_objectives.models.map_input import WithMap, spec_with_map
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import Resnet34, UNet
-from gfm_objectives.sensors import Legend, calibration
+from gfm_objectives.sensors import Legend, calibration, relisted
 
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "model.safetensors"
@@ -186,6 +186,7 @@ def read_card(path: str | Path) -> Card:
         figures, spec = about.pop("figures"), about.pop("spec")
         bands = {s: tuple(b) for s, b in spec["bands"].items()}
         legends = {k: _legend(v) for k, v in spec["legends"].items()}
+        relisted(about.get("levels", {}), figures)
         card = Card(Spec(**spec | {"bands": bands, "legends": legends}), **about)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{file}: damaged: {(str(e).splitlines() or ['?'])[0]}; keep the model again") from e

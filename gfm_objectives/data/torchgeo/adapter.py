@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -15,14 +16,15 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.folder import cache_file, find_folder, fingerprint
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.guards import doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
+from gfm_objectives.data.torchgeo.statistics import Figures, check, of_list
 from gfm_objectives.data.windows import Windows
 from gfm_objectives.errors import InputError, InputWarning
-from gfm_objectives.sensors import calibration
+from gfm_objectives.sensors import calibration, listed
 
 DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
 HEADERS = 20_000  # tiles whose files are opened to see where they lie: some minutes
@@ -36,8 +38,10 @@ class Adapter(Windows):
 
     row: of the table; root: the folder that holds its files; size: side of windows in pixels; dates: looks of a sensor
     that has more, evenly spread over them; sensors: those read; map: the layer that is handed out as `map`, which
-    masked_seg learns; license: the line reports carry; cache_mb: decoded tiles kept in memory, per process; options: of
-    the reader. Where a tile has fewer looks, invalid ones follow.
+    masked_seg learns; protocol: pangaea = normalise by figures of the training list alone, not by the sensor table, and
+    keep them with a hash of that list in the file `statistics` (null: in the user's cache); license: the line reports
+    carry; cache_mb: decoded tiles kept in memory, per process; options: of the reader. Where a tile has fewer looks,
+    invalid ones follow.
 
     The fingerprint covers which tiles there are, names and sizes of the files of DIGESTED of them, the labels of
     LOOKED_AT, the options and the figures of normalisation. InputWarning tells what `guards` find odd in these.
@@ -54,6 +58,8 @@ class Adapter(Windows):
         dates: int | None = None,
         sensors: Sequence[str] | None = None,
         map: str | None = None,
+        protocol: str | None = None,
+        statistics: str | None = None,
         license: str = "",
         cache_mb: float = 1024.0,
         **options: Any,
@@ -67,6 +73,15 @@ class Adapter(Windows):
         if not self._reader.names:
             raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
         self._layers = layers(row, map)
+        self._usual = {name: stored.level for name, stored in self._sensors.items()}
+        self._figures: Figures = {}
+        check(protocol, statistics)
+        if protocol is not None:
+            made_of = {"dates": self._dates, "sensors": sorted(self._sensors), **options}
+            path = cache_file("statistics", ".json", row.name, str(folder.resolve()), made_of)
+            path = Path(statistics).expanduser() if statistics else path
+            self._figures = self._of_list(path, root, options)
+            self._list()
         size = whole("size", row.size if size is None else size)
         super().__init__(split, list(self._reader.areas), self._reader.shapes, size, cache_mb)
         self.spec = Spec(
@@ -81,7 +96,7 @@ class Adapter(Windows):
         tiles = [thinned(self.decode(k)) for k in spread(len(self._reader.names), LOOKED_AT)]
         self.fingerprint = self._fingerprint(folder, tiles, [*asked, repr(self._sensors), figures])
         if split in ("pretrain", "train"):
-            for line in doubts(tiles):
+            for line in doubts([self._as_usual(t) for t in tiles]):
                 warnings.warn(f"data={row.name}: {line}", InputWarning, stacklevel=2)
 
     def names(self) -> list[str]:
@@ -112,6 +127,34 @@ class Adapter(Windows):
         }
         lonlat = None if sample.lonlat is None else torch.tensor([sample.lonlat], dtype=torch.float32)
         return Batch(sensors, targets, torch.tensor([self.row.gsd]), lonlat)
+
+    def _of_list(self, path: Path, root: str, options: dict[str, Any]) -> Figures:
+        """Figures of the training tiles, which are all read where `path` does not hold them yet."""
+        train = reader_of(self.row)(locate(self.row, root), "train", self._dates, tuple(self._sensors), **options)  # type: ignore[call-arg]
+
+        def read() -> Iterable[Batch]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputWarning)  # the training split itself warns
+                sensors = list(self._sensors)
+                own = Adapter(self.row, "train", root=root, dates=self._dates, sensors=sensors, cache_mb=0, **options)
+            return (own.decode(k) for k in range(len(own._reader.names)))
+
+        return of_list(path, self.row.name, list(train.names), read)
+
+    def _list(self) -> None:
+        """Sensors at the levels of their figures, which every process has to be told of."""
+        self._sensors = {
+            k: replace(s, level=listed(k, self._usual[k], self._figures[k])) if k in self._figures else s
+            for k, s in self._sensors.items()
+        }
+
+    def _as_usual(self, tile: Batch) -> Batch:
+        """For guards, which compare with the sensor table."""
+        return tile.replace(sensors={k: s.replace(level=self._usual[k]) for k, s in tile.sensors.items()})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._list()
 
     def _looks(self, sensor: str) -> int:
         """Dates of a sensor: what lies still has one."""
