@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCRATCH = ".writing-"  # how names of files begin that are not whole yet; nothing else may read them
 
@@ -30,6 +34,20 @@ def write(path: Path | str, text: str) -> None:
     """All of `text`, or what was there before."""
     with replacing(path) as scratch:
         scratch.write_text(text)
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """A .safetensors file, or what was there before; to be read by whom other files are.
+
+    safetensors writes a temporary file of its own, readable by its owner alone, and renames it.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(path) as scratch:
+        scratch.touch()
+        mode = scratch.stat().st_mode
+        save_file(dict(tensors), scratch, None if notes is None else dict(notes))
+        scratch.chmod(mode)
 
 
 @contextmanager

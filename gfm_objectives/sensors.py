@@ -191,6 +191,7 @@ PLANET_VISUAL = Sensor(
 
 # Figures for another level than the sensor table's.
 LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C, ("planet", "visual"): PLANET_VISUAL}
+LISTED = "list-"  # begins the level of figures of a training list
 MIXED = "mixed"  # the level of a series whose places differ in theirs
 
 
@@ -255,6 +256,28 @@ def figures_level(sensor: Sensor) -> str:
     """The level that stands for the means and deviations of this very sensor of a user's own."""
     rows = [(b.name, b.mean, b.std) for b in sensor.bands]
     return "fit-" + hashlib.sha256(repr(rows).encode()).hexdigest()[:8]
+
+
+def listed(sensor: str, level: str, figures: Mapping[str, Sequence[float]]) -> str:
+    """Keep other figures for bands of a sensor (band -> [mean, deviation]), those of a list of tiles; returns the level
+    that stands for them, in this process. Bands without figures keep those of `level`."""
+    usual = calibration(sensor, level)
+    bands = tuple(replace(b, mean=figures[b.name][0], std=figures[b.name][1]) if b.name in figures else b
+                  for b in usual.bands)  # fmt: skip
+    digest = hashlib.sha256(repr([(b.name, b.mean, b.std) for b in bands]).encode()).hexdigest()[:8]
+    name = f"{LISTED}{level}-{digest}"
+    LEVELS[sensor, name] = replace(usual, bands=bands)
+    return name
+
+
+def relisted(levels: Mapping[str, str], figures: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Make the levels of `listed` known to this process, by the figures that were kept with them."""
+    for sensor, level in levels.items():
+        if level.startswith(LISTED) and (sensor, level) not in LEVELS and sensor in figures:
+            usual = calibration(sensor, level.removeprefix(LISTED).rpartition("-")[0])
+            LEVELS[sensor, level] = replace(usual, bands=tuple(
+                replace(b, mean=figures[sensor][b.name][0], std=figures[sensor][b.name][1])
+                if b.name in figures[sensor] else b for b in usual.bands))  # fmt: skip
 
 
 def own_sensors(names: Iterable[str]) -> list[dict[str, Any]]:

@@ -13,10 +13,32 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from gfm_objectives import cli, disk
 from gfm_objectives.errors import InputError, InputWarning, explain
 from gfm_objectives.runs import lock
+
+
+def test_tensors_are_readable_by_whom_other_files_are(tmp_path: Path):
+    """safetensors leaves them to their owner alone."""
+    before = os.umask(0o027)
+    try:
+        for turn in range(2):  # written anew, too
+            disk.write_tensors(tmp_path / "a.safetensors", {"x": torch.full((2,), float(turn))}, {"note": "n"})
+            disk.write(tmp_path / "b.json", "{}")
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {"a.safetensors": 0o640, "b.json": 0o640}
+    assert load_file(tmp_path / "a.safetensors")["x"].tolist() == [1, 1]
+
+
+def test_no_file_that_others_are_to_read_is_written_by_safetensors_itself():
+    package = Path(disk.__file__).parent
+    users = {p.relative_to(package).as_posix() for p in package.rglob("*.py") if "save_file(" in p.read_text()}
+    assert users == {"disk.py", "runs/segmenter.py"}  # the second for itself, in a temporary folder
+
 
 FORK = multiprocessing.get_context("fork")
 

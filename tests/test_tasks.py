@@ -146,16 +146,16 @@ def test_rows_that_cannot_be_made_say_why():
 
 
 @pytest.mark.skipif("GFM_DATA" not in os.environ, reason="GFM_DATA is not set: the real hls_water chips are absent")
-def test_untrained_rows_on_hls_water_score_what_was_published_with_the_chips():
+def test_untrained_rows_on_hls_water_score_what_the_pages_say():
     task = build_task("hls_water", load_choice("task", "hls_water"))
     test = build_source(task.data, "test")
     batch = test.read(range(len(test)))
     assert task.index is not None
     ndwi = replace(task, index={**task.index, "minus": "nir"})
     rows = {
-        "WorldCover": (recode_map(task, batch), 0.585),
-        "MNDWI": (spectral_index(task, batch), 0.712),
-        "NDWI": (spectral_index(ndwi, batch), 0.694),
+        "WorldCover": (recode_map(task, batch), 0.570),
+        "MNDWI": (spectral_index(task, batch), 0.660),
+        "NDWI": (spectral_index(ndwi, batch), 0.643),
     }
     for name, (labels, expected) in rows.items():
         score = miou(confusion(labels, batch.targets[task.layer], 2))

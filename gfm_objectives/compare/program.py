@@ -12,6 +12,7 @@ from gfm_objectives import config
 from gfm_objectives.compare.bench import check_roots, open_bench
 from gfm_objectives.compare.comparison import Comparison, stored_choices
 from gfm_objectives.compare.fitting import check_rows, notes_on, on_disk
+from gfm_objectives.compare.ground import shared_ground
 from gfm_objectives.compare.keeping import keep_best
 from gfm_objectives.compare.plan import Plan
 from gfm_objectives.compare.plateau import check_rivals, find_budgets
@@ -57,6 +58,8 @@ def _run(cfg: DictConfig, out: Path) -> None:
     context["notes"] += notes_on(benches, rows)
     real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
     context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))
+    if not cfg.plan_only:
+        context["ground"] = shared_ground(benches, rows)
     check_rows(Store(out), rows, out)
     stored_choices(out / "tuning.json")  # read in full later on, after hours
     workers = cfg.workers or (1 if device.type == "cuda" else cores())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from gfm_objectives.curation.keep import KeepList, Rules
 from gfm_objectives.curation.neighbours import Pairs, find_pairs
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
+from gfm_objectives.data.splits import PAIR
 from gfm_objectives.errors import InputError
 
 
@@ -64,9 +66,11 @@ def run(cfg: DictConfig) -> Path:
         "seconds": found.seconds,
     }
     keep.write(found.kept, source.names(), about, out)
+    shared = write_pairs(found.pairs, source, out.with_suffix(".overlaps.csv"))
     page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules)
     print(summary(cfg.name, found))
     print(f"  -> {out}, {page}; use it: data.keep={out}")
+    print(f"  -> {shared}: which chips share ground; in one split by data.splits.overlaps={shared.resolve()}")
     return out
 
 
@@ -95,6 +99,20 @@ def curate(
         )
     kept = keep.decide(described.reason, described.quality, pairs, alike, source.spec.size, rules)
     return Curation(described, pairs, alike, kept, time.process_time() - began)
+
+
+def write_pairs(pairs: Pairs, source: Source, path: Path) -> Path:
+    """The chips that share ground, as data.splits.overlaps reads them: chip_a, chip_b, row and column by which what is
+    seen in a lies further on in it than in b, and votes, the points that say so. Windows of one chip are no pair."""
+    names = source.names()
+    rows = [(names[a], names[b], *rest) for a, b, *rest in zip(
+        *(x.tolist() for x in (pairs.a, pairs.b, pairs.dy, pairs.dx, pairs.votes)), strict=True)]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*PAIR, "row_shift", "col_shift", "votes"))
+        writer.writerows(sorted(row for row in rows if row[0] != row[1]))
+    return path
 
 
 def summary(name: str, found: Curation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +17,7 @@ from gfm_objectives.data.cutting import Heads, Part, sides, tiled
 from gfm_objectives.data.decoding import Decoder
 from gfm_objectives.data.description import parse_sensors, select
 from gfm_objectives.data.folder import find_folder
+from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.keys import number, whole
 from gfm_objectives.data.labels import parse_layers
 from gfm_objectives.data.layers import FileFault
@@ -92,6 +93,7 @@ class Chips(Windows):
         self._fit(parts, described)
         areas = dict(zip(parts.chips[split], parts.areas[split], strict=True))
         found = self._survey(list(areas), skip, described)
+        self._tile_names = tuple(found)
         self._parts, self._shapes = [self._heads.parts[c] for c in found], [f.shape for f in found.values()]
         areas = {chip: areas[chip] for chip in found}
         valid = [f.valid for f in found.values()] if self._trains else None
@@ -120,6 +122,9 @@ class Chips(Windows):
         """The chip id of each place."""
         return [self._parts[number].chip for number in self._windows[:, 0]]
 
+    def footprints(self) -> list[Outline | None]:
+        return [self._heads.outline(name) for name in self._tile_names]
+
     def notes(self) -> list[str]:
         chips = f"chips: {len({p.chip for p in self._parts})}, areas: {len(set(self._tile_areas))}, split {self._rule}"
         return [chips, *self._lines]
@@ -140,7 +145,7 @@ class Chips(Windows):
         known = list(files) if table else [chip for chip in files if fnmatchcase(chip, glob)]
         heads = Heads(self._decoder, [c for c in known if fnmatchcase(c, glob)])
         tiles = tiled(heads, tile)
-        parts = parse_splits(self._root, splits, known, heads.outline, tiles)
+        parts = parse_splits(self._root, splits, known, heads.outline, tiles, self._metres(heads))
         if self._split not in parts.chips:
             raise InputError(
                 f"data.splits: needed for the {self._split} split; without it all chips are for pretraining"
@@ -162,6 +167,13 @@ class Chips(Windows):
             {s: [a for _, a in pairs] for s, pairs in chosen.items()},
             parts.rule,
         )
+
+    def _metres(self, heads: Heads) -> Callable[[str], tuple[float, float] | None]:
+        def metres(chip: str) -> tuple[float, float] | None:
+            shape = heads.shapes.get(chip)
+            return None if shape is None else (shape[0] * self._gsd, shape[1] * self._gsd)
+
+        return metres
 
     @property
     def _trains(self) -> bool:

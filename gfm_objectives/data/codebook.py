@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Series
 from gfm_objectives.errors import InputError
 
@@ -258,7 +258,7 @@ def keep(book: Codebook, path: Path, made_of: str) -> Codebook:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, notes)
+        disk.write_tensors(temporary, tensors, notes)
         os.replace(temporary, path)
     except (OSError, SafetensorError):
         pass

@@ -2,55 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 KM_PER_DEGREE = 111.2
 TOUCHING = 0.02  # of a side: footprints that overlap by less only touch; positions are known to half a pixel or so
+CHUNK = 50_000  # pairs looked at together
 
 Outline = np.ndarray  # (4, 2) longitude and latitude of the corners in order, or (1, 2) of a point
 
 
 def overlaps(outlines: Sequence[Outline | None]) -> list[tuple[int, int]]:
-    """Pairs of footprints that share ground; None = not known where it lies, which overlaps nothing."""
-    from scipy.spatial import cKDTree
+    """Pairs (i, j), i < j, of footprints that share ground: enough of them to join all that do.
 
-    known = [i for i, o in enumerate(outlines) if o is not None and len(o) > 1]
+    Of equal footprints (other dates of one place) each is paired with the first alone. None = not known where it lies,
+    and points: overlap nothing.
+    """
+    known = np.array([i for i, o in enumerate(outlines) if o is not None and len(o) > 1], np.int64)
     if len(known) < 2:
         return []
-    centres = np.array([_sphere(outlines[i]).mean(0) for i in known])  # type: ignore[arg-type]
-    reach = np.array([np.linalg.norm(_sphere(outlines[i]) - c, axis=1).max()  # type: ignore[arg-type]
-                      for i, c in zip(known, centres, strict=True)])  # fmt: skip
-    pairs = cKDTree(centres).query_pairs(2 * float(reach.max()), output_type="ndarray")
-    near = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) < reach[pairs].sum(1)
-    return [(known[a], known[b]) for a, b in pairs[near] if _overlap(outlines[known[a]], outlines[known[b]])]  # type: ignore[arg-type]
+    quads = np.stack([outlines[i] for i in known])  # type: ignore[arg-type]  # (n, 4, 2)
+    _, first, which = np.unique(quads.reshape(len(quads), -1), axis=0, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which] != np.arange(len(quads)))
+    found = [np.stack([first[which[again]], again], 1)]
+    first = np.sort(first)
+    corners = _sphere(quads[first])  # (m, 4, 3)
+    for pairs in _near(corners):
+        found += [first[part[_overlap(corners[part[:, 0]], corners[part[:, 1]])]]
+                  for part in np.array_split(pairs, len(pairs) // CHUNK + 1)]  # fmt: skip
+    every = known[np.sort(np.concatenate(found), axis=1)]
+    return [(a, b) for a, b in every.tolist()]
 
 
-def _sphere(outline: Outline) -> np.ndarray:
-    """(n, 3) on the unit sphere."""
-    lon, lat = np.radians(outline).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
+def met(ours: Sequence[Outline | None], theirs: Sequence[Outline | None]) -> np.ndarray:
+    """(N,) bool: of each of ours, whether it shares ground with one of theirs; False where it is not known."""
+    every = [*ours, *theirs]
+    first: dict[bytes, int] = {}
+    kind = np.array([-1 if o is None else first.setdefault(np.asarray(o, float).tobytes(), i)
+                     for i, o in enumerate(every)], np.int64)  # fmt: skip
+    seen = np.zeros(len(every), bool)
+    seen[kind[len(ours) :][kind[len(ours) :] >= 0]] = True  # the first of the footprints that theirs are equal to
+    touched = seen.copy()
+    alone = [o if kind[i] == i else None for i, o in enumerate(every)]
+    for a, b in overlaps(alone):
+        touched[a] |= seen[b]
+        touched[b] |= seen[a]
+    return np.where(kind[: len(ours)] < 0, False, touched[kind[: len(ours)]])
 
 
-def _overlap(a: Outline, b: Outline) -> bool:
-    """Whether two quadrilaterals overlap by more than TOUCHING: no side of either separates them, in the plane that
-    touches the sphere between them."""
-    middle = _sphere(np.concatenate([a, b])).mean(0)
-    middle /= np.linalg.norm(middle)
+def _near(corners: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs (P, 2) of footprints (m, 4, 3) whose circles meet; by size, so that one large scene does not make all of a
+    hundred thousand small chips its size's neighbours."""
+    from scipy.spatial import cKDTree
+
+    centres = corners.mean(1)
+    reach = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
+    size = np.ceil(np.log2(np.maximum(reach, 1e-12))).astype(int)
+    groups = [np.flatnonzero(size == s) for s in np.unique(size)]
+    trees = [cKDTree(centres[g]) for g in groups]
+    for i, (mine, tree) in enumerate(zip(groups, trees, strict=True)):
+        for theirs, other in zip(groups[i:], trees[i:], strict=True):
+            far = float(reach[mine].max() + reach[theirs].max())
+            met = tree.sparse_distance_matrix(other, far, output_type="ndarray")
+            a, b = mine[met["i"]], theirs[met["j"]]
+            close = met["v"] < reach[a] + reach[b]
+            if theirs is mine:
+                close &= a < b
+            yield np.stack([a[close], b[close]], 1)
+
+
+def _sphere(outline: np.ndarray) -> np.ndarray:
+    """(..., 2) degrees -> (..., 3) on the unit sphere."""
+    lon, lat = np.moveaxis(np.radians(outline), -1, 0)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each two quadrilaterals (P, 4, 3), whether they overlap by more than TOUCHING: no side of either separates
+    them, in the plane that touches the sphere between them."""
+    middle = np.concatenate([a, b], 1).mean(1)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
     east = np.cross([0.0, 0.0, 1.0], middle)
-    east = east / np.linalg.norm(east) if np.linalg.norm(east) > 1e-9 else np.array([1.0, 0.0, 0.0])
-    plane = np.stack([east, np.cross(middle, east)], 1)
-    quads = [_sphere(q) @ plane for q in (a, b)]
-    quads = [q.mean(0) + (1 - TOUCHING) * (q - q.mean(0)) for q in quads]
-    for quad in quads:
-        for side in np.roll(quad, -1, 0) - quad:
-            normal = np.array([-side[1], side[0]])
-            one, other = (q @ normal for q in quads)
-            if one.max() <= other.min() or other.max() <= one.min():
-                return False
-    return True
+    length = np.linalg.norm(east, axis=1, keepdims=True)
+    east = np.where(length > 1e-9, east / np.maximum(length, 1e-12), [1.0, 0.0, 0.0])
+    plane = np.stack([east, np.cross(middle, east)], 2)  # (P, 3, 2)
+    flat = np.stack([a @ plane, b @ plane], 1)  # (P, 2, 4, 2)
+    centre = flat.mean(2, keepdims=True)
+    flat = centre + (1 - TOUCHING) * (flat - centre)
+    sides = np.roll(flat, -1, 2) - flat
+    normals = np.stack([-sides[..., 1], sides[..., 0]], -1).reshape(len(a), 8, 2)
+    along = np.einsum("pqcd,pnd->pnqc", flat, normals)  # (P, 8 normals, 2, 4)
+    low, high = along.min(3), along.max(3)
+    apart = (high[..., 0] <= low[..., 1]) | (high[..., 1] <= low[..., 0])
+    return ~apart.any(1)
+
+
+def square(middle: Outline, height: float, width: float) -> Outline:
+    """The footprint, north up, of `height` x `width` metres around a point (1, 2)."""
+    (lon, lat), metre = middle[0], 1e-3 / KM_PER_DEGREE
+    y, x = height / 2 * metre, width / 2 * metre / max(np.cos(np.radians(lat)), 0.01)
+    return np.array([(lon - x, lat + y), (lon + x, lat + y), (lon + x, lat - y), (lon - x, lat - y)])
 
 
 def blocks(outlines: Sequence[Outline], km: float) -> list[Any]:
@@ -64,17 +117,19 @@ def blocks(outlines: Sequence[Outline], km: float) -> list[Any]:
 
 
 def joined(names: Sequence[str], edges: Sequence[tuple[int, int]]) -> dict[str, str]:
-    """Name -> the first of those that edges join it with, itself among them."""
+    """Name -> the least of those that edges join it with, itself among them; whatever their order."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     if not names:
         return {}
-    pairs = np.array(edges or [(0, 0)])
+    pairs = np.array(edges if len(edges) else [(0, 0)])
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (len(names), len(names)))
     _, label = connected_components(graph, directed=False)
-    first: dict[int, str] = {}
-    return {name: first.setdefault(int(k), name) for name, k in zip(names, label, strict=True)}
+    least: dict[int, str] = {}
+    for name, k in zip(names, label.tolist(), strict=True):
+        least[k] = min(name, least.get(k, name))
+    return {name: least[k] for name, k in zip(names, label.tolist(), strict=True)}
 
 
 def chains(keys: Sequence[Any]) -> list[tuple[int, int]]:

@@ -82,8 +82,9 @@ class Grid:
         return math.sqrt(math.hypot(*dx) * math.hypot(*dy))
 
     def corners(self) -> np.ndarray | None:
-        """(4, 2) longitude and latitude of its corners in order, unwrapped around the first; None where not known."""
-        if self.place is None or self.local:
+        """(4, 2) longitude and latitude of its corners in order, unwrapped around the first; None where not known: also
+        where a coordinate system is named and no transform was ever set, as in MADOS."""
+        if self.place is None or self.local or self.place[1].is_identity:
             return None
         from rasterio.errors import RasterioError
         from rasterio.warp import transform
@@ -96,7 +97,7 @@ class Grid:
             return None
         out = np.stack([lon, lat], 1)
         out[:, 0] = out[0, 0] + (out[:, 0] - out[0, 0] + 180) % 360 - 180
-        return out if np.isfinite(out).all() else None
+        return out if np.isfinite(out).all() and np.abs(out[:, 1]).max() <= 90 else None
 
     def cut(self, window: Window) -> Grid:
         """The grid of a window of it."""

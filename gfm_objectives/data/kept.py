@@ -44,6 +44,11 @@ class Curated(Source):
         names = self.source.names()
         return [names[i] for i in self.index]
 
+    def footprints(self) -> list[np.ndarray | None]:
+        every = self.source.footprints()
+        alike = len(every) == len(self.source)
+        return [every[i] for i in self.index] if alike else super().footprints()
+
     def notes(self) -> list[str]:
         return [*self.source.notes(), self._told]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.data.folder import days, find_folder, fingerprint
+from gfm_objectives.data.footprints import square
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import LEGENDS, MIXED, S2_L1C, SENSORS, Legend
@@ -146,6 +147,10 @@ class MMEarth(Source):
         return np.stack([file[dataset][r] for r in rows])
 
     # ---------------------------------------------------------------- files
+
+    def footprints(self) -> list[np.ndarray | None]:
+        side = self.spec.size * self.spec.gsd
+        return [square(at[None].astype(float), side, side) for at in self._lonlat]
 
     def _file(self) -> Any:
         """The HDF5 file, opened once by each process that reads."""

@@ -28,6 +28,11 @@ PLAN = "plan.json"  # what the folder is being written for; a folder with one an
 def run(cfg: DictConfig) -> Path:
     """Write what is not yet written of the shards `cfg` asks for; returns their folder. The index comes last."""
     options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
+    if options.get("protocol"):
+        raise InputError(
+            f"data.protocol={options['protocol']}: shards know the figures of the sensor table alone; prepare without "
+            "it, and read the set itself where its own figures are wanted"
+        )
     sources = {split: build_source(options, split) for split in cfg.splits}
     out = Path(cfg.out) / cfg.name
     first = next(iter(sources.values()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.sensors import calibration
 
@@ -59,6 +61,10 @@ class Source(ABC):
     def tile_groups(self) -> list[str]:
         """For each tile, the area it belongs to."""
         return self.groups()
+
+    def footprints(self) -> list[np.ndarray | None]:
+        """For each tile, its corners (4, 2) in degrees; None where that is not known. By default none is known."""
+        return [None] * self.tiles()
 
     # What a person is told.
 

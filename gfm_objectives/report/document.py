@@ -36,17 +36,22 @@ def write(folder: str | Path) -> Path:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run."""
+    """gain.summarise of what the folder holds; with `not_run`, row -> why, where rows were asked for and not run, and
+    `ground`, of each real task how much of its test tiles learning has seen."""
     about = context(folder)
     summary = gain.summarise(Store(folder).load(), about.get("suite_size"))
     absent = {c: why for c, why in about.get("not_run", {}).items() if c not in summary["contenders"]}
-    return summary | ({"not_run": absent} if absent else {})
+    real = [t for t in summary["tasks"] if t not in summary["synthetic"]]
+    known = about.get("ground", {})
+    ground = {t: known.get(t, {"training": None, "pretraining": {}}) for t in real}
+    return summary | ({"not_run": absent} if absent else {}) | ({"ground": ground} if real else {})
 
 
 def context(folder: Path) -> dict[str, Any]:
     """What scores cannot tell, from `folder`/context.json.
 
     All optional: command (as typed), suite_size (n), notes and licenses (lines to print), not_run (row -> why),
+    ground (real task -> {training: share of test tiles, pretraining: {row: share}}; null = not known),
     budgets (of each task and fraction: F in FLOPs, and whether every rival from scratch had plateaued there), classes
     and colors (task -> names, task -> '#rrggbb').
     """
@@ -137,6 +142,7 @@ def _gains(summary: tables.Summary, context: Mapping[str, Any], pictures: Mappin
 def _scores(summary: tables.Summary) -> str:
     parts = ["## Test scores ± half of the 95 % interval\n", tables.scores(summary)]
     parts += [f"{c}: not run, {why}.\n" for c, why in summary.get("not_run", {}).items()]
+    parts += [f"{words.GROUND}\n"] if summary.get("ground") else []
     if summary["seeds"][0] < 5:
         parts.append(f"Intervals need 5 seeds; cells with fewer have none ({words.seeds(*summary['seeds'])} run).\n")
     return "\n".join(parts)

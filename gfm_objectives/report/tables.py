@@ -45,17 +45,22 @@ def titles(summary: Summary) -> list[str]:
 
 
 def scores(summary: Summary) -> str:
-    """The metric of every contender per task and label fraction, of those asked for and not run too."""
-    columns = [(t, f) for t in summary["tasks"] for f in summary["fractions"]]
+    """The metric of every contender per task and label fraction, of those asked for and not run too; beside the scores
+    of a real task the ground that its test tiles share with what was learned from."""
+    ground = summary.get("ground", {})
     heads = dict(zip(summary["tasks"], titles(summary), strict=True))
     rows = []
     for c in (*summary["contenders"], *summary.get("not_run", ())):
         cells = []
-        for t, f in columns:
-            row = find(summary["scores"], task=t, fraction=f, contender=c)
-            cells.append(words.plus_minus(row, summary["metrics"][t]["scale"]) if row else words.NOT_RUN)
+        for t in summary["tasks"]:
+            for f in summary["fractions"]:
+                row = find(summary["scores"], task=t, fraction=f, contender=c)
+                cells.append(words.plus_minus(row, summary["metrics"][t]["scale"]) if row else words.NOT_RUN)
+            cells += [words.ground(summary, t, c)] if t in ground else []
         rows.append([c, *cells])
-    return markdown(["contender", *(f"{heads[t]}, {words.percent(f)}" for t, f in columns)], rows)
+    titled = {t: [f"{heads[t]}, {words.percent(f)}" for f in summary["fractions"]] for t in summary["tasks"]}
+    titled |= {t: [*titled[t], f"{t}, shared ground"] for t in ground}
+    return markdown(["contender", *(title for t in summary["tasks"] for title in titled[t])], rows)
 
 
 def headline(summary: Summary, fraction: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gfm_objectives import disk
 from gfm_objectives.batch import Spec
@@ -33,8 +33,7 @@ def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
     if not isinstance(encoder, Encoder):
         about |= {"model": "unet", "dates": encoder.dates}
     disk.write(folder / "encoder.json", json.dumps(about, indent=2) + "\n")
-    with disk.replacing(folder / "encoder.safetensors") as scratch:
-        save_file(tensors, scratch)
+    disk.write_tensors(folder / "encoder.safetensors", tensors)
 
 
 def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:

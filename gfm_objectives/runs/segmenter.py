@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder, shape_of
@@ -22,7 +23,7 @@ from gfm_objectives.models.map_input import WithMap, spec_with_map
 from gfm_objectives.models.pixel import PixelMLP
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.unet import Resnet34, UNet
-from gfm_objectives.sensors import Legend, calibration
+from gfm_objectives.sensors import Legend, calibration, relisted
 
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "model.safetensors"
@@ -160,7 +161,7 @@ def save_segmenter(model: FineTuned, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in _weights(model.network).state_dict().items()}
     tensors |= {FAMILIAR + k: v.contiguous() for k, v in model.familiar.items()}
-    save_file(tensors, folder / WEIGHTS)
+    disk.write_tensors(folder / WEIGHTS, tensors)
     card = model.card
     legends = {k: asdict(v) for k, v in card.spec.legends.items() if k in (card.task["layer"], "map")}
     spec = asdict(card.spec) | {"legends": legends}
@@ -185,6 +186,7 @@ def read_card(path: str | Path) -> Card:
         figures, spec = about.pop("figures"), about.pop("spec")
         bands = {s: tuple(b) for s, b in spec["bands"].items()}
         legends = {k: _legend(v) for k, v in spec["legends"].items()}
+        relisted(about.get("levels", {}), figures)
         card = Card(Spec(**spec | {"bands": bands, "legends": legends}), **about)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{file}: damaged: {(str(e).splitlines() or ['?'])[0]}; keep the model again") from e

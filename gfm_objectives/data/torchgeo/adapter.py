@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -15,16 +16,20 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
-from gfm_objectives.data.folder import find_folder, fingerprint
+from gfm_objectives.data.folder import cache_file, find_folder, fingerprint
+from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.guards import doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
+from gfm_objectives.data.torchgeo.statistics import Figures, check, of_list
 from gfm_objectives.data.windows import Windows
 from gfm_objectives.errors import InputError, InputWarning
-from gfm_objectives.sensors import calibration
+from gfm_objectives.sensors import calibration, listed
 
 DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
+HEADERS = 20_000  # tiles whose files are opened to see where they lie: some minutes
 LOOKED_AT = 6  # tiles that are read at the start, for the guards and, their labels, for the fingerprint
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt")
 GIVEN = ("root", "split", "dates", "sensors")  # what the adapter hands to every reader
 
 
@@ -33,8 +38,10 @@ class Adapter(Windows):
 
     row: of the table; root: the folder that holds its files; size: side of windows in pixels; dates: looks of a sensor
     that has more, evenly spread over them; sensors: those read; map: the layer that is handed out as `map`, which
-    masked_seg learns; license: the line reports carry; cache_mb: decoded tiles kept in memory, per process; options: of
-    the reader. Where a tile has fewer looks, invalid ones follow.
+    masked_seg learns; protocol: pangaea = normalise by figures of the training list alone, not by the sensor table, and
+    keep them with a hash of that list in the file `statistics` (null: in the user's cache); license: the line reports
+    carry; cache_mb: decoded tiles kept in memory, per process; options: of the reader. Where a tile has fewer looks,
+    invalid ones follow.
 
     The fingerprint covers which tiles there are, names and sizes of the files of DIGESTED of them, the labels of
     LOOKED_AT, the options and the figures of normalisation. InputWarning tells what `guards` find odd in these.
@@ -51,6 +58,8 @@ class Adapter(Windows):
         dates: int | None = None,
         sensors: Sequence[str] | None = None,
         map: str | None = None,
+        protocol: str | None = None,
+        statistics: str | None = None,
         license: str = "",
         cache_mb: float = 1024.0,
         **options: Any,
@@ -64,6 +73,15 @@ class Adapter(Windows):
         if not self._reader.names:
             raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
         self._layers = layers(row, map)
+        self._usual = {name: stored.level for name, stored in self._sensors.items()}
+        self._figures: Figures = {}
+        check(protocol, statistics)
+        if protocol is not None:
+            made_of = {"dates": self._dates, "sensors": sorted(self._sensors), **options}
+            path = cache_file("statistics", ".json", row.name, str(folder.resolve()), made_of)
+            path = Path(statistics).expanduser() if statistics else path
+            self._figures = self._of_list(path, root, options)
+            self._list()
         size = whole("size", row.size if size is None else size)
         super().__init__(split, list(self._reader.areas), self._reader.shapes, size, cache_mb)
         self.spec = Spec(
@@ -78,12 +96,19 @@ class Adapter(Windows):
         tiles = [thinned(self.decode(k)) for k in spread(len(self._reader.names), LOOKED_AT)]
         self.fingerprint = self._fingerprint(folder, tiles, [*asked, repr(self._sensors), figures])
         if split in ("pretrain", "train"):
-            for line in doubts(tiles):
+            for line in doubts([self._as_usual(t) for t in tiles]):
                 warnings.warn(f"data={row.name}: {line}", InputWarning, stacklevel=2)
 
     def names(self) -> list[str]:
         """The tile each place is cut from."""
         return [self._reader.names[number] for number in self._windows[:, 0]]
+
+    def footprints(self) -> list[np.ndarray | None]:
+        """By the first georeferenced file of each tile; of more than HEADERS tiles none is looked at."""
+        count = len(self._reader.names)
+        if count > HEADERS:
+            return [None] * count
+        return [next((o for o in map(outline, self._reader.files(k)) if o is not None), None) for k in range(count)]
 
     def notes(self) -> list[str]:
         lines = [f"tiles: {len(self._reader.names)}, areas: {len(set(self._reader.areas))}"]
@@ -102,6 +127,34 @@ class Adapter(Windows):
         }
         lonlat = None if sample.lonlat is None else torch.tensor([sample.lonlat], dtype=torch.float32)
         return Batch(sensors, targets, torch.tensor([self.row.gsd]), lonlat)
+
+    def _of_list(self, path: Path, root: str, options: dict[str, Any]) -> Figures:
+        """Figures of the training tiles, which are all read where `path` does not hold them yet."""
+        train = reader_of(self.row)(locate(self.row, root), "train", self._dates, tuple(self._sensors), **options)  # type: ignore[call-arg]
+
+        def read() -> Iterable[Batch]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputWarning)  # the training split itself warns
+                sensors = list(self._sensors)
+                own = Adapter(self.row, "train", root=root, dates=self._dates, sensors=sensors, cache_mb=0, **options)
+            return (own.decode(k) for k in range(len(own._reader.names)))
+
+        return of_list(path, self.row.name, list(train.names), read)
+
+    def _list(self) -> None:
+        """Sensors at the levels of their figures, which every process has to be told of."""
+        self._sensors = {
+            k: replace(s, level=listed(k, self._usual[k], self._figures[k])) if k in self._figures else s
+            for k, s in self._sensors.items()
+        }
+
+    def _as_usual(self, tile: Batch) -> Batch:
+        """For guards, which compare with the sensor table."""
+        return tile.replace(sensors={k: s.replace(level=self._usual[k]) for k, s in tile.sensors.items()})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._list()
 
     def _looks(self, sensor: str) -> int:
         """Dates of a sensor: what lies still has one."""
@@ -141,6 +194,23 @@ def thinned(tile: Batch) -> Batch:
     """Some 256 rows and columns of a larger tile: what is looked at is held at the same time."""
     step = max(1, max(tile.size) // 256)
     return tile.map_grids(lambda t, _: t[..., ::step, ::step].clone()) if step > 1 else tile
+
+
+def outline(path: Path) -> np.ndarray | None:
+    """Where a raster lies: its corners (4, 2) in degrees; None where it does not say, or is none."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    if path.suffix.lower() not in RASTERS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                place = (file.crs, file.transform) if file.crs is not None else None
+                return Grid(file.height, file.width, place).corners()
+    except RasterioError:
+        return None
 
 
 # ---------------------------------------------------------------- opening

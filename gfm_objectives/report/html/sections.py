@@ -85,7 +85,7 @@ def _named(g: Mapping[str, Any] | None, scale: float, against: str) -> str:
 
 def scores(summary: Summary) -> str:
     """Test scores; `data-value` holds the figure unrounded."""
-    parts = []
+    parts, ground = [], summary.get("ground", {})
     for f in reversed(summary["fractions"]):
         rows = []
         for c in summary["contenders"]:
@@ -97,14 +97,19 @@ def scores(summary: Summary) -> str:
                 key = f"{c}|{t}|{f}"
                 value = f'data-key="{escape(key, quote=True)}" data-value="{found["value"]}"' if found and ok else ""
                 cells.append((text, value))
+                if t in ground:
+                    cells.append(words.ground(summary, t, c))
             rows.append(row(cells))
-        heads = [f"{t} ({summary['metrics'][t]['title']})" for t in summary["tasks"]]
+        heads = []
+        for t in summary["tasks"]:
+            heads += [f"{t} ({summary['metrics'][t]['title']})", *([f"{t}: shared ground"] if t in ground else [])]
         title = f"Test scores, {words.percent(f)} of the labels"
         parts.append(f"<h3>{escape(title)}</h3>{table(['contender', *heads], rows, title)}")
     absent = "".join(
         f'<p class="note">{escape(c)}: not run, {escape(w)}.</p>' for c, w in summary.get("not_run", {}).items()
     )
-    return "".join(parts) + absent
+    note = f'<p class="note">{escape(words.GROUND)}</p>' if ground else ""
+    return "".join(parts) + absent + note
 
 
 def classes(summary: Summary, context: Mapping[str, Any]) -> str:
