@@ -169,6 +169,7 @@ def main(argv: list[str]) -> None:
     device, dtype = resolve(given["device"])
     source, rows, notes, clock = Noise(), [], [], common.clock_of(given["device"])
     work = (source, given["steps"], given["batch"], device)
+    title = f"Runs of {given['steps']} steps of {given['batch']} places"
     for name, model in contenders().items():
         sides: dict[str, Callable[[], int]] = {
             "a plain loop": partial(plain, model, *work, dtype),
@@ -191,13 +192,10 @@ def main(argv: list[str]) -> None:
                     "x": common.ratio(rounds, base, clock),
                 }
             )
-        notes.append(f"{name}: {rows[-len(found) + 1]['x']:.2f} x a plain loop.")
-        if len(found) > 2:
-            times = common.ratio(found["this project"], found["torchgeo's task, Lightning's Trainer"], clock)
-            notes.append(f"{name}: {times:.2f} x torchgeo's task.")
-    title = f"Runs of {given['steps']} steps of {given['batch']} places"
-    command = "python benchmarks/finetuning.py " + " ".join(argv)
-    common.write("finetuning", "Fine-tuning", command.strip(), {title: rows}, notes, given["device"])
+        for other in (side for side in found if side != "this project"):
+            notes.append(f"{name}: {common.ratio(found['this project'], found[other], clock):.2f} x {other}.")
+        command = " ".join(["python benchmarks/finetuning.py", *argv])
+        common.write("finetuning", "Fine-tuning", command, {title: rows}, notes, given["device"])
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def main(argv: list[str]) -> None:
             rows = compared(make(root, out), given["seconds"], given["repeats"])
         sections[title] = rows
         notes += [f"{title.split(':')[0]}: {r['reader']}, {r['x']:.1f} x." for r in rows[1:]]
-    common.write("inputs", "Reading", "python benchmarks/inputs.py " + " ".join(argv), sections, notes)
+        common.write("inputs", "Reading", " ".join(["python benchmarks/inputs.py", *argv]), sections, notes)
 
 
 if __name__ == "__main__":

@@ -201,19 +201,22 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     device, sections, notes = given["device"], {}, []
     warnings.filterwarnings("ignore", module="torch")
-    for size in given["encoder"].split(","):
-        rows_ = same_arithmetic(size, given["batch"], given["repeats"], device)
-        sections[f"Same arithmetic, {size}, fp32"] = rows_
-        notes += [verdict(rows_, size, key, 1.0) for key in ("x samples/s", "x at equal FLOPs")]
-        print(common.table(rows_), flush=True)
-    size = given["encoder"].split(",")[0]
-    rows_ = with_additions(size, given["batch"], given["repeats"], device, bool(given["compile"]))
-    sections[f"With what the project adds, {size}"] = rows_
-    notes.append("With what is added, " + verdict(rows_, size, "x samples/s", 1.3))
+    command, sizes = " ".join(["python benchmarks/peers.py", *argv]), given["encoder"].split(",")
+
+    def keep(section: str, rows: list[common.Row], *said: str) -> None:
+        sections[section] = rows
+        notes.extend(said)
+        common.write("peers", "Pretraining beside named peers", command, sections, notes, device)
+
+    for size in sizes:
+        found = same_arithmetic(size, given["batch"], given["repeats"], device)
+        said = [verdict(found, size, key, 1.0) for key in ("x samples/s", "x at equal FLOPs")]
+        keep(f"Same arithmetic, {size}, fp32", found, *said)
+    found = with_additions(sizes[0], given["batch"], given["repeats"], device, bool(given["compile"]))
+    said = ["With what is added, " + verdict(found, sizes[0], "x samples/s", 1.3)]
     if not has_bf16(torch.device(device)):
-        notes.append("This device has no bf16 of its own, so it was not tried.")
-    command = "python benchmarks/peers.py " + " ".join(argv)
-    common.write("peers", "Pretraining beside named peers", command.strip(), sections, notes, device)
+        said.append("This device has no bf16 of its own, so it was not tried.")
+    keep(f"With what the project adds, {sizes[0]}", found, *said)
 
 
 if __name__ == "__main__":
