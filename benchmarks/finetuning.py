@@ -6,8 +6,9 @@ Contenders: the encoder nano, the U-Net (width 8) and conv (nano without its ViT
 with ten classes from four dates of ten bands, four of two and height, all in memory. Ours is `finetune` whole: FLOPs
 counted, the loader that resumes, turns and flips, warm-up, clipping, AdamW. The plain loop is what a script would have:
 torch's DataLoader, forward, backward, AdamW, no augmentation. The third side is torchgeo's SemanticSegmentationTask
-under Lightning's Trainer, logging and checkpoints off, with the same U-Net. All start from the model before training
-and take the same steps of the same size in fp32 (bf16 on a GPU, for ours and the plain loop), one thread, in turns.
+under Lightning's Trainer, its metrics on, logging and checkpoints off, with the same U-Net. All start from the model
+before training and take the same steps of the same size in fp32 (bf16 on a GPU, for ours and the plain loop), one
+thread, in turns.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ def torchgeos(model: nn.Module, source: Noise, steps: int, batch: int, device: t
         from torchgeo.trainers import SemanticSegmentationTask
 
         class Task(SemanticSegmentationTask):
+            monitor = "train_loss"  # of its scheduler: there is nothing to validate on
+
             def configure_models(self) -> None:
                 self.model = OnImages(copy.deepcopy(model))
 
