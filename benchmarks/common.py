@@ -131,11 +131,13 @@ def write(
     device: str = "cpu",
     folder: Path = RESULTS,
 ) -> Path:
-    """Prints the tables, and keeps them with the device, the versions and the date as folder/name.json (of a GPU,
-    name_cuda.json). notes: what the figures say, in sentences made of them."""
-    for section, rows in sections.items():
-        print(f"\n{section}\n\n{table(rows)}")
-    print("\n" + "\n".join(notes), flush=True)
+    """Prints the last table and the notes, and keeps all with the device, the versions and the date as
+    folder/name.json (of a GPU, name_cuda.json): a benchmark calls it after each section, so that none is lost.
+
+    notes: what the figures say, in sentences made of them.
+    """
+    last = list(sections)[-1]
+    print("\n".join([f"\n{last}\n", table(sections[last]), "", *notes]), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{'' if device == 'cpu' else '_cuda'}.json"
     about = {

@@ -115,8 +115,8 @@ def main(argv: list[str]) -> None:
         f"tokens^{power(sides, 'MiB', 'tokens a place'):.2f}."
     ]
     title = f"objective={what[1]}, encoder={what[0]}"
-    command = "python benchmarks/growth.py " + " ".join(argv)
-    common.write("growth", "Growth of a step", command.strip(), {title: batches + sides}, notes, device)
+    command = " ".join(["python benchmarks/growth.py", *argv])
+    common.write("growth", "Growth of a step", command, {title: batches + sides}, notes, device)
 
 
 if __name__ == "__main__":

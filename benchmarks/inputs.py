@@ -45,10 +45,10 @@ Read = Callable[[], Iterator[Any]]
 class Reading:
     """A side: reads on, epoch after epoch, `batches` batches a round."""
 
-    def __init__(self, read: Read, seconds: float) -> None:
+    def __init__(self, read: Read, seconds: float, places: int) -> None:
         self.read, self.found = read, read()
-        self.batches = 1
-        self()  # caches fill, workers start
+        self.batches = -(-places // BATCH)
+        self()  # all of them once: caches fill
         begun, self.batches = time.process_time(), 4
         self()
         self.batches = max(1, round(seconds / max(time.process_time() - begun, 1e-4) * 4))
@@ -61,9 +61,9 @@ class Reading:
         return self.batches * BATCH
 
 
-def compared(sides: dict[str, Read], seconds: float, repeats: int) -> list[common.Row]:
-    """A row for each side, beside the first."""
-    found = common.alternate({k: Reading(read, seconds) for k, read in sides.items()}, repeats)
+def compared(sides: dict[str, Read], places: int, seconds: float, repeats: int) -> list[common.Row]:
+    """A row for each side, beside the first; places: in the source."""
+    found = common.alternate({k: Reading(read, seconds, places) for k, read in sides.items()}, repeats)
     base = next(iter(found.values()))
     return [
         {
@@ -173,15 +173,16 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     data = Path(os.environ["GFM_DATA"])
     sections, notes = {}, []
-    for title, make, root in (
-        ("MMEarth, torchgeo's miniature: ten places of 64 x 64 px", mmearth, data / "formats" / "torchgeo" / "mmearth"),
-        ("hls_water: 175 real chips of 128 x 128 px", hls_water, data / "hls_water"),
+    miniature = data / "formats" / "torchgeo" / "mmearth"
+    for title, make, root, places in (
+        ("MMEarth, torchgeo's miniature: ten places of 64 x 64 px", mmearth, miniature, 10),
+        ("hls_water: 175 real chips of 128 x 128 px", hls_water, data / "hls_water", 175),
     ):
         with tempfile.TemporaryDirectory() as out:
-            rows = compared(make(root, out), given["seconds"], given["repeats"])
+            rows = compared(make(root, out), places, given["seconds"], given["repeats"])
         sections[title] = rows
         notes += [f"{title.split(':')[0]}: {r['reader']}, {r['x']:.1f} x." for r in rows[1:]]
-    common.write("inputs", "Reading", "python benchmarks/inputs.py " + " ".join(argv), sections, notes)
+        common.write("inputs", "Reading", " ".join(["python benchmarks/inputs.py", *argv]), sections, notes)
 
 
 if __name__ == "__main__":

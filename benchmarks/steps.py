@@ -81,8 +81,8 @@ def main(argv: list[str]) -> None:
             }
             for name, (flops, _) in made.items()
         ]
-    title, command = "A step of pretraining", "python benchmarks/steps.py " + " ".join(argv)
-    common.write("steps", title, command.strip(), sections, (), device)
+        command = " ".join(["python benchmarks/steps.py", *argv])
+        common.write("steps", "A step of pretraining", command, sections, (), device)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ class Pool:
         whole: Batch | None = None
         steps = StepLoader(some, CHUNK, seed_of("pool order"), stop=self.count // CHUNK, workers=workers)
         for k, batch in enumerate(steps):
-            small = batch.replace(lonlat=None).map(packed)
+            small = batch.replace(lonlat=None).to(self.device).map(packed)  # there: all cores here are making places
             if whole is None:
-                whole = small.map(lambda t: torch.empty((self.count, *t.shape[1:]), dtype=t.dtype, device=self.device))
+                whole = small.map(lambda t: t.new_empty((self.count, *t.shape[1:])))
             for there, t in zip(tensors(whole), tensors(small), strict=True):
-                there[k * CHUNK : (k + 1) * CHUNK] = t.to(self.device)
+                there[k * CHUNK : (k + 1) * CHUNK] = t
         assert whole is not None
         return whole
 
