@@ -103,9 +103,9 @@ def test_a_run_reads_the_earth_of_its_seed(words: list[str], earth: int, monkeyp
     monkeypatch.setattr(measuring, "build_source", refusing)
     objective = torch.nn.Identity()
     objective.set_patch = lambda: None
-    module = Pretraining(objective, {}, Budget(1e9), cfg, source, tmp_path)  # type: ignore[arg-type]
-    trainer = SimpleNamespace(is_global_zero=True)
-    measuring.Measuring(torch.float32).on_train_start(trainer, module)  # type: ignore[arg-type]
+    fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=0, world_size=1, is_global_zero=True)
+    module = Pretraining(objective, {}, Budget(1e9), cfg, source, tmp_path, fabric)  # type: ignore[arg-type]
+    measuring.Measuring(torch.float32).begin(module)
     assert held_out == [(earth, "val")]
 
 

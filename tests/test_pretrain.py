@@ -98,7 +98,7 @@ def test_the_export_gives_the_encoder_back(finished: Path) -> None:
     assert logits.shape == (2, 3, 32, 32) and torch.isfinite(logits).all()
     state = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, value in encoder.state_dict().items():
-        torch.testing.assert_close(value, state[f"objective.encoder.{name}"], rtol=0, atol=0)
+        torch.testing.assert_close(value, state[f"encoder.{name}"], rtol=0, atol=0)
 
 
 def test_exports_that_are_missing_or_damaged_say_so(finished: Path, tmp_path: Path) -> None:
@@ -228,11 +228,11 @@ def test_a_teacher_is_resumed_and_not_exported(tmp_path: Path, monkeypatch: pyte
         torch.load(r / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (whole, resumed)
     )
     torch.testing.assert_close(one, other, rtol=0, atol=0)
-    teacher = {k: v for k, v in one.items() if k.startswith("objective.teacher.")}
-    assert any(not torch.equal(v, one[k.replace(".teacher.", ".encoder.")]) for k, v in teacher.items())
-    assert load_encoder(resumed).state_dict().keys() == {k.removeprefix("objective.teacher.") for k in teacher}
+    teacher = {k: v for k, v in one.items() if k.startswith("teacher.")}
+    assert any(not torch.equal(v, one[k.replace("teacher.", "encoder.", 1)]) for k, v in teacher.items())
+    assert load_encoder(resumed).state_dict().keys() == {k.removeprefix("teacher.") for k in teacher}
     ledger = json.loads((resumed / "ledger.json").read_text())
-    owned = sum(v.numel() for k, v in one.items() if k.startswith(("objective.token_head", "objective.dense_head")))
+    owned = sum(v.numel() for k, v in one.items() if k.startswith(("token_head", "dense_head")))
     assert ledger["parameters"]["objective"] == owned and ledger["flops_per_sample_by_part"]["teacher"] > 0
 
 

@@ -225,7 +225,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-def stopping(self: Pretraining, *args: object, step=Pretraining.training_step) -> Tensor | None:
+def stopping(self: Pretraining, *args: object, step=Pretraining.step) -> Tensor:
     if self.budget.progress > 0.6:
         raise Stop
     return step(self, *args)
@@ -248,7 +248,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch.setattr(measuring, "SHARE", 10.0)  # or so small a budget would be measured at the end alone
         patch.setattr(measuring, "TIMES", (4,))  # tenths take longer and show no more
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Pretraining, "training_step", stopping)
+            inner.setattr(Pretraining, "step", stopping)
             with pytest.raises(Stop):
                 pretrain.run(configs["broken"])
         last = rows(folder(configs["broken"]))[-1]

@@ -8,15 +8,17 @@ from torch import Tensor
 from gfm_objectives.batch import Batch
 
 
-def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0) -> Batch:
+def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0, part: int = 0, parts: int = 1) -> Batch:
     """Each place in one of its eight orientations, and magnified by up to `zoom`: all its sensors and targets alike.
 
     The draws come from `generator` alone, so a generator seeded from (seed, step) makes a step repeatable; with a CPU
-    generator they are the same on every device. zoom=1 changes no value, only places. H must equal W.
+    generator they are the same on every device. part, parts: the batch is that part of a larger one, which several
+    processes share and for all of which is drawn. zoom=1 changes no value, only places. H must equal W.
     """
     n, device = batch.size[0], batch.gsd.device
     assert batch.size == (n, n), batch.size
-    which = torch.randint(8, (len(batch),), generator=generator, device=generator.device)
+    mine = slice(part * len(batch), (part + 1) * len(batch))
+    which = torch.randint(8, (parts * len(batch),), generator=generator, device=generator.device)[mine]
     source = _orientations(n, device)[which.to(device)][:, None]  # (B, 1, n * n): the pixel that comes to each place
 
     def move(t: Tensor) -> Tensor:
@@ -24,7 +26,10 @@ def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0) -> Batc
         return flat.gather(2, source.expand_as(flat)).view_as(t)
 
     batch = batch.map_grids(lambda t, _: move(t))
-    return batch if zoom == 1.0 else _magnify(batch, generator, zoom)
+    if zoom == 1.0:
+        return batch
+    draw = torch.rand(3, parts * len(batch), generator=generator, device=generator.device)[:, mine]
+    return _magnify(batch, draw.to(device), zoom)
 
 
 def _orientations(n: int, device: torch.device) -> Tensor:
@@ -33,12 +38,12 @@ def _orientations(n: int, device: torch.device) -> Tensor:
     return torch.stack([g.rot90(k).flatten() for g in (grid, grid.mT) for k in range(4)])
 
 
-def _magnify(batch: Batch, generator: torch.Generator, zoom: float) -> Batch:
-    """Cut a window smaller by a factor log-uniform in 1..zoom, anywhere in the chip, and resample it to full size."""
+def _magnify(batch: Batch, draw: Tensor, zoom: float) -> Batch:
+    """Cut a window smaller by a factor log-uniform in 1..zoom, anywhere in the chip, and resample it to full size; draw
+    (3, B) in 0..1."""
     from kornia.geometry.transform import crop_and_resize
 
     assert zoom > 1, zoom
-    draw = torch.rand(3, len(batch), generator=generator, device=generator.device).to(batch.gsd.device)
     factor = zoom ** draw[0]  # (B,)
     n = batch.size[0]
     side = (n - 1) / factor  # from the first pixel's centre to the last one's

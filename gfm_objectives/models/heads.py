@@ -43,7 +43,7 @@ class MapHead(nn.Module):
             pixel = weight[target.clamp(min=0)] * (target >= 0)
             pixel = pixel if where is None else pixel * where
         each = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=self.label_smoothing)
-        return (each * pixel).sum() / pixel.sum().clamp(min=1)
+        return (each * pixel).sum() / ranks.mean(pixel.sum()).clamp(min=1)
 
 
 class ShareHead(nn.Module):
@@ -59,7 +59,7 @@ class ShareHead(nn.Module):
         log_share = self.logits(tokens).float().log_softmax(-1)  # (B, N, K)
         one_hot = F.one_hot(target.clamp(min=0), log_share.shape[-1]) * (target >= 0)[..., None]
         counts = by_cell(one_hot.movedim(-1, 1).float(), patch).unflatten(-1, (patch * patch, -1)).sum(2)  # (B, N, K)
-        return -(counts * log_share).sum() / counts.sum().clamp(min=1)
+        return -(counts * log_share).sum() / ranks.mean(counts.sum()).clamp(min=1)
 
 
 def sampled_accuracy(logits: Tensor, target: Tensor, every: int = 4) -> Tensor:
@@ -111,11 +111,11 @@ class SeriesHead(nn.Module):
     def loss(self, sensor: str, prediction: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the plain L1; target as the prediction, weight (B, T, C or 1, H, W)."""
         weight = weight.expand_as(target)
-        error = ((prediction - target).abs() * weight).sum() / weight.sum().clamp(min=1)
+        error = ((prediction - target).abs() * weight).sum() / ranks.mean(weight.sum()).clamp(min=1)
         ema = self.get_buffer(f"ema_{sensor}")
         if self.training:
             with torch.no_grad():
-                ema.mul_(self.decay).add_(error.detach(), alpha=1 - self.decay)
+                ema.mul_(self.decay).add_(ranks.mean(error.detach()), alpha=1 - self.decay)
         return error / ema.clamp(min=1e-3), error.detach()
 
 

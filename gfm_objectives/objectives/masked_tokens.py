@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.attention import Decoder
@@ -121,4 +122,5 @@ def band_means(x: Tensor, weight: Tensor) -> Tensor:
 def shared(parts: list[tuple[str, Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
     """Of (sensor, sum of errors, count): the mean error over all sensors, and each sensor's."""
     error, count = (torch.stack([p[i] for p in parts]).sum() for i in (1, 2))  # type: ignore[misc]
+    count = ranks.mean(count)
     return error / count.clamp(min=1), {s: (e / n.clamp(min=1)).detach() for s, e, n in parts}

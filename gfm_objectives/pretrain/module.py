@@ -6,6 +6,7 @@ import io
 import os
 import random
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,15 @@ from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.steps import Step, crop
 from gfm_objectives.training.compiling import compile_parts, eager
+from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
 from gfm_objectives.training.stepping import Stepper
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
-    from lightning.fabric.loggers.logger import Logger
 
 COUNTS = ("step", "samples", "tokens", "visible", "merged", "seconds", "wait")
 
@@ -60,12 +62,13 @@ class Pretraining:
         folder: Path,
         fabric: L.Fabric,
         dtype: torch.dtype = torch.float32,
-        loggers: tuple[Logger, ...] = (),
     ) -> None:
         self.objective, self.costs, self.budget, self.cfg, self.source = objective, costs, budget, cfg, source
-        self.folder, self.fabric, self.dtype, self.loggers = folder, fabric, dtype, loggers
+        self.folder, self.fabric, self.dtype = folder, fabric, dtype
         self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
         self.count: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"seconds": 0.0, "wait": 0.0}
+        self.loggers: Sequence[Logger] = ()
+        self.energy: dict[str, float | None] | None = None  # of the run so far
         self.saved_at = 0.0
         self.done = False
         self.compiled = False
@@ -81,7 +84,9 @@ class Pretraining:
         self.meter = Meter(self.peak[1], self.world)
         self.saved_at = self.budget.progress
         self.loader = self.opened()
+        self.used = Energy(counter_of(self.device), self.energy)
         measuring.begin(self)
+        self.used.start()
         if self.fabric.is_global_zero:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
             self.bar = Bar(self.budget.flops, self.cfg.name)
@@ -134,7 +139,7 @@ class Pretraining:
         kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(list(self.costs))
         cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
-        n, mine, weight = self.shares(self.budget.samples_left(cost), len(batch))
+        n, mine, counts = self.shares(self.budget.samples_left(cost), len(batch))
         cut = mine < len(batch)
         batch = self.turned(batch.first(mine), kind)
         factor = wsd(self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown)
@@ -142,7 +147,7 @@ class Pretraining:
 
         def loss() -> Tensor:
             out.update(self.model(batch, kind.variant))
-            return out["loss"] if weight == 1 else out["loss"] * weight
+            return out["loss"] if counts else out["loss"] * 0
 
         self.sensors = kind.variant or tuple(batch.sensors)
         with eager(self.compiled and cut):
@@ -156,24 +161,25 @@ class Pretraining:
         c["visible"] += n * visible
         c["merged"] += n * merged
         self.done = not self.budget.samples_left(min(k.total for k in self.costs.values()))
-        if self.fabric.is_global_zero and (step % self.cfg.log_every == 0 or self.done):
+        if step % self.cfg.log_every == 0 or self.done:
+            self.energy = self.used.state()
             self._log(self.cfg.optim.lr * factor, out)
         return value
 
-    def shares(self, left: int, most: int) -> tuple[int, int, float]:
-        """How many places all processes learn from, how many this one, and what its mean loss counts, where `left` are
+    def shares(self, left: int, most: int) -> tuple[int, int, bool]:
+        """How many places all processes learn from, how many this one, and whether its loss counts, where `left` are
         paid for and it has `most`. One that the last step leaves nothing looks at a place that does not count."""
         n = max(1, min(most * self.world, left))
         mine = n // self.world + (self.rank < n % self.world)
-        return n, max(1, mine), mine * self.world / n
+        return n, max(1, mine), mine > 0
 
     def turned(self, batch: Batch, kind: Step) -> Batch:
         """On the device, as the step sees it: a window, in another orientation, padded to what the objective takes."""
         batch = batch.to(self.device, non_blocking=True)
-        seed = mix(self.cfg.seed, self.count["step"], self.rank, "augment")
+        seed = mix(self.cfg.seed, self.count["step"], 0, "augment")
         here = torch.Generator().manual_seed(seed)
         there = here if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
-        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom)
+        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom, self.rank, self.world)
         return batch.pad_to(self.objective.multiple)
 
     def tokens(self, batch: Batch, kind: Step) -> tuple[int, int, int]:
@@ -199,6 +205,7 @@ class Pretraining:
             "run": self.count | {"seconds": seconds, "wait": wait, "spent": self.budget.spent},
             "data_fingerprint": self.source.fingerprint,
             "measuring": measuring.state_dict(),
+            "energy": self.used.state(),
         }
         path = self.folder / "checkpoints" / "last.ckpt"
         whole = io.BytesIO()  # torch makes a RuntimeError of a full disk, which names nothing
@@ -220,6 +227,7 @@ class Pretraining:
         self.objective.load_state_dict(state["state_dict"])
         self.optimiser.load_state_dict(state["optimizer"])
         measuring.load_state_dict(state["measuring"])
+        self.energy = state["energy"]
         self.count = {k: v for k, v in state["run"].items() if k != "spent"}
         self.budget.spent = state["run"]["spent"]
         self.done = not self.budget.samples_left(min(k.total for k in self.costs.values()))
@@ -237,7 +245,11 @@ class Pretraining:
         )
 
     def _log(self, lr: float, out: dict[str, Tensor]) -> None:
-        values = torch.stack([v.detach().float().to(self.device) for v in out.values()]).tolist()  # one wait, not many
+        values = ranks.mean(
+            torch.stack([v.detach().float().to(self.device) for v in out.values()])
+        ).tolist()  # one wait
+        if not self.fabric.is_global_zero:
+            return
         scalars = dict(zip(out, values, strict=True))
         self.meter.wait = self.loader.wait
         rates = self.meter.rates(self.budget.remaining)
@@ -252,6 +264,13 @@ class Pretraining:
         """Every logger of the figures of this step."""
         for logger in self.loggers:
             logger.log_metrics(figures, self.count["step"])
+
+    def joules(self) -> float | None:
+        """Energy of the devices of all processes; None where one does not tell."""
+        mine = self.energy["joules"] if self.energy else None
+        told = torch.tensor(float("nan") if mine is None else mine, device=self.device)
+        every = float(ranks.mean(told)) * self.world
+        return every if every == every else None
 
     def close(self) -> None:
         if self.bar is not None:

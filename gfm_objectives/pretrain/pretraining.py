@@ -9,7 +9,7 @@ from math import nan
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
@@ -32,12 +32,12 @@ from gfm_objectives.runs.folder import check_data, folder, is_finished, open_fol
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, settled
 from gfm_objectives.training.compiling import wanted
-from gfm_objectives.training.launching import launched
+from gfm_objectives.training.launching import launched, together
+from gfm_objectives.training.logging import build_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
-    from lightning.fabric.loggers import TensorBoardLogger
 
 
 def run_all(configs: Sequence[DictConfig]) -> None:
@@ -59,20 +59,23 @@ def run(cfg: DictConfig) -> Path:
     torch.set_num_threads(cfg.threads or cores())
     module = assembled(cfg, fabric, dtype)
     out = open_folder(cfg)
+    fabric.barrier()  # the first has opened it
     measuring = Measuring(dtype)
     if fabric.is_global_zero:
-        module.loggers = (TensorBoardLogger(out, name="", version="tensorboard"),)
+        module.loggers = build_loggers(cfg.loggers, out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
         print(_plan(cfg, module.objective, module.costs, module.budget, device, dtype), flush=True)
         if cfg.yardstick:
             told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
             print(f"{cfg.name}: {told}", flush=True)
     try:
-        module.fit(measuring, wanted(cfg.compile, device))
+        with together(fabric.world_size, out):
+            module.fit(measuring, wanted(cfg.compile, device))
+            joules = module.joules()
     finally:
         module.close()
     if fabric.is_global_zero:
         save_encoder(module.objective.encoder, out)
-        ledger = account(module, device, dtype, measuring)
+        ledger = account(module, device, dtype, measuring, joules)
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
         off = ledger.flops_spent / ledger.flops_budget - 1
@@ -112,7 +115,9 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     return made, source.spec
 
 
-def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring) -> Ledger:
+def account(
+    module: Pretraining, device: torch.device, dtype: torch.dtype, measuring: Measuring, joules: float | None
+) -> Ledger:
     """The account of the finished run."""
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
@@ -146,6 +151,7 @@ def account(module: Pretraining, device: torch.device, dtype: torch.dtype, measu
         devices=module.world,
         peak_name=module.peak[0],
         peak_flops=module.peak[1],
+        energy_joules=joules,
         loss=last_loss(module.folder / "metrics.csv"),
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -40,3 +43,18 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def together(processes: int, out: Path) -> Iterator[None]:
+    """Where one of several processes is gone, the others say so in one line."""
+    try:
+        yield
+    except RuntimeError as error:  # of gloo and NCCL, whose own errors are RuntimeErrors too
+        lost = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer", "timeout"))
+        if processes == 1 or not lost:
+            raise
+        raise InputError(
+            f"{out}: one of {processes} processes is gone (killed, or out of memory); the same command goes on from "
+            f"the last checkpoint: {str(error).splitlines()[0][:160]}"
+        ) from None
