@@ -8,17 +8,20 @@ from torch import Tensor
 from gfm_objectives.batch import Batch
 
 
-def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0, part: int = 0, parts: int = 1) -> Batch:
+def augment(
+    batch: Batch, generator: torch.Generator, zoom: float = 1.0, first: int = 0, of: int | None = None
+) -> Batch:
     """Each place in one of its eight orientations, and magnified by up to `zoom`: all its sensors and targets alike.
 
     The draws come from `generator` alone, so a generator seeded from (seed, step) makes a step repeatable; with a CPU
-    generator they are the same on every device. part, parts: the batch is that part of a larger one, which several
-    processes share and for all of which is drawn. zoom=1 changes no value, only places. H must equal W.
+    generator they are the same on every device. first, of: the batch is what begins there of a larger one of so
+    many places, for all of which is drawn, as where several processes share it. zoom=1 changes no value, only places. H
+    must equal W.
     """
     n, device = batch.size[0], batch.gsd.device
     assert batch.size == (n, n), batch.size
-    mine = slice(part * len(batch), (part + 1) * len(batch))
-    which = torch.randint(8, (parts * len(batch),), generator=generator, device=generator.device)[mine]
+    whole, mine = of or len(batch), slice(first, first + len(batch))
+    which = torch.randint(8, (whole,), generator=generator, device=generator.device)[mine]
     source = _orientations(n, device)[which.to(device)][:, None]  # (B, 1, n * n): the pixel that comes to each place
 
     def move(t: Tensor) -> Tensor:
@@ -28,7 +31,7 @@ def augment(batch: Batch, generator: torch.Generator, zoom: float = 1.0, part: i
     batch = batch.map_grids(lambda t, _: move(t))
     if zoom == 1.0:
         return batch
-    draw = torch.rand(3, parts * len(batch), generator=generator, device=generator.device)[:, mine]
+    draw = torch.rand(3, whole, generator=generator, device=generator.device)[:, mine]
     return _magnify(batch, draw.to(device), zoom)
 
 

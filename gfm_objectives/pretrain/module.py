@@ -139,9 +139,11 @@ class Pretraining:
         kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(list(self.costs))
         cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
-        n, mine, counts = self.shares(self.budget.samples_left(cost), len(batch))
+        n, first, mine, counts = self.shares(self.budget.samples_left(cost), len(batch))
         cut = mine < len(batch)
-        batch = self.turned(batch.first(mine), kind)
+        batch = self.turned(batch.first(mine), kind, first, n)
+        if not counts:
+            batch = batch.map_grids(torch.full_like)  # nothing to see, and nothing to learn
         factor = wsd(self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown)
         out: dict[str, Tensor] = {}
 
@@ -166,20 +168,22 @@ class Pretraining:
             self._log(self.cfg.optim.lr * factor, out)
         return value
 
-    def shares(self, left: int, most: int) -> tuple[int, int, bool]:
-        """How many places all processes learn from, how many this one, and whether its loss counts, where `left` are
-        paid for and it has `most`. One that the last step leaves nothing looks at a place that does not count."""
+    def shares(self, left: int, most: int) -> tuple[int, int, int, bool]:
+        """How many places all processes learn from, the first of this one and how many, and whether its loss counts,
+        where `left` are paid for and it has `most`. One that the last step leaves nothing looks at a blank place."""
         n = max(1, min(most * self.world, left))
-        mine = n // self.world + (self.rank < n % self.world)
-        return n, max(1, mine), mine > 0
+        each, over = divmod(n, self.world)
+        mine = each + (self.rank < over)
+        return n, min(self.rank * each + min(self.rank, over), n - 1), max(1, mine), mine > 0
 
-    def turned(self, batch: Batch, kind: Step) -> Batch:
-        """On the device, as the step sees it: a window, in another orientation, padded to what the objective takes."""
+    def turned(self, batch: Batch, kind: Step, first: int, of: int) -> Batch:
+        """On the device, as the step sees it: a window, in another orientation, padded to what the objective takes. The
+        batch is what begins at `first` of so many places of all processes."""
         batch = batch.to(self.device, non_blocking=True)
         seed = mix(self.cfg.seed, self.count["step"], 0, "augment")
         here = torch.Generator().manual_seed(seed)
         there = here if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
-        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom, self.rank, self.world)
+        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom, first, of)
         return batch.pad_to(self.objective.multiple)
 
     def tokens(self, batch: Batch, kind: Step) -> tuple[int, int, int]:

@@ -1,0 +1,284 @@
+"""What all training shares: the step, losses that are no numbers, parts compiled, places kept on the device, ranks."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_pretrain import SMALL, small
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gfm_objectives import pretrain
+from gfm_objectives.batch import Batch
+from gfm_objectives.chance import order, seed_of
+from gfm_objectives.config import load_choice
+from gfm_objectives.data import pool
+from gfm_objectives.data.pool import STEP, Pool, PoolLoader, kept, tensors
+from gfm_objectives.data.synthetic import Synthetic
+from gfm_objectives.errors import InputError
+from gfm_objectives.models import build_encoder
+from gfm_objectives.models.norm import SharedNorm, share_norms
+from gfm_objectives.objectives import build_objective
+from gfm_objectives.pretrain import module, pretraining
+from gfm_objectives.pretrain.steps import Step
+from gfm_objectives.runs.checkpoint import load_encoder
+from gfm_objectives.training.compiling import compile_parts, eager, wanted
+from gfm_objectives.training.finite import EVERY, Finite
+from gfm_objectives.training.optimiser import adamw
+from gfm_objectives.training.stepping import Stepper
+
+CPU = torch.device("cpu")
+
+
+class Refused(Exception):
+    pass
+
+
+def refuse(step: int, value: float) -> None:
+    raise Refused(step, value)
+
+
+# -- losses that are no numbers
+
+
+def test_one_cpu_learns_nothing_from_a_loss_that_is_no_number() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    stepper = Stepper(adamw([([weight], 0.1)], 0.0), [weight], 1.0, CPU, torch.float32, Finite(CPU, refuse))
+    stepper(0, 1.0, lambda: weight.sum())
+    before = weight.detach().clone()
+    assert not torch.equal(before, torch.ones(2))
+    with pytest.raises(Refused):
+        stepper(1, 1.0, lambda: weight.sum() * float("nan"))
+    assert torch.equal(weight, before)
+
+
+def test_others_are_asked_now_and_then_and_name_the_first_bad_step() -> None:
+    """As on a GPU, which is not made to wait at every step."""
+    finite = Finite(CPU, refuse, worst=lambda t: t)
+    for step in range(3, EVERY - 1):
+        finite.add(step, torch.tensor(float("inf") if step == 5 else float("nan") if step == 7 else 1.0))
+    with pytest.raises(Refused) as told:
+        finite.add(EVERY - 1, torch.tensor(1.0))
+    assert told.value.args == (5, float("inf"))
+    with pytest.raises(Refused):
+        finite.ask()
+
+
+def test_a_bad_loss_of_another_process_stops_this_one() -> None:
+    finite = Finite(CPU, refuse, worst=lambda t: torch.full_like(t, 4.0))
+    finite.add(0, torch.tensor(1.0))
+    with pytest.raises(Refused) as told:
+        finite.ask()
+    assert told.value.args[0] == 4
+
+
+# -- waits for the device
+
+
+WAITS = {getattr(torch.ops.aten, n) for n in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "index")}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make a GPU wait: values read by the host, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        asks = func.overloadpacket in WAITS
+        if func.overloadpacket is torch.ops.aten.index:  # by a mask it asks how many there are, by numbers it does not
+            asks = any(i is not None and i.dtype == torch.bool for i in args[1])
+        if asks:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["supervised", "masked_seg", "mae", "latent", "cross_sensor", "temporal", "mix"])
+def test_no_objective_waits_for_the_device(name: str) -> None:
+    source = Synthetic("pretrain", size=16, dates=2)
+    objective = build_objective(load_choice("objective", name), build_encoder(NANO_SIZED, source.spec), source.spec)
+    batch = source.read(range(2))
+    for variant in objective.variants():
+        with Waits() as waits:
+            objective(batch, variant)["loss"].backward()
+        assert not waits.found
+
+
+NANO_SIZED = load_choice("encoder", "nano") | {"cell_dim": 16, "dim": 16, "depth": 1, "width": 8}
+
+
+def test_waits_are_seen() -> None:
+    with Waits() as waits:
+        float(torch.ones(()) * 2)
+        torch.ones(3)[torch.ones(3) > 0]
+    assert len(waits.found) == 2
+
+
+# -- compiled parts
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, of tracing
+def test_compiled_parts_give_the_losses_of_eager_ones_and_copies_are_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Synthetic("pretrain", size=16, dates=2)
+    batch = source.read(range(2))
+    objective = build_objective(load_choice("objective", "mae"), build_encoder(NANO_SIZED, source.spec), source.spec)
+
+    def loss(model: nn.Module = objective) -> float:
+        torch.manual_seed(0)
+        return model(batch, model.variants()[-1])["loss"].item()  # type: ignore[operator]
+
+    plain = loss()
+    made: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]):  # type: ignore[no-untyped-def]
+        made.append(1)
+        return graph
+
+    compile_parts(objective, backend)  # type: ignore[arg-type]
+    with eager(True):
+        assert loss() == plain and not made
+    assert loss() == pytest.approx(plain, rel=1e-5) and made
+    made.clear()
+    torch._dynamo.reset()
+    assert loss(copy.deepcopy(objective)) == plain and not made
+
+
+def test_what_compile_comes_to() -> None:
+    assert [wanted(c, CPU) for c in ("auto", "on", "off")] == [False, True, False]
+    assert wanted("auto", torch.device("cuda"))
+    with pytest.raises(InputError, match="compile=maybe"):
+        wanted("maybe", CPU)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compiled_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last batch is cut, and is not compiled for; the yardstick measures the same encoder."""
+    monkeypatch.setattr(module, "compile_parts", partial(compile_parts, backend="eager"))
+    words = ("objective=supervised", "data.size=16", "yardstick=true", "budget.flops=2e9")
+    plain, compiled = (pretrain.run(small(tmp_path / c, *words, f"compile={c}")) for c in ("off", "on"))
+    for a, b in zip(load_encoder(plain).parameters(), load_encoder(compiled).parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+# -- places kept on the device
+
+
+@pytest.fixture(scope="module")
+def source() -> Synthetic:
+    return Synthetic("pretrain", size=16, dates=2)
+
+
+def test_a_pool_gives_the_places_of_its_source_but_for_rounding(source: Synthetic) -> None:
+    made = Pool(source, 64, CPU, workers=0)
+    batch = made.take(np.arange(64))
+    places = source.read(order(seed_of("pool"), len(source), np.arange(64)).tolist()).replace(lonlat=None)
+    number = {tuple(t.flatten().tolist()): k for k, t in enumerate(places.targets["map"])}
+    assert len(number) == 64, "places are told apart by their map"
+    index = torch.tensor([number[tuple(t.flatten().tolist())] for t in batch.targets["map"]])
+    assert index.sort().values.equal(torch.arange(64)), "each once"
+    for a, b in zip(tensors(batch), tensors(places.take(index)), strict=True):
+        off = (a - b.clamp(-32, 32)).abs().max() if a.is_floating_point() and a.ndim == 5 else (a != b).sum()
+        assert off <= (STEP / 2 + 1e-6 if a.ndim == 5 else 0)
+    assert batch.targets["map"].dtype == torch.long and batch.sensors["s2"].valid.dtype == torch.bool
+
+
+def test_the_batches_of_a_pool_depend_on_seed_and_step_alone(source: Synthetic) -> None:
+    made = kept(source, 64, CPU)
+    assert kept(source, 64, CPU) is made, "runs of a sweep share it"
+
+    def first(n: int, **of: int) -> list[Batch]:
+        flow = iter(PoolLoader(made, 4, **({"seed": 0} | of)))  # type: ignore[arg-type]
+        return [next(flow) for _ in range(n)]
+
+    one, later, other = first(3), first(1, start=2), first(3, seed=1)
+    assert torch.equal(one[2].sensors["s2"].x, later[0].sensors["s2"].x)
+    assert not torch.equal(one[0].sensors["s2"].x, other[0].sensors["s2"].x)
+    both = [first(1, rank=r, world_size=2)[0].sensors["s2"].x for r in (0, 1)]
+    assert torch.equal(torch.cat(both), torch.cat([b.sensors["s2"].x for b in one[:2]])), "whatever the number of ranks"
+
+
+@pytest.mark.parametrize("count", [0, 65, 10**6 // 64 * 64])
+def test_a_pool_of_another_size_is_refused(source: Synthetic, count: int) -> None:
+    with pytest.raises(InputError, match=f"pool={count}: must be a multiple of 64"):
+        pool.Pool(source, count, CPU, workers=0)
+
+
+# -- several processes
+
+
+def test_a_shared_norm_is_a_batch_norm_where_there_is_one_process() -> None:
+    norm, x = nn.Sequential(nn.BatchNorm2d(3)), torch.randn(4, 3, 5, 5)
+    plain = norm(x)
+    share_norms(norm)
+    assert type(norm[0]) is SharedNorm and torch.equal(norm(x), plain)
+
+
+FABRIC = SimpleNamespace(device=CPU, global_rank=0, world_size=1, is_global_zero=True)
+
+
+def train(runs: Path, *words: str) -> subprocess.Popen:
+    keys = dict(w.split("=", 1) for w in (*SMALL, "device=cpu", "log_every=1", f"runs={runs}", "name=demo", *words))
+    return subprocess.Popen(
+        [sys.executable, "train.py", *(f"{k}={v}" for k, v in keys.items())],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """At the same number of places a step: places, turns, statistics of norms and losses are those of one process. The
+    budget leaves the last step three places."""
+    left = 303
+    cfg = small(tmp_path, "objective=supervised", "data.size=16")
+    price = pretraining.assembled(cfg, FABRIC, torch.float32).costs[Step((), 8, 16)].total  # type: ignore[arg-type]
+    words = ("objective=supervised", "data.size=16", "optim.lr=1e-3", f"budget.flops={left * price}")
+    two = train(tmp_path / "two", *words, "devices=2", "optim.batch_size=2")
+    one = pretrain.run(small(tmp_path / "one", "log_every=1", "device=cpu", *words))
+    told = two.communicate(timeout=300)[0]
+    assert two.returncode == 0, told
+    a, b = rows(one), rows(tmp_path / "two" / "demo")
+    assert [r["samples"] for r in a] == [r["samples"] for r in b] and int(a[-1]["samples"]) == left
+    assert [float(r["loss"]) for r in a] == pytest.approx([float(r["loss"]) for r in b], abs=2e-3)
+    for x, y in zip(load_encoder(one).buffers(), load_encoder(tmp_path / "two" / "demo").buffers(), strict=True):
+        torch.testing.assert_close(x.float(), y.float(), rtol=0.02, atol=0.02)
+    assert not list((tmp_path / "two").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_told_of_in_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
+    words = ("objective=supervised", "devices=2", "optim.batch_size=2", "budget.flops=3e10", "checkpoint_every=0.1")
+    broken = train(tmp_path, *words)
+    last = tmp_path / "demo" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not last.exists():
+        assert broken.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(broken.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    told = broken.communicate(timeout=300)[0]
+    assert broken.returncode == 2 and "processes is gone" in told and "Traceback" not in told, told
+    again = train(tmp_path, *words)
+    told = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and "goes on from step" in told, told
