@@ -116,6 +116,8 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).replace("|", "\\|")
+    if abs(value) >= 1e9:
+        return f"{value:.3g}"
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
     digits = 2 if abs(value) < 10 else 1
