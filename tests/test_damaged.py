@@ -78,12 +78,14 @@ def test_a_damaged_run_in_a_comparison(file, content, tmp_path):
 def test_a_damaged_checkpoint_of_an_unfinished_run(tmp_path):
     path, executed = tmp_path / "last.ckpt", tmp_path / "executed"
     torch.save({"run": {"step": 3}, "state_dict": {"a": torch.zeros(1000)}}, path)
+    assert "of an earlier version" in refusal(check_state, path)
+    torch.save({"run": {"step": 3}, "state_dict": {"a": torch.zeros(1000)}, "optimizer": {}}, path)
     check_state(path)
     whole = path.read_bytes()
     for content in (whole[:2000], whole[:-30], b"", b"no checkpoint", bytes(1000)):
         path.write_bytes(content)
         assert "delete it, and the same command starts again" in refusal(check_state, path)
-    torch.save({"run": Opened(executed), "state_dict": {}}, path)
+    torch.save({"run": Opened(executed), "state_dict": {}, "optimizer": {}}, path)
     assert "holds more than tensors and plain values" in refusal(check_state, path)
     torch.save([1], path)
     assert "no checkpoint of a run" in refusal(check_state, path)
