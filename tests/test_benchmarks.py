@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import common
+import gpu
 import page
 import peers
 import pytest
@@ -97,3 +98,17 @@ def test_page_prints_every_file_of_both_folders(tmp_path, capsys):
 
 def test_page_in_the_docs_is_that_of_the_results():
     assert page.PAGE.read_text() == page.page(ROOT / "results"), "python benchmarks/page.py"
+
+
+def test_the_gpu_script_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
+    """Every row is on disk as it comes, and what fails or has no time is a row that says so."""
+    gpu.main([f"out={tmp_path}", "name=dry", "device=cpu", "scale=1e-5", "sections=peers,growth", "seconds=1000"])
+    told = json.loads((tmp_path / "dry.json").read_text())["sections"]
+    assert len(told["growth"]) == 3 and {len(told[k]) for k in ("ceilings", "peers")} == {1}
+    assert all(r["samples/s"] > 0 and r["FLOP/s"] > 0 for r in told["growth"])
+    late = gpu.Page(tmp_path / "late.json", torch.device("cpu"), 0.0, {})
+    late.attempt("growth", {"side": 64}, lambda: {}, 10)
+    late.end = float("inf")
+    late.attempt("growth", {"side": 128}, lambda: torch.zeros(2) @ torch.zeros(3), 10)  # type: ignore[arg-type,return-value]
+    late_row, failed = json.loads((tmp_path / "late.json").read_text())["sections"]["growth"]
+    assert "s left" in late_row["not run"] and failed["failed"] and failed["side"] == 128
