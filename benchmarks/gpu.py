@@ -13,6 +13,7 @@ script runs with scale=1e-5 and device=cpu.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -84,6 +85,7 @@ class Page:
         except (RuntimeError, InputError, ValueError, TypeError, AttributeError, AssertionError) as error:
             traceback.print_exc()
             self.add(section, about | {"failed": str(error).splitlines()[0][:200]})
+        gc.collect()  # models whose closures hold each other
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
