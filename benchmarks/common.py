@@ -18,12 +18,22 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gfm_objectives.batch import Spec
 from gfm_objectives.device import device_name
+from gfm_objectives.sensors import S2_TEN, Legend
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 PACKAGES = ("torch", "timm", "lightly", "torchgeo", "lightning", "segmentation-models-pytorch", "litdata")
 Row = dict[str, Any]
+# Places as most benchmarks take them: 64 x 64 pixels, 4 dates of ten bands, 4 of two, a height model and a map.
+SPEC = Spec(
+    {"s2": S2_TEN, "s1": ("VV", "VH"), "dem": ("elevation",)},
+    {"s2": 4, "s1": 4, "dem": 1},
+    64,
+    10.0,
+    {"map": Legend("letters", tuple("abcdefgh"))},
+)
 
 
 def words(argv: Sequence[str], **defaults: Any) -> dict[str, Any]:

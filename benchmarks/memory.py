@@ -11,9 +11,10 @@ import gc
 import sys
 from collections.abc import Iterator
 
+import common
 import torch
 
-from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.batch import Batch
 from gfm_objectives.config import load_choice
 from gfm_objectives.device import has_bf16
 from gfm_objectives.models import build_encoder
@@ -21,27 +22,19 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.planning.memory import forecast
 from gfm_objectives.pretrain.steps import kinds_of_step
-from gfm_objectives.sensors import S2_TEN, Legend
 from gfm_objectives.training.compiling import compile_parts
 from gfm_objectives.training.finite import Finite
 from gfm_objectives.training.optimiser import adamw
 from gfm_objectives.training.stepping import Stepper
 
 STEPS = 3
-SPEC = Spec(
-    {"s2": S2_TEN, "s1": ("VV", "VH"), "dem": ("elevation",)},
-    {"s2": 4, "s1": 4, "dem": 1},
-    64,
-    10.0,
-    {"map": Legend("letters", tuple("abcdefgh"))},
-)
 # malloc gives back what is freed, as CUDA's allocator uses it again: what is measured is then what is alive. malloc.h:
 MALLOPT = {-1: 65536, -2: 0, -3: 65536}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def build(encoder: str, objective: str) -> Objective:
     return build_objective(
-        load_choice("objective", objective), build_encoder(load_choice("encoder", encoder), SPEC), SPEC
+        load_choice("objective", objective), build_encoder(load_choice("encoder", encoder), common.SPEC), common.SPEC
     )
 
 
@@ -49,7 +42,7 @@ def foreseen(encoder: str, objective: str, batch: int, device: str, dtype: torch
     """Bytes of a step of the objective's last variant, by the forecast."""
     with torch.device("meta"):
         model = build(encoder, objective)
-    return forecast(model, SPEC, kinds_of_step(model, SPEC, None)[-1], batch, dtype, device).total
+    return forecast(model, common.SPEC, kinds_of_step(model, common.SPEC, None)[-1], batch, dtype, device).total
 
 
 def measured(encoder: str, objective: str, batch: int, device: str, dtype: torch.dtype, compiled: bool) -> float:
@@ -73,7 +66,7 @@ def train(model: Objective, places: int, device: str, dtype: torch.dtype, compil
     if compiled:
         compile_parts(model)
     parameters = [*model.parameters()]
-    kind = kinds_of_step(model, SPEC, None)[-1]
+    kind = kinds_of_step(model, common.SPEC, None)[-1]
     finite = Finite(torch.device(device), lambda step, loss: None)
     stepper = Stepper(adamw([(parameters, 1e-3)], 0.05), parameters, 1.0, torch.device(device), dtype, finite)
     for step in range(STEPS):
@@ -83,7 +76,7 @@ def train(model: Objective, places: int, device: str, dtype: torch.dtype, compil
 
 def noise(places: int) -> Batch:
     """Places of noise, all valid and labelled."""
-    batch = SPEC.dummy(places, "cpu")
+    batch = common.SPEC.dummy(places, "cpu")
     sensors = {k: s.replace(x=s.x.normal_()) for k, s in batch.sensors.items()}
     return batch.replace(sensors=sensors, targets={"map": torch.randint(8, (places, 64, 64))})
 

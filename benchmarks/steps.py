@@ -15,26 +15,17 @@ from collections.abc import Callable
 import common
 import torch
 
-from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.batch import Batch
 from gfm_objectives.config import load_choice
 from gfm_objectives.device import has_bf16
 from gfm_objectives.flops import measure
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import OBJECTIVES, build_objective
-from gfm_objectives.sensors import S2_TEN, Legend
-
-SPEC = Spec(
-    {"s2": S2_TEN, "s1": ("VV", "VH"), "dem": ("elevation",)},
-    {"s2": 4, "s1": 4, "dem": 1},
-    64,
-    10.0,
-    {"map": Legend("letters", tuple("abcdefgh"))},
-)
 
 
 def noise(places: int) -> Batch:
     """Places of noise, all valid and labelled."""
-    batch = SPEC.dummy(places, "cpu")
+    batch = common.SPEC.dummy(places, "cpu")
     sensors = {k: s.replace(x=torch.randn(s.x.shape)) for k, s in batch.sensors.items()}
     return batch.replace(sensors=sensors, targets={"map": torch.randint(8, (places, 64, 64))})
 
@@ -43,8 +34,8 @@ def stepping(encoder: str, name: str, batch: Batch) -> tuple[float, Callable[[],
     """FLOPs a place, and a step."""
     torch.manual_seed(0)
     device = batch.gsd.device
-    model = build_encoder(load_choice("encoder", encoder), SPEC)
-    objective = build_objective(load_choice("objective", name), model, SPEC)
+    model = build_encoder(load_choice("encoder", encoder), common.SPEC)
+    objective = build_objective(load_choice("objective", name), model, common.SPEC)
     variant = objective.variants()[-1]
     flops = measure(objective, batch, lambda m, b: m(b, variant)["loss"]).total
     objective.to(device)
