@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import common
+import crossover
 import gpu
 import page
 import peers
@@ -112,3 +113,25 @@ def test_the_gpu_script_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     late.attempt("growth", {"side": 128}, lambda: torch.zeros(2) @ torch.zeros(3), 10)  # type: ignore[arg-type,return-value]
     late_row, failed = json.loads((tmp_path / "late.json").read_text())["sections"]["growth"]
     assert "s left" in late_row["not run"] and failed["failed"] and failed["side"] == 128
+
+
+def test_crossover_pairs_earths_and_says_how_many(tmp_path):
+    def row(blocks, seed, nll):
+        about = {"run": f"{blocks}{seed}", "objective": "mae", "encoder": "nano", "blocks": blocks, "size": "64"}
+        return about | {"far": "False", "flops": "1e12", "seed": str(seed), "map_nll": str(nll)}
+
+    rows = [row("none", s, 1.0 + s) for s in range(4)] + [row("4 of attention", s, 1.5 + s + 0.1 * s) for s in range(3)]
+    mean, half, n = crossover.paired(*(crossover.cells(rows).popitem()[1][b] for b in ("4 of attention", "none")))
+    assert (round(mean, 6), n) == (0.6, 3) and half == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert "+0.600 [+0.352, +0.848]" in crossover.table(rows)
+    assert "not a number" not in crossover.picture(rows) and crossover.picture(rows).count("<circle") >= 1
+    assert crossover.paired({"0": 2.0}, {"0": 1.0})[0] == 1.0  # one Earth: no interval
+    assert "[" not in crossover.table([r for r in rows if r["seed"] == "0"])
+
+
+def test_table_of_the_crossover_is_that_of_the_runs():
+    text = crossover.PAGE.read_text()
+    assert crossover.MARK.search(text) and crossover.fill(text, crossover.read()) == text, (
+        "python benchmarks/crossover.py"
+    )
+    assert crossover.PICTURE.read_text() == crossover.picture(crossover.read())

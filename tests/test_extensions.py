@@ -1,4 +1,4 @@
-"""An objective in a package of its own: the README's, as a user would install it."""
+"""An objective in a package of its own: the one of docs/objective.md, as a user would install it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from gfm_objectives.config.files import choices
 from gfm_objectives.errors import InputError
 from gfm_objectives.objectives import find_objective
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+HOW_TO = (Path(__file__).parents[1] / "docs" / "objective.md").read_text()
 
 
 def block(language: str, word: str) -> str:
-    (text,) = (b for b in re.findall(rf"```{language}\n(.*?)```", README, re.S) if word in b)
+    (text,) = (b for b in re.findall(rf"```{language}\n(.*?)```", HOW_TO, re.S) if word in b)
     return text
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages with the README's in it; further ones are broken in one way each."""
+    """A folder of installed packages with that one in it; further ones are broken in one way each."""
     site = tmp_path / "site"
     about = site / "blur_objective-0.1.dist-info"
     about.mkdir(parents=True)

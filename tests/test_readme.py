@@ -14,11 +14,13 @@ from gfm_objectives.config import compose
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.report import pages
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+HOW_TO = (ROOT / "docs" / "objective.md").read_text()
 
 
 def test_the_example_objective_trains(spec: Spec, batch: Batch) -> None:
-    (code,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "class Blur" in b)
+    (code,) = (b for b in re.findall(r"```python\n(.*?)```", HOW_TO, re.S) if "class Blur" in b)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ import rich.console
 
 from gfm_objectives import report
 from gfm_objectives.errors import InputError
-from gfm_objectives.report import pages, tables, verdict, words, yardstick
+from gfm_objectives.report import confusions, pages, tables, verdict, words, yardstick
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score, Store
 
@@ -133,7 +133,8 @@ def test_every_gain_names_its_rival(summary):
 
 def test_figures_are_drawn(folder):
     names = {p.name for p in (folder / "figures").iterdir()}
-    assert names == {"gains.png", "labels.png", "plateau.png", "predictions-landcover.png", "predictions-flood.png"}
+    of_tasks = {f"{kind}-{task}.png" for kind in ("predictions", "confusion") for task in TASKS}
+    assert names == {"gains.png", "labels.png", "plateau.png"} | of_tasks
     assert all((folder / "figures" / n).read_bytes()[:4] == PNG for n in names)
     text = (folder / "report.md").read_text()
     assert all(f"(figures/{n})" in text for n in names)
@@ -260,3 +261,28 @@ def test_pages_are_filled_from_results(folder, tmp_path):
     readme.unlink()
     with pytest.raises(InputError, match="checkout"):
         pages.reproduce(tmp_path)
+
+
+def test_confusions_are_of_the_rows_that_validation_prefers(folder):
+    scores = Store(folder).load()
+    rows = confusions.preferred(scores, "landcover")
+    assert [(r[0].contender, {s.fraction for s in r}, len(r)) for r in rows] == [
+        ("masked_seg", {1.0}, 5), ("conv", {1.0}, 5)]  # fmt: skip
+    first, second = (ax for ax in confusions.confusions(rows).axes)
+    counted = np.sum([s.stats.sum(0) for s in rows[0]], 0)
+    share = counted / counted.sum(1, keepdims=True)
+    assert np.allclose(first.images[0].get_array(), share) and share[0, 0] > 0.7  # rows are the truth
+    assert first.get_title(loc="left").startswith("masked_seg") and second.get_title(loc="left").startswith("conv")
+    only = [s for s in scores if s.role == "untrained"]
+    assert [r[0].contender for r in confusions.preferred(only, "landcover")] == ["map, recoded"]
+    assert confusions.preferred(only, "nowhere") == []
+
+
+def test_a_class_without_pixels_has_an_empty_row():
+    cm = np.array([[[3, 1], [0, 0]]])
+    lone = Score.measured(
+        cm, None, task="t", fraction=1.0, contender="c", seed=0, role="scratch", kind="unet", metric="miou"
+    )
+    (ax,) = confusions.confusions([[lone]], ["land", "water"]).axes
+    share = np.asarray(ax.images[0].get_array().filled(np.nan))
+    assert share[0].tolist() == [0.75, 0.25] and np.isnan(share[1]).all()

@@ -24,9 +24,9 @@ def write(folder: str | Path) -> Path:
     store, summary = Store(folder), summarise(folder)
     gain.write(summary, folder / "gain.json")
     curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
-    pictures = figures.draw(summary, curve, folder, about)
+    pictures = figures.draw(summary, curve, folder, about, store.load())
     parts = [_opening(summary, len(store.stale()), about), _verdict(summary, about), _curve(summary, pictures)]
-    parts += [_gains(summary, about, pictures), _scores(summary), _classes(summary, about)]
+    parts += [_gains(summary, about, pictures), _scores(summary), _classes(summary, about, pictures)]
     parts += [_means(summary, curve, pictures), _measured(folder, summary["fractions"])]
     parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
@@ -148,13 +148,16 @@ def _scores(summary: tables.Summary) -> str:
     return "\n".join(parts)
 
 
-def _classes(summary: tables.Summary, context: Mapping[str, Any]) -> str:
+def _classes(summary: tables.Summary, context: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     names = context.get("classes", {})
     made = [tables.classes(summary, t, names.get(t), k) for t in summary["tasks"] for k in ("iou", "f1")]
     every = "\n".join(tables.figures(summary, t) for t in summary["tasks"])
     parts = [f"## Further figures, mean over seeds\n\n{every}"]
     if any(made):
         parts.append("## Per class, points, mean over seeds\n\n" + "\n".join(m for m in made if m))
+    drawn = [_image(pictures, f"confusion-{t}", f"Which class is taken for which: {t}") for t in summary["tasks"]]
+    if any(drawn):
+        parts.append("## Which class is taken for which\n\n" + "\n".join(p for p in drawn if p))
     return "\n".join(parts)
 
 

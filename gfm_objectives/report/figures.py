@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfm_objectives.report import verdict, words
+from gfm_objectives.report.confusions import MOST, confusions, preferred
 from gfm_objectives.report.gallery import predictions
 from gfm_objectives.report.tables import Summary, find, gainers, scale_of
+from gfm_objectives.scores import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +24,11 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def draw(
-    summary: Summary, curve: Sequence[Mapping[str, Any]], folder: Path, context: Mapping[str, Any]
+    summary: Summary,
+    curve: Sequence[Mapping[str, Any]],
+    folder: Path,
+    context: Mapping[str, Any],
+    scores: Sequence[Score] = (),
 ) -> dict[str, Path]:
     """Draw what the folder allows into `folder`/figures; name -> file."""
     pictures: dict[str, Callable[[], Figure]] = {}
@@ -32,6 +38,10 @@ def draw(
         pictures["labels"] = lambda: labels(summary)
     if curve:
         pictures["plateau"] = lambda: plateau(curve)
+    for task in summary["tasks"]:
+        if (rows := preferred(scores, task)) and rows[0][0].stats.shape[-1] <= MOST:
+            names = context.get("classes", {}).get(task)
+            pictures[f"confusion-{task}"] = lambda r=rows, n=names: confusions(r, n)  # type: ignore[misc]
     if (path := folder / "predictions.npz").exists():
         with np.load(path, allow_pickle=False) as saved:
             arrays = {k: saved[k] for k in saved.files}

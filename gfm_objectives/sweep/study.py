@@ -47,12 +47,13 @@ class Study:
 
 
 def read(path: str | Path, runs: str) -> Study:
-    """The study in a yaml file. InputError names the file and the key.
+    """The study in a yaml file, or a shipped one by its name. InputError names the file and the key.
 
     `train:` holds keys of `gfm train`, a list of values being varied, all combinations; a list of such sections is run
     one after the other, so that each objective may have settings of its own. `eval:` holds keys of `gfm eval`.
     """
-    path = Path(path)
+    shipped = config.config_root() / "study" / f"{path}.yaml"
+    path = shipped if str(path).isidentifier() and shipped.is_file() else Path(path)
     known = config.read_yaml(path)
     name = str(known.get("name") or path.stem)
     if odd := [k for k in known if k not in SECTIONS]:
