@@ -70,6 +70,8 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     lines = [f"wrote {path}{f' and {task}' if draft.task else ''}", "guessed:", *(f"  {g}" for g in draft.guessed)]
     lines += ["by hand:", *(f"  {g}" for g in draft.left)] if draft.left else []
     lines += ["next:", f"  gfm inspect {path}"]
+    lines += [f"  gfm eval suite={task} contenders=unet,conv,pixel  # the rivals from scratch"] if draft.task else []
+    lines += [f"  gfm train data={path} objective=mae"]
     return "\n".join(lines)
 
 
