@@ -40,6 +40,11 @@ class Budget:
         """How many samples at this price bring the run nearest to its total; 0 = done."""
         return round(self.remaining / per_sample)
 
+    def is_trunk(self, samples: int, per_sample: float, cooldown: float) -> bool:
+        """Whether the next step, of so many samples, is the one that every larger budget takes here: at the full
+        learning rate, and not cut."""
+        return decay(self.progress, cooldown) == 1.0 and self.samples_left(per_sample) >= samples
+
 
 def wsd(progress: float, samples: int, warmup: int, cooldown: float) -> float:
     """Warm-up, stable, decay: the factor on the learning rate.
@@ -49,5 +54,9 @@ def wsd(progress: float, samples: int, warmup: int, cooldown: float) -> float:
     arXiv:2405.18392).
     """
     up = min(1.0, samples / warmup) if warmup else 1.0
-    down = min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
-    return up * down
+    return up * decay(progress, cooldown)
+
+
+def decay(progress: float, cooldown: float) -> float:
+    """The cool-down's factor of `wsd`: 1 on the trunk, then down to 0."""
+    return min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0

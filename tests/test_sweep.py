@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from gfm_objectives import config
@@ -17,7 +18,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.runs.folder import folder
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import config_hash
-from gfm_objectives.sweep import plan, pool, study
+from gfm_objectives.sweep import plan, pool, study, trunks
 
 STUDY = """
 name: mini
@@ -42,6 +43,18 @@ def finish(cfg, seconds_per_flop=1e-8, **about):
     folder(cfg).mkdir(parents=True, exist_ok=True)
     config.save(cfg, folder(cfg) / "config.yaml")
     ledger.write(folder(cfg) / "ledger.json")
+
+
+def alone(runs):
+    return [trunks.Share(c, c.budget.flops) for c in runs]
+
+
+def leave(cfg, spent, name="last.ckpt", **about):
+    """Leave a state of the trunk, as a run does."""
+    path = folder(cfg) / "checkpoints" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"run": {"spent": spent}, "state_dict": {}, "optimizer": {}, "trunk": True} | about, path)
+    config.save(cfg, folder(cfg) / "config.yaml")
 
 
 def test_lists_are_varied_and_sections_follow_each_other(mini):
@@ -73,16 +86,65 @@ def test_mistakes_are_one_line(text, says, tmp_path, monkeypatch, capsys):
 
 
 def test_plan_is_runs_times_what_finished_runs_of_their_kind_took(mini):
-    assert "5 runs, 1.1e+10 FLOPs in all; 0 finished" in plan.text(mini, 2, 500, 0.2)
+    said = plan.text(mini, 2, 500, 0.2)  # two trunks of 4e9, on each a branch that cools for a fifth of 1e9; and 1e9
+    assert "5 runs, 9.4e+09 FLOPs in all; 0 finished" in said and "without it they take 1.1e+10 FLOPs" in said
     assert [c.name for c in study.smallest_first(mini.open(), ())] == [mini.runs[0].name, mini.runs[4].name]
     finish(mini.runs[0], 1e-6)
     text = plan.text(mini, 2, 500, 0.2)
-    # mae: 1e9 + 4e9 + 4e9 FLOPs at 1e-6 s = 9000 s, two at a time; 2.5 h x 0.5 kW
-    assert "1 finished" in text and "2:30:00" in text and "left: 1:15:00 on 2 workers" in text
+    # mae: .2e9 + 4e9 + 4e9 FLOPs at 1e-6 s = 8200 s, two at a time; 2.3 h x 0.5 kW
+    assert "1 finished" in text and "2:16:40" in text and "left: 1:08:20 on 2 workers" in text
     assert (
-        "1.2 kWh at 500 W each, 0.25 euro" in text and "1 runs are of kinds that no finished run has measured" in text
+        "1.1 kWh at 500 W each, 0.23 euro" in text and "1 runs are of kinds that no finished run has measured" in text
     )
     assert [c.name for c in study.smallest_first(mini.open(), study.seconds_per_flop(mini))] == [mini.runs[4].name]
+
+
+def test_the_longest_keeps_the_states_and_the_others_branch(mini):
+    short, _, long, _, single = mini.runs
+    found = trunks.shares(mini.runs)
+    assert found[long.name].cfg.keep_at == [1e9, 4e9] and found[long.name].cfg.branch is None
+    assert found[short.name].cfg.branch == str(folder(long)) and found[short.name].after == long.name
+    assert found[short.name].flops == pytest.approx(0.2e9) and found[long.name].flops == 4e9
+    assert found[single.name] == trunks.Share(single, 1e9)
+    assert all(config_hash(s.cfg) == config_hash(c) for c in mini.runs for s in [found[c.name]])
+    assert not trunks.ready(found[short.name], [long.name]) and trunks.ready(found[short.name], [])
+    assert trunks.started(found[short.name]).branch is None, "the longest left nothing: it trains all of itself"
+    leave(long, 0.8e9, "branch-1e9.ckpt", kept_for=1e9)
+    assert trunks.ready(found[short.name], [long.name]), "as soon as its state lies there"
+    assert trunks.started(found[short.name]).branch == str(folder(long))
+
+
+def test_what_lies_on_disk_decides_who_branches_from_whom(mini):
+    short, _, long, *_ = mini.runs
+    finish(short)
+    leave(short, 0.85e9, "branch-1e9.ckpt", kept_for=1e9)
+    found = trunks.shares(mini.runs)
+    assert short.name not in found
+    assert found[long.name].cfg.branch == str(folder(short)) and found[long.name].flops == pytest.approx(3.15e9)
+    (folder(short) / "ledger.json").unlink()
+    finish(long)
+    found = trunks.shares(mini.runs)
+    assert found[short.name] == trunks.Share(short, 1e9), "what the longest has finished leads nowhere"
+    leave(long, 0.85e9, "branch-1e9.ckpt", kept_for=1e9)
+    found = trunks.shares(mini.runs)
+    assert found[short.name].after is None and found[short.name].flops == pytest.approx(0.15e9)
+
+
+def test_a_branch_starts_behind_its_trunk_and_runs_without_one(mini, monkeypatch):
+    """One of two trunks breaks: what was to branch from it trains all of itself."""
+    order = []
+
+    def command(cfg, home):
+        order.append((cfg.name, cfg.branch))
+        broken = cfg.name == mini.runs[2].name
+        return [sys.executable, "-S", "-c", f"raise SystemExit({int(broken)})"]
+
+    monkeypatch.setattr(pool, "command", command)
+    broke = pool.run_all([*trunks.shares(mini.runs).values()], mini.home, workers=1, gpus=0)
+    assert [*broke] == [mini.runs[2].name] and sorted(n for n, _ in order) == sorted(c.name for c in mini.runs)
+    names = [n for n, _ in order]
+    assert all(names.index(mini.runs[k + 2].name) < names.index(mini.runs[k].name) for k in (0, 1))
+    assert dict(order)[mini.runs[0].name] is None
 
 
 def test_begun_runs_are_told_and_a_finished_run_of_another_config_is_refused(mini):
@@ -113,7 +175,7 @@ def test_a_broken_run_takes_none_with_it_and_says_why(mini, monkeypatch):
         return [sys.executable, "-S", "-c", f"print('error: no room'); raise SystemExit({int(bad)})"]
 
     monkeypatch.setattr(pool, "command", command)
-    broke = pool.run_all(mini.runs, mini.home, workers=2, gpus=0)
+    broke = pool.run_all(alone(mini.runs), mini.home, workers=2, gpus=0)
     assert broke == {mini.runs[1].name: "no room"}
 
 
@@ -125,7 +187,7 @@ def test_a_sweep_that_is_ended_ends_its_runs(mini, monkeypatch):
     monkeypatch.setattr(pool, "_start", lambda *a: started.append(start(*a)) or started[-1])
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(SystemExit):
-        pool.run_all(mini.runs[:2], mini.home, workers=2, gpus=0)
+        pool.run_all(alone(mini.runs[:2]), mini.home, workers=2, gpus=0)
     assert len(started) == 2 and all(p.returncode == -signal.SIGTERM for p in started)
 
 
@@ -133,7 +195,7 @@ def test_every_worker_has_a_gpu_of_its_own(mini, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     show = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     monkeypatch.setattr(pool, "command", lambda cfg, home: [sys.executable, "-S", "-c", show])
-    pool.run_all(mini.runs[:2], mini.home, workers=2, gpus=2)
+    pool.run_all(alone(mini.runs[:2]), mini.home, workers=2, gpus=2)
     assert {(mini.home / "logs" / f"{c.name}.txt").read_text().strip() for c in mini.runs[:2]} == {"3", "5"}
 
 
@@ -147,8 +209,9 @@ def test_slurm_job_is_shown_without_a_cluster(mini, capsys):
     pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
     assert main(["sweep", "study.yaml", "executor=slurm", "dry_run=true", "slurm.partition=gpu", "slurm.hours=2"]) == 0
     said = capsys.readouterr().out
-    assert "#SBATCH --partition=gpu" in said and "#SBATCH --array=0-4" in said and "#SBATCH --time=120" in said
-    assert said.count("# run ") == 5
+    assert "#SBATCH --partition=gpu" in said and "#SBATCH --time=120" in said
+    assert "#SBATCH --array=0-2" in said and "#SBATCH --array=0-1" in said, "three trunks, two branches"
+    assert said.count("# run ") == 5 and said.count("#SBATCH --dependency=afterany:") == 1
     assert main(["sweep", "study.yaml", "executor=slurm"]) == 2 and "no sbatch here" in capsys.readouterr().err
 
 
@@ -156,9 +219,13 @@ def test_slurm_job_is_shown_without_a_cluster(mini, capsys):
 def test_a_study_runs_to_its_points_and_is_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = "encoder.dim: 16, encoder.depth: 1, data.size: 16, data.dates: 2, yardstick: false, loader.workers: 0"
-    (tmp_path / "s.yaml").write_text(f"train: {{objective: mae, budget.flops: [3e9, 6e9], {small}}}")
+    (tmp_path / "s.yaml").write_text(f"train: {{objective: mae, budget.flops: [3e9, 4e9, 5e9], {small}}}")
     assert main(["sweep", "s.yaml", "workers=1"]) == 0
     said = capsys.readouterr().out
-    assert "2 runs not measured yet" in said and "left: 0:00:" in said
-    assert len((tmp_path / "runs/s/points-mae.csv").read_text().splitlines()) == 3
-    assert main(["sweep", "s.yaml", "workers=1"]) == 0 and "2 finished" in capsys.readouterr().out
+    assert "3 runs not measured yet" in said and "left: 0:00:" in said
+    assert len((tmp_path / "runs/s/points-mae.csv").read_text().splitlines()) == 4
+    names = [f"mae-nano-synthetic-{flops}-s0" for flops in ("3e9", "4e9", "5e9")]
+    three, four, five = (Ledger.read(tmp_path / "runs/s" / n / "ledger.json") for n in names)
+    assert (three.trunk, five.trunk, four.trunk) == ("", f"runs/s/{names[0]}", f"runs/s/{names[2]}")
+    assert five.flops_trunk == pytest.approx(2.4e9, rel=0.1) and four.flops_trunk == pytest.approx(3.2e9, rel=0.1)
+    assert main(["sweep", "s.yaml", "workers=1"]) == 0 and "3 finished" in capsys.readouterr().out

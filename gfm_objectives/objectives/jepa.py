@@ -34,6 +34,8 @@ class JEPA(Masked):
     """mask_ratio: share of the cells of slots hidden; kinds of mask, of which each sample draws one; ema: how slowly
     the teacher follows; variance and covariance: weights of the two terms."""
 
+    ramps = False
+
     def __init__(
         self,
         encoder: Encoder,

@@ -26,6 +26,7 @@ class Objective(nn.Module, ABC):
 
     targets: tuple[str, ...] = ()  # layers of Batch.targets it reads
     needs_mask: ClassVar[bool] = True  # False: it asks of the encoder `features` alone, which a U-Net has too
+    ramps: ClassVar[bool] = True  # False: its own `after_step` is the same whatever share of the budget is spent
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
         super().__init__()
@@ -69,6 +70,11 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the budget spent; for teachers."""
+
+    @classmethod
+    def has_trunk(cls) -> bool:
+        """Whether nothing before the cool-down depends on the total, so that runs of several budgets share it."""
+        return not cls.ramps or cls.after_step is Objective.after_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import random
 import warnings
 from collections.abc import Sequence
@@ -29,7 +27,10 @@ from gfm_objectives.models.norm import share_norms
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
+from gfm_objectives.pretrain.states import Trunk, restore, state_of
 from gfm_objectives.pretrain.steps import Step, crop
+from gfm_objectives.runs.checkpoint import write_state
+from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.training.compiling import compile_parts, eager
 from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
@@ -71,6 +72,7 @@ class Pretraining:
         self.energy: dict[str, float | None] | None = None  # of the run so far
         self.saved_at = 0.0
         self.done = False
+        self.trunk = Trunk()
         self.compiled = False
         self.bar: Bar | None = None
         self.sizes: dict[Any, tuple[int, int, int]] = {}
@@ -78,7 +80,7 @@ class Pretraining:
     def fit(self, measuring: Measuring, compiled: bool = False) -> None:
         """Train until the budget is spent, from the last checkpoint if there is one."""
         self.prepare(compiled)
-        self.restore(measuring)
+        restore(self, measuring)
         self.objective.train()
         self.peak = peak(self.device)
         self.meter = Meter(self.peak[1], self.world)
@@ -90,11 +92,14 @@ class Pretraining:
         if self.fabric.is_global_zero:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
             self.bar = Bar(self.budget.flops, self.cfg.name)
+        self.trunk.begin(self)
         batches = iter(self.loader)
         while not self.done:
+            self.trunk.before_step(self)
             self.step(next(batches))
             measuring.after_step(self)
             self.objective.after_step(self.budget.progress)
+            self.trunk.after_step(self, measuring)
             if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
                 self.save(measuring)
 
@@ -136,7 +141,7 @@ class Pretraining:
             self.meter.start()
         step, c = self.count["step"], self.count
         torch.manual_seed(mix(self.cfg.seed, step, self.rank, "step"))
-        kind = random.Random(mix(self.cfg.seed, step, "variant")).choice(list(self.costs))
+        kind = self.kind()
         cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
         n, first, mine, counts = self.shares(self.budget.samples_left(cost), len(batch))
@@ -168,6 +173,10 @@ class Pretraining:
             self._log(self.cfg.optim.lr * factor, out)
         return value
 
+    def kind(self) -> Step:
+        """Of the next step."""
+        return random.Random(mix(self.cfg.seed, self.count["step"], "variant")).choice(list(self.costs))
+
     def shares(self, left: int, most: int) -> tuple[int, int, int, bool]:
         """How many places all processes learn from, the first of this one and how many, and whether its loss counts,
         where `left` are paid for and it has `most`. One that the last step leaves nothing looks at a blank place."""
@@ -197,51 +206,17 @@ class Pretraining:
     # -- checkpoints
 
     def save(self, measuring: Measuring) -> None:
-        """What a killed run goes on from. A kill leaves the old one or the new one, never half of one."""
+        """What a killed run goes on from."""
         self.finite.ask()
         self.saved_at = self.budget.progress
         if not self.fabric.is_global_zero:
             return
-        seconds, wait = self.count["seconds"] + self.meter.seconds, self.count["wait"] + self.loader.wait
-        state = {
-            "state_dict": self.objective.state_dict(),
-            "optimizer": self.optimiser.state_dict(),
-            "run": self.count | {"seconds": seconds, "wait": wait, "spent": self.budget.spent},
-            "data_fingerprint": self.source.fingerprint,
-            "measuring": measuring.state_dict(),
-            "energy": self.used.state(),
-        }
-        path = self.folder / "checkpoints" / "last.ckpt"
-        whole = io.BytesIO()  # torch makes a RuntimeError of a full disk, which names nothing
-        torch.save(state, whole)
-        path.with_suffix(".tmp").write_bytes(whole.getbuffer())
-        os.replace(path.with_suffix(".tmp"), path)
-
-    def restore(self, measuring: Measuring) -> None:
-        """Go on from the last checkpoint, if there is one. InputError where the data is no longer the same."""
-        path = self.folder / "checkpoints" / "last.ckpt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state.get("data_fingerprint", self.source.fingerprint) != self.source.fingerprint:
-            raise InputError(
-                f"{self.folder}: the data, or what its targets are made with, changed since this run began; "
-                "choose another name=, or overwrite=true"
-            )
-        self.objective.load_state_dict(state["state_dict"])
-        self.optimiser.load_state_dict(state["optimizer"])
-        measuring.load_state_dict(state["measuring"])
-        self.energy = state["energy"]
-        self.count = {k: v for k, v in state["run"].items() if k != "spent"}
-        self.budget.spent = state["run"]["spent"]
-        self.done = not self.budget.samples_left(min(k.total for k in self.costs.values()))
-        if self.fabric.is_global_zero:
-            print(f"{self.cfg.name}: goes on from step {self.count['step']} ({self.budget.progress:.0%} of the budget)")
+        write_state(self.folder / "checkpoints" / LAST, state_of(self, measuring))
 
     # -- telling
 
     def _refuse(self, step: int, value: float) -> None:
-        kept = self.folder / "checkpoints" / "last.ckpt"
+        kept = self.folder / "checkpoints" / LAST
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
         raise InputError(
             f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "

@@ -17,6 +17,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import cores, device_name, resolve
+from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
 from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
@@ -30,7 +31,7 @@ from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import check_data, folder, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
-from gfm_objectives.runs.provenance import commit, config_hash, settled
+from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import launched, together
 from gfm_objectives.training.logging import build_loggers
@@ -58,6 +59,7 @@ def run(cfg: DictConfig) -> Path:
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
     module = assembled(cfg, fabric, dtype)
+    _check_trunk(cfg, module.objective)
     out = open_folder(cfg)
     fabric.barrier()  # the first has opened it
     measuring = Measuring(dtype)
@@ -79,9 +81,10 @@ def run(cfg: DictConfig) -> Path:
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
         off = ledger.flops_spent / ledger.flops_budget - 1
+        shared = f", {ledger.flops_trunk:.3e} of them by {ledger.trunk}" if ledger.trunk else ""
         mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""
         print(
-            f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({off:+.2%} of budget), "
+            f"{cfg.name}: {ledger.flops_spent:.3e} FLOPs ({off:+.2%} of budget{shared}), "
             f"{ledger.samples} samples, {ledger.seconds:.0f} s{mfu}, data wait {ledger.data_wait_share or 0:.1%}\n"
             f"{_measured(ledger)}  -> {out}"
         )
@@ -99,6 +102,17 @@ def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretrain
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype)
+
+
+def _check_trunk(cfg: DictConfig, objective: Objective) -> None:
+    """InputError where budgets that no trunk leads to are asked for."""
+    if beyond := [b for b in cfg.keep_at or () if b > cfg.budget.flops]:
+        raise InputError(f"keep_at={beyond[0]:g}: beyond budget.flops={cfg.budget.flops:g}, which this run ends with")
+    if (cfg.keep_at or cfg.branch) and not objective.has_trunk():
+        raise InputError(
+            f"objective={cfg.objective.name}: its after_step may depend on the share of the budget spent (ramps = "
+            "False in its class says that it does not), so its runs share no trunk; leave out keep_at= and branch="
+        )
 
 
 def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
@@ -127,6 +141,7 @@ def account(
         objective=cfg.objective.name,
         seed=cfg.seed,
         config_hash=config_hash(cfg),
+        recipe_hash=recipe_hash(cfg),
         data_fingerprint=module.source.fingerprint,
         commit=commit(),
         encoder=cfg.encoder.name,
@@ -134,6 +149,8 @@ def account(
         parameters=parameter_parts(module.objective.encoder) | {"objective": owned},
         flops_budget=module.budget.flops,
         flops_spent=module.budget.spent,
+        flops_trunk=module.trunk.branched.get("flops", 0.0),
+        trunk=module.trunk.branched.get("run", ""),
         flops_per_sample=module.budget.spent / max(1, c["samples"]),
         flops_per_sample_by_part=mean_parts(module.costs),
         flops_target_preparation=preparation[0],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,14 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
     if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
         raise InputError(f"{key}={path}: no table of tensors; save its state_dict() alone")
     return state
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """What a run goes on from. A kill leaves what was there or the new one, never half of one."""
+    whole = io.BytesIO()  # torch makes a RuntimeError of a full disk, which names nothing
+    torch.save(state, whole)
+    path.with_suffix(".tmp").write_bytes(whole.getbuffer())
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def check_state(path: Path) -> None:

@@ -13,10 +13,10 @@ from gfm_objectives import config, ranks
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.disk import SCRATCH, naming
 from gfm_objectives.errors import InputError
-from gfm_objectives.runs import lock
+from gfm_objectives.runs import lock, trunk
 from gfm_objectives.runs.checkpoint import check_state
 from gfm_objectives.runs.ledger import Ledger
-from gfm_objectives.runs.provenance import FREE_KEYS, config_hash, settled
+from gfm_objectives.runs.provenance import config_hash, differing
 
 
 def folder(cfg: DictConfig) -> Path:
@@ -26,14 +26,22 @@ def folder(cfg: DictConfig) -> Path:
 def is_finished(cfg: DictConfig) -> bool:
     """Whether this very run is complete: the ledger is the last thing written.
 
-    InputError where a finished run of another config has the name: skipping it would pass it off as this one.
+    A finished run of the same recipe and a smaller budget is not this one yet: it goes on from its trunk. InputError
+    where a finished run of another config has the name: skipping it would pass it off as this one.
     """
-    path = folder(cfg) / "ledger.json"
-    if not path.is_file():
+    out = folder(cfg)
+    if not (out / "ledger.json").is_file():
         return False
-    if Ledger.read(path).config_hash != config_hash(cfg):
-        raise InputError(f"{folder(cfg)}: a finished run of another config; choose another name=, or overwrite=true")
-    return True
+    if Ledger.read(out / "ledger.json").config_hash == config_hash(cfg):
+        return True
+    differ = ""
+    if (out / "config.yaml").is_file():
+        before = OmegaConf.create(config.read_yaml(out / "config.yaml"))
+        if not (keys := differing(before, cfg)) and before.budget.flops < cfg.budget.flops:
+            return False
+        differ = f" ({', '.join(keys or ['budget.flops is smaller: branch= goes on from its trunk'])}"
+        differ += " differ)" if keys else ")"
+    raise InputError(f"{out}: a finished run of another config{differ}; choose another name=, or overwrite=true")
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def sweep(out: Path) -> None:
     """Remove half-written files, which a full disk or a kill leaves."""
     for scratch in (*out.glob("*.tmp"), *out.glob("checkpoints/*.tmp"), *out.glob(f"{SCRATCH}*")):
         with suppress(OSError):
-            scratch.unlink()
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
 
 
 def open_folder(cfg: DictConfig) -> Path:
@@ -83,6 +91,8 @@ def open_folder(cfg: DictConfig) -> Path:
 
 def _open(cfg: DictConfig, out: Path) -> None:
     saved, last = out / "config.yaml", out / "checkpoints" / "last.ckpt"
+    if cfg.branch and Path(cfg.branch).resolve() == out.resolve():
+        raise InputError(f"branch={cfg.branch}: the run itself, which goes on from its trunk without; or another name=")
     if cfg.overwrite and saved.exists():
         for path in out.iterdir():
             if path.name != lock.NAME:
@@ -90,22 +100,23 @@ def _open(cfg: DictConfig, out: Path) -> None:
     if is_finished(cfg):  # which also refuses to take another config's run for this one
         raise InputError(f"{out}: a finished run; choose another name=, or overwrite=true to train it again")
     sweep(out)
+    branching = None
     if saved.exists():
-        before, now = (
-            dict(config.leaves(OmegaConf.to_container(settled(c))))  # type: ignore[arg-type]
-            for c in (OmegaConf.create(config.read_yaml(saved)), cfg)
-        )
-        differ = [
-            k for k in sorted(before.keys() | now) if before.get(k) != now.get(k) and k.split(".")[0] not in FREE_KEYS
-        ]
-        if differ:
+        before = OmegaConf.create(config.read_yaml(saved))
+        if differ := differing(before, cfg):
             raise InputError(
                 f"{out}: unfinished run of another config ({', '.join(differ[:4])} differ); "
                 "choose another name=, or overwrite=true"
             )
         if cfg.resume == "never" and last.exists():
             raise InputError(f"{out}: unfinished run; resume=auto goes on with it, overwrite=true starts again")
+        if before.budget.flops != cfg.budget.flops:
+            trunk.extend(out, before, cfg)
     if last.exists():
         check_state(last)
+    elif cfg.branch:
+        branching = trunk.branch_point(cfg)
     last.parent.mkdir(parents=True, exist_ok=True)
     config.save(cfg, saved)
+    if branching:
+        trunk.begin(branching, out, cfg)

@@ -28,6 +28,8 @@ class Ledger:
     parameters: dict[str, int] = field(default_factory=dict)  # stem, vit, way_back, objective
     flops_budget: float = 0.0
     flops_spent: float = 0.0
+    flops_trunk: float = 0.0  # of those spent: the share of the run this one branched from
+    trunk: str = ""  # that run
     flops_per_sample: float = 0.0
     flops_per_sample_by_part: dict[str, float] = field(default_factory=dict)
     flops_evaluation: float = 0.0  # of the yardstick; not part of the budget
@@ -47,6 +49,7 @@ class Ledger:
     energy_joules: float | None = None  # None where the device does not tell
     loss: float | None = None  # the objective's own, mean over the last tenth of the budget
     yardstick: dict[str, Any] = field(default_factory=dict)  # last figures, and those of what was never trained
+    recipe_hash: str = ""  # config_hash but for the total budget
 
     @property
     def tokens_per_parameter(self) -> float | None:

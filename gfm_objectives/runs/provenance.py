@@ -6,14 +6,17 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives.config.values import leaves
 from gfm_objectives.errors import InputError
 
 # Keys that may change between a run and its resumption without changing its result.
-FREE_KEYS = tuple(
-    "name runs resume overwrite loggers log_every checkpoint_every yardstick loader threads choices".split()
+FREE_KEYS = (
+    *"name runs resume overwrite loggers log_every checkpoint_every keep_at branch".split(),
+    *"yardstick loader threads choices".split(),
 )
 
 
@@ -45,6 +48,26 @@ def settled(cfg: DictConfig) -> DictConfig:
 
 def config_hash(cfg: DictConfig) -> str:
     """Hash of every key that decides the result, the same whether the encoder's values are written out or not."""
-    settled_cfg = OmegaConf.to_container(settled(cfg))
-    kept = {k: v for k, v in settled_cfg.items() if k not in FREE_KEYS}  # type: ignore[union-attr]
+    return _hash(decisive(cfg))
+
+
+def recipe_hash(cfg: DictConfig) -> str:
+    """`config_hash` but for the total budget: runs of one recipe share a trunk."""
+    kept = decisive(cfg)
+    return _hash(kept | {"budget": {k: v for k, v in kept["budget"].items() if k != "flops"}})
+
+
+def decisive(cfg: DictConfig) -> dict[str, Any]:
+    """The keys that decide the result, with their values."""
+    every: dict[str, Any] = OmegaConf.to_container(settled(cfg))  # type: ignore[assignment]
+    return {k: v for k, v in every.items() if k not in FREE_KEYS}
+
+
+def differing(one: DictConfig, other: DictConfig) -> list[str]:
+    """The dotted keys in which two recipes differ, the total budget apart."""
+    a, b = (dict(leaves(decisive(c))) for c in (one, other))
+    return [k for k in sorted(a.keys() | b) if a.get(k) != b.get(k) and k != "budget.flops"]
+
+
+def _hash(kept: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from gfm_objectives.errors import InputError
 from gfm_objectives.sweep.pool import command
+from gfm_objectives.sweep.trunks import Share
 
 
-def submit(runs: Sequence[DictConfig], home: Path, options: Mapping[str, Any], dry_run: bool) -> str:
-    """Submit one array of all runs, at most `options['at_once']` at a time; returns what was, or would be, submitted.
+def submit(runs: Sequence[Share], home: Path, options: Mapping[str, Any], dry_run: bool) -> str:
+    """Submit an array of the runs, at most `options['at_once']` at a time, and one of those that branch from them,
+    which begins when it has ended; returns what was, or would be, submitted.
 
     A run that the cluster ends goes on from its checkpoint when the sweep is submitted again.
     """
@@ -25,7 +25,7 @@ def submit(runs: Sequence[DictConfig], home: Path, options: Mapping[str, Any], d
         raise InputError(
             "executor=slurm: needs submitit; install the extra: pip install 'gfm-objectives[slurm]'"
         ) from None
-    commands = [command(c, home) for c in runs]
+    arrays = [[command(s.cfg, home) for s in runs if bool(s.after) == late] for late in (False, True)]
     folder = home / "slurm"
     parameters = {
         "job_name": home.name,
@@ -42,12 +42,23 @@ def submit(runs: Sequence[DictConfig], home: Path, options: Mapping[str, Any], d
     if dry_run:
         from submitit.slurm.slurm import _make_sbatch_string
 
-        shown = " ".join(commands[0][:-2]) + " config=<one of the runs below>"
-        script = _make_sbatch_string(command=shown, folder=folder, map_count=len(runs), **given)
-        return "\n".join([script, *(f"# run {i}: {' '.join(c)}" for i, c in enumerate(commands))])
+        lines: list[str] = []
+        for commands in filter(None, arrays):
+            more = {"dependency": "afterany:JOB_ABOVE"} if lines else {}
+            shown = " ".join(commands[0][:-2]) + " config=<one of the runs below>"
+            lines.append(
+                _make_sbatch_string(
+                    command=shown, folder=folder, map_count=len(commands), additional_parameters=more, **given
+                )
+            )
+            lines += [f"# run {i}: {' '.join(c)}" for i, c in enumerate(commands)]
+        return "\n".join(lines)
     if SlurmExecutor.affinity() < 0:
         raise InputError("executor=slurm: no sbatch here; submit from a login node, or show the job with dry_run=true")
-    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-    executor.update_parameters(**{f"slurm_{k}": v for k, v in given.items()})
-    jobs = executor.map_array(subprocess.check_call, commands)
-    return f"submitted {len(jobs)} runs as job {jobs[0].job_id.split('_')[0]}; logs in {folder}"
+    told: list[str] = []
+    for commands in filter(None, arrays):
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+        more = {"dependency": f"afterany:{told[-1]}"} if told else {}
+        executor.update_parameters(slurm_additional_parameters=more, **{f"slurm_{k}": v for k, v in given.items()})
+        told.append(executor.map_array(subprocess.check_call, commands)[0].job_id.split("_")[0])
+    return f"submitted {len(runs)} runs as {' and '.join(f'job {t}' for t in told)}; logs in {folder}"

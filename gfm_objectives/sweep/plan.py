@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
-
 from gfm_objectives.sweep.study import Study, broken, kind, seconds_per_flop
+from gfm_objectives.sweep.trunks import Share, in_all, shares
 
 
-def seconds_of(runs: Sequence[DictConfig], rates: dict[tuple[str, ...], float]) -> tuple[float, int]:
+def seconds_of(left: Sequence[Share], rates: dict[tuple[str, ...], float]) -> tuple[float, int]:
     """Seconds of the runs whose kind was measured, and how many were not."""
-    known = [c for c in runs if kind(c) in rates]
-    return sum(c.budget.flops * rates[kind(c)] for c in known), len(runs) - len(known)
+    known = [s for s in left if kind(s.cfg) in rates]
+    return sum(s.flops * rates[kind(s.cfg)] for s in known), len(left) - len(known)
 
 
 def text(study: Study, workers: int, watts: float, euro: float) -> str:
-    """The plan in words; watts: of one worker's device at work, an assumption."""
-    left, rates = study.open(), seconds_per_flop(study)
-    flops = sum(c.budget.flops for c in study.runs)
+    """The plan in words; watts: of one worker's device at work, an assumption. What runs share is counted once."""
+    left, rates = [*shares(study.runs).values()], seconds_per_flop(study)
     lines = [
-        f"{study.name}: {len(study.runs)} runs, {flops:.2g} FLOPs in all; {len(study.runs) - len(left)} finished, "
-        f"{len(broken(left))} begun and broken, {workers} at a time"
+        f"{study.name}: {len(study.runs)} runs, {in_all(study.runs):.2g} FLOPs in all; "
+        f"{len(study.runs) - len(left)} finished, {len(broken([s.cfg for s in left]))} begun and broken, "
+        f"{workers} at a time"
     ]
+    apart = sum(c.budget.flops for c in study.runs)
+    if apart > in_all(study.runs):
+        lines.append(f"  runs that differ in the budget alone share a trunk; without it they take {apart:.2g} FLOPs")
     for name, own in _by_objective(left).items():
         seconds, unknown = seconds_of(own, rates)
         told = " and ".join(
             [clock(seconds)] * (unknown < len(own)) + [f"{unknown} runs not measured yet"] * bool(unknown)
         )
-        lines.append(f"  {name:<14} {len(own):>4} runs  {sum(c.budget.flops for c in own):.2g} FLOPs  {told}")
+        lines.append(f"  {name:<14} {len(own):>4} runs  {sum(s.flops for s in own):.2g} FLOPs  {told}")
     seconds, unknown = seconds_of(left, rates)
     kwh = seconds / 3600 * watts / 1000
     if unknown < len(left):
@@ -41,10 +43,10 @@ def text(study: Study, workers: int, watts: float, euro: float) -> str:
     return "\n".join(lines)
 
 
-def _by_objective(runs: Sequence[DictConfig]) -> dict[str, list[DictConfig]]:
-    out: dict[str, list[DictConfig]] = {}
-    for c in runs:
-        out.setdefault(c.objective.name, []).append(c)
+def _by_objective(left: Sequence[Share]) -> dict[str, list[Share]]:
+    out: dict[str, list[Share]] = {}
+    for s in left:
+        out.setdefault(s.cfg.objective.name, []).append(s)
     return out
 
 

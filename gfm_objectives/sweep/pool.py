@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gfm_objectives import config
+from gfm_objectives.sweep.trunks import Share, ready, started
 
 
 def command(cfg: DictConfig, home: Path) -> list[str]:
@@ -23,8 +24,9 @@ def command(cfg: DictConfig, home: Path) -> list[str]:
     return [sys.executable, "-m", "gfm_objectives.cli", "train", f"config={path}", f"name={cfg.name}"]
 
 
-def run_all(runs: Sequence[DictConfig], home: Path, workers: int, gpus: int) -> dict[str, str]:
+def run_all(runs: Sequence[Share], home: Path, workers: int, gpus: int) -> dict[str, str]:
     """Run them, `workers` at a time; returns name -> why, of those that broke. What they print goes to `home`/logs.
+    A run that branches waits for the state it begins with.
 
     With GPUs every worker has one of its own. An interrupt, or the signal that clusters send when time is up, ends the
     children too, which go on at the next call.
@@ -35,9 +37,12 @@ def run_all(runs: Sequence[DictConfig], home: Path, workers: int, gpus: int) -> 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or busy:
-            for slot in (s for s in range(workers) if s not in busy and waiting):
-                cfg = waiting.pop(0)
-                busy[slot] = cfg, _start(cfg, home, slot, workers, gpus)
+            for slot in (s for s in range(workers) if s not in busy):
+                undone = [s.cfg.name for s in waiting] + [c.name for c, _ in busy.values()]
+                if (share := next((s for s in waiting if ready(s, undone)), None)) is None:
+                    break
+                waiting.remove(share)
+                busy[slot] = share.cfg, _start(started(share), home, slot, workers, gpus)
             for slot, (cfg, process) in list(busy.items()):
                 if (code := process.poll()) is not None:
                     del busy[slot]

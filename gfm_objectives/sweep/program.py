@@ -12,6 +12,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.runs.folder import folder
 from gfm_objectives.sweep import cluster, plan, pool
 from gfm_objectives.sweep.study import Study, kind, read, seconds_per_flop, smallest_first, write_points
+from gfm_objectives.sweep.trunks import Share, in_turn, shares
 
 
 def run(cfg: DictConfig) -> Path:
@@ -28,11 +29,11 @@ def run(cfg: DictConfig) -> Path:
     if cfg.plan_only:
         return study.home
     if cfg.executor == "slurm":
-        if left := study.open():
+        if left := [*shares(study.runs).values()]:
             print(cluster.submit(left, study.home, cfg.slurm, cfg.dry_run))
             return study.home
     elif cfg.dry_run:
-        print("\n".join(" ".join(pool.command(c, study.home)) for c in study.open()))
+        print("\n".join(" ".join(pool.command(s.cfg, study.home)) for s in in_turn(shares(study.runs).values())))
         return study.home
     else:
         _pretrain(study, workers, gpus, cfg)
@@ -44,15 +45,16 @@ def run(cfg: DictConfig) -> Path:
 
 def _pretrain(study: Study, workers: int, gpus: int, cfg: DictConfig) -> None:
     """The smallest run of each kind first, so that the plan of the rest is measured; then the longest first."""
+    broke: dict[str, str] = {}
     if first := smallest_first(study.open(), seconds_per_flop(study)):
-        broke = pool.run_all(first, study.home, workers, gpus)
-        left = [c for c in study.open() if c.name not in broke]
-        if left:
+        known = shares(study.runs)  # who would have to wait for its trunk goes first all the same, and leaves one
+        alone = [Share(c, c.budget.flops) if known[c.name].after else known[c.name] for c in first]
+        broke = pool.run_all(alone, study.home, workers, gpus)
+        if {c.name for c in study.open()} - broke.keys():
             print(plan.text(study, workers, cfg.watts, cfg.euro), flush=True)
-    else:
-        broke, left = {}, study.open()
     rates = seconds_per_flop(study)
-    left.sort(key=lambda c: -c.budget.flops * rates.get(kind(c), 0.0))
+    left = [s for name, s in shares(study.runs).items() if name not in broke]
+    left.sort(key=lambda s: -s.flops * rates.get(kind(s.cfg), 0.0))
     broke |= pool.run_all(left, study.home, workers, gpus)
     if broke:
         write_points(study)

@@ -1,0 +1,95 @@
+"""The state between two steps: saved for whoever is killed, kept along the trunk, and gone on from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gfm_objectives.budget import Budget
+from gfm_objectives.errors import InputError
+from gfm_objectives.runs.checkpoint import write_state
+from gfm_objectives.runs.trunk import LAST, kept_at
+
+if TYPE_CHECKING:
+    from gfm_objectives.pretrain.measuring import Measuring
+    from gfm_objectives.pretrain.module import Pretraining
+
+
+def state_of(module: Pretraining, measuring: Measuring) -> dict[str, Any]:
+    """All that a run goes on from; what it cost to get there included."""
+    seconds, wait = module.count["seconds"] + module.meter.seconds, module.count["wait"] + module.loader.wait
+    return {
+        "state_dict": module.objective.state_dict(),
+        "optimizer": module.optimiser.state_dict(),
+        "run": module.count | {"seconds": seconds, "wait": wait, "spent": module.budget.spent},
+        "trunk": module.trunk.whole and module.objective.has_trunk(),
+        "branched": module.trunk.branched,
+        "data_fingerprint": module.source.fingerprint,
+        "measuring": measuring.state_dict(),
+        "energy": module.used.state(),
+    }
+
+
+def restore(module: Pretraining, measuring: Measuring) -> None:
+    """Go on from the last checkpoint, if there is one. InputError where the data is no longer the same."""
+    path = module.folder / "checkpoints" / LAST
+    if not path.exists():
+        return
+    state = torch.load(path, map_location=module.device, weights_only=True)
+    if state.get("data_fingerprint", module.source.fingerprint) != module.source.fingerprint:
+        raise InputError(
+            f"{module.folder}: the data, or what its targets are made with, changed since this run began; "
+            "choose another name=, or overwrite=true"
+        )
+    module.objective.load_state_dict(state["state_dict"])
+    module.optimiser.load_state_dict(state["optimizer"])
+    measuring.load_state_dict(state["measuring"])
+    module.energy = state["energy"]
+    module.count = {k: v for k, v in state["run"].items() if k != "spent"}
+    module.budget.spent = state["run"]["spent"]
+    module.done = not module.budget.samples_left(min(k.total for k in module.costs.values()))
+    module.trunk.whole, module.trunk.branched = state.get("trunk", False), state.get("branched", {})
+    if module.fabric.is_global_zero:
+        share = f"{module.budget.progress:.0%} of the budget"
+        print(f"{module.cfg.name}: goes on from step {module.count['step']} ({share})")
+
+
+class Trunk:
+    """The part of a run with which every larger budget begins, and the states kept along it.
+
+    whole: whether every step so far was of it; branched: the run whose state this one began with, and the FLOPs spent
+    by then; {} = its own.
+    """
+
+    def __init__(self) -> None:
+        self.whole = True
+        self.branched: dict[str, Any] = {}
+        self.ahead: list[float] = []  # budgets whose branch points lie ahead
+
+    def begin(self, module: Pretraining) -> None:
+        """Before the first step of a process."""
+        wanted = module.cfg.keep_at
+        wanted = [module.budget.flops] if wanted is None else [*wanted, *[module.budget.flops] * bool(wanted)]
+        if self.whole and module.objective.has_trunk():
+            self.ahead = sorted({b for b in wanted if self.goes_on(module, b)})
+
+    def goes_on(self, module: Pretraining, flops: float) -> bool:
+        """Whether a run planned to `flops` would take the next step as all larger ones do."""
+        budget = Budget(flops)
+        budget.spent = module.budget.spent
+        places = module.cfg.optim.batch_size * module.world
+        return budget.is_trunk(places, module.costs[module.kind()].total, module.cfg.budget.cooldown)
+
+    def before_step(self, module: Pretraining) -> None:
+        self.whole = self.whole and self.goes_on(module, module.budget.flops)
+
+    def after_step(self, module: Pretraining, measuring: Measuring) -> None:
+        """Keep the state for the budgets that begin to cool, or end, with the next step. In front of `last.ckpt`: so
+        that no run goes on from behind a state that was to be kept."""
+        here = [b for b in self.ahead if not self.goes_on(module, b)]
+        for flops in here:
+            self.ahead.remove(flops)
+            module.finite.ask()
+            if module.fabric.is_global_zero:
+                write_state(kept_at(module.folder, flops), state_of(module, measuring) | {"kept_for": flops})
