@@ -53,6 +53,12 @@ COMMANDS = {
         preparing="the data, the count of FLOPs and a step on no device",
     ),
     "sweep": Command("run a study: many pretraining runs, planned first, resumed, compared", "sweep:run", "study"),
+    "replay": Command(
+        "run a step of a run again and say what happened in it: a loss that was no number, or any",
+        "pretrain.replaying:run",
+        "run",
+        preparing="the run",
+    ),
     "eval": Command(
         "fine-tune encoders and their contenders on tasks and report the gain",
         "compare:run",

@@ -25,6 +25,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
 from gfm_objectives.models.norm import share_norms
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.faults import note
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.states import Trunk, restore, state_of
@@ -75,6 +76,7 @@ class Pretraining:
         self.trunk = Trunk()
         self.compiled = False
         self.bar: Bar | None = None
+        self.table: Table | None = None  # of a run that is told of
         self.sizes: dict[Any, tuple[int, int, int]] = {}
 
     def fit(self, measuring: Measuring, compiled: bool = False) -> None:
@@ -217,17 +219,19 @@ class Pretraining:
 
     def _refuse(self, step: int, value: float) -> None:
         kept = self.folder / "checkpoints" / LAST
+        if self.fabric.is_global_zero:
+            note(self, step, value)
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
         raise InputError(
             f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
-            "lower optim.lr or look for values out of range in the data"
+            f"gfm replay {self.folder} shows where; lower optim.lr or look for values out of range in the data"
         )
 
     def _log(self, lr: float, out: dict[str, Tensor]) -> None:
         values = ranks.mean(
             torch.stack([v.detach().float().to(self.device) for v in out.values()])
         ).tolist()  # one wait
-        if not self.fabric.is_global_zero:
+        if self.table is None or self.bar is None:
             return
         scalars = dict(zip(out, values, strict=True))
         self.meter.wait = self.loader.wait
@@ -236,7 +240,6 @@ class Pretraining:
         row = place | {"progress": f"{self.budget.progress:.4f}", "lr": f"{lr:.3e}"}
         self.table.add(row | {k: f"{v:.5g}" for k, v in (scalars | rates).items()})
         self.tell(scalars | rates | {"lr": lr, "flops": self.budget.spent})
-        assert self.bar is not None
         self.bar.update(self.budget.spent, scalars["loss"], rates)
 
     def tell(self, figures: dict[str, float]) -> None:

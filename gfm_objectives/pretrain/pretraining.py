@@ -23,6 +23,7 @@ from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.faults import FAULT
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
@@ -80,6 +81,7 @@ def run(cfg: DictConfig) -> Path:
         ledger = account(module, device, dtype, measuring, joules)
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
+        (out / FAULT).unlink(missing_ok=True)
         off = ledger.flops_spent / ledger.flops_budget - 1
         shared = f", {ledger.flops_trunk:.3e} of them by {ledger.trunk}" if ledger.trunk else ""
         mfu = f", MFU {ledger.mfu:.0%} of {ledger.peak_name}" if ledger.mfu else ""

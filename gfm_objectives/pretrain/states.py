@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,9 +32,10 @@ def state_of(module: Pretraining, measuring: Measuring) -> dict[str, Any]:
     }
 
 
-def restore(module: Pretraining, measuring: Measuring) -> None:
-    """Go on from the last checkpoint, if there is one. InputError where the data is no longer the same."""
-    path = module.folder / "checkpoints" / LAST
+def restore(module: Pretraining, measuring: Measuring, path: Path | None = None) -> None:
+    """Go on from the last checkpoint, or that at `path`, if there is one. InputError where the data is no longer the
+    same."""
+    path = path or module.folder / "checkpoints" / LAST
     if not path.exists():
         return
     state = torch.load(path, map_location=module.device, weights_only=True)
