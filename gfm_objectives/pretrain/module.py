@@ -25,6 +25,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
 from gfm_objectives.models.norm import share_norms
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.beginning import Initial
 from gfm_objectives.pretrain.faults import note
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
@@ -64,9 +65,10 @@ class Pretraining:
         folder: Path,
         fabric: L.Fabric,
         dtype: torch.dtype = torch.float32,
+        initial: Initial | None = None,
     ) -> None:
         self.objective, self.costs, self.budget, self.cfg, self.source = objective, costs, budget, cfg, source
-        self.folder, self.fabric, self.dtype = folder, fabric, dtype
+        self.folder, self.fabric, self.dtype, self.initial = folder, fabric, dtype, initial or Initial()
         self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
         self.count: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"seconds": 0.0, "wait": 0.0}
         self.loggers: Sequence[Logger] = ()

@@ -19,10 +19,10 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import cores, device_name, resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
-from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.beginning import begin
 from gfm_objectives.pretrain.faults import FAULT
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
@@ -66,6 +66,9 @@ def run(cfg: DictConfig) -> Path:
     measuring = Measuring(dtype)
     if fabric.is_global_zero:
         module.loggers = build_loggers(cfg.loggers, out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+        if module.initial.name:
+            before = "unknown" if module.initial.flops is None else f"{module.initial.flops:.3g}"
+            print(f"{cfg.name}: begins with the weights of {module.initial.name}; FLOPs spent on them: {before}")
         print(_plan(cfg, module.objective, module.costs, module.budget, device, dtype), flush=True)
         if cfg.yardstick:
             told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
@@ -96,14 +99,13 @@ def run(cfg: DictConfig) -> Path:
 def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretraining:
     """A run from its config, before anything is written. InputError where the budget does not pay for it."""
     source, whole = open_source(cfg)
-    torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.encoder, whole)
+    encoder, initial = begin(cfg, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
     kinds = kinds_of_step(objective, source.spec, cfg.augment.sides)
     costs = {k: cost_of(objective, source.spec, k, cfg.optim.batch_size) for k in kinds}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
-    return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype)
+    return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype, initial)
 
 
 def _check_trunk(cfg: DictConfig, objective: Objective) -> None:
@@ -153,6 +155,8 @@ def account(
         flops_spent=module.budget.spent,
         flops_trunk=module.trunk.branched.get("flops", 0.0),
         trunk=module.trunk.branched.get("run", ""),
+        flops_initial=module.initial.flops,
+        initial=module.initial.name,
         flops_per_sample=module.budget.spent / max(1, c["samples"]),
         flops_per_sample_by_part=mean_parts(module.costs),
         flops_target_preparation=preparation[0],

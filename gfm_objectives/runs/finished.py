@@ -24,7 +24,8 @@ SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
 @dataclass(frozen=True, slots=True)
 class Run:
     """A finished pretraining run. identity names the folder and the weights in it; flops: its budget, which it met
-    within half a percent, so that runs of one budget are one rival's match; NaN where unknown; model: vit, conv (depth
+    within half a percent, so that runs of one budget are one rival's match, and what was spent on the weights it began
+    with; NaN where unknown; model: vit, conv (depth
     0), unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus; earth:
     the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart."""
 
@@ -45,7 +46,7 @@ def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
     groups: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for folder in dict.fromkeys(str(Path(f)) for f in folders):
         run, config = _read_run(folder)
-        recipe = {k: v for k, v in leaves(config) if k.split(".")[0] not in SEED_KEYS}
+        recipe = {k: v for k, v in leaves(config) if k.split(".")[0] not in SEED_KEYS and (k, v) != ("init", None)}
         groups.setdefault(json.dumps(recipe, sort_keys=True, default=str), []).append((run, recipe))
     names: dict[str, list[str]] = {}
     for key, members in groups.items():
@@ -89,7 +90,8 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
     kind = ("vit" if model.depth else "conv") if isinstance(model, Encoder) else "unet"
-    flops = ledger.flops_budget or ledger.flops_spent
+    before = float("nan") if ledger.flops_initial is None else ledger.flops_initial
+    flops = (ledger.flops_budget or ledger.flops_spent) + before
     data = config.get("data", {})
     number = data.get("seed")
     earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)

@@ -30,6 +30,8 @@ class Ledger:
     flops_spent: float = 0.0
     flops_trunk: float = 0.0  # of those spent: the share of the run this one branched from
     trunk: str = ""  # that run
+    flops_initial: float | None = 0.0  # spent before, on the weights it began with; None = unknown; not in the budget
+    initial: str = ""  # whose weights those are
     flops_per_sample: float = 0.0
     flops_per_sample_by_part: dict[str, float] = field(default_factory=dict)
     flops_evaluation: float = 0.0  # of the yardstick; not part of the budget

@@ -58,9 +58,9 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 
 def decisive(cfg: DictConfig) -> dict[str, Any]:
-    """The keys that decide the result, with their values."""
+    """The keys that decide the result, with their values; without `init` where it is null, as in runs of before."""
     every: dict[str, Any] = OmegaConf.to_container(settled(cfg))  # type: ignore[assignment]
-    return {k: v for k, v in every.items() if k not in FREE_KEYS}
+    return {k: v for k, v in every.items() if k not in FREE_KEYS and (k, v) != ("init", None)}
 
 
 def differing(one: DictConfig, other: DictConfig) -> list[str]:

@@ -1,0 +1,107 @@
+"""The encoder that a run begins with: fresh, or with weights of another run or of a file (continued pretraining)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from gfm_objectives.batch import Spec
+from gfm_objectives.errors import InputError
+from gfm_objectives.models import build_encoder
+from gfm_objectives.models.encoder import IN_PRETRAINING, Encoder
+from gfm_objectives.models.unet import UNet
+from gfm_objectives.runs.checkpoint import load_model, read_weights
+from gfm_objectives.runs.ledger import Ledger
+
+WEIGHTS = "encoder.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """What weights a run begins with. name: of the run or file, with their digest; '' = fresh. flops: what they cost,
+    that of the weights they began with included; None = unknown."""
+
+    name: str = ""
+    flops: float | None = 0.0
+
+
+def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet, Initial]:
+    """The encoder of `cfg` for what `spec` shows. InputError where `cfg.init` does not fit it, in one line.
+
+    `init=` names a finished run, of whose weights the sensors and bands may be others, or a file of an encoder's
+    weights, whose cost nobody knows.
+    """
+    torch.manual_seed(cfg.seed)
+    encoder = build_encoder(cfg.encoder, spec)
+    if cfg.init is None:
+        return encoder, Initial()
+    if cfg.init.startswith(("torchgeo:", "timm:")):
+        raise InputError(
+            f"init={cfg.init}: published encoders have no stem of ours for an objective to hide parts of; eval.py "
+            f"encoder={cfg.init} compares them; init= takes a run, or a file of an encoder that was trained here"
+        )
+    path = Path(cfg.init)
+    if path.name == WEIGHTS and (path.parent / "ledger.json").is_file():
+        path = path.parent
+    if not path.is_dir():
+        load(encoder, read_weights(path, "init"), f"init={path}")
+        return encoder, Initial(_named(path, path), None)
+    if not (path / "ledger.json").is_file():
+        raise InputError(f"init={path}: no ledger.json in it: not a run folder, or the run has not finished")
+    theirs, ledger = load_model(path), Ledger.read(path / "ledger.json")
+    _check_options(encoder, theirs, path)
+    if isinstance(encoder, Encoder) and encoder.bands != theirs.bands:
+        encoder = build_encoder(cfg.encoder, dataclasses.replace(spec, bands=theirs.bands))
+        load(encoder, theirs.state_dict(), f"init={path}")
+        encoder.extend(spec)  # type: ignore[operator]
+    else:
+        load(encoder, theirs.state_dict(), f"init={path}")
+    before = None if ledger.flops_initial is None else ledger.flops_spent + ledger.flops_initial
+    return encoder, Initial(_named(path, path / WEIGHTS), before)
+
+
+def _named(path: Path, weights: Path) -> str:
+    with weights.open("rb") as file:
+        return f"{path.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+
+
+def _check_options(ours: nn.Module, theirs: nn.Module, path: Path) -> None:
+    """InputError where a run holds another network, with the options that differ."""
+    a, b = ({"model": type(m).__name__} | vars(m)["options"] for m in (ours, theirs))
+    keys = [k for k in a.keys() | b if k not in IN_PRETRAINING and a.get(k) != b.get(k)]
+    if keys:
+        told = ", ".join(f"{k}={b.get(k)} there and {a.get(k)} here" for k in sorted(keys))
+        raise InputError(f"init={path}: another encoder: {told}; give encoder= and encoder.<key>= as there")
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], told: str) -> None:
+    """Read the weights of an encoder, alone or as a part `encoder.` of an objective, into `model`.
+
+    InputError names what has another shape, is missing, or has no place.
+    """
+    prefix = "encoder."
+    if any(k.startswith(prefix) for k in state):
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    own = model.state_dict()
+    wrong = [
+        f"{k} is {_shape(state[k])} there and {_shape(v)} here"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    wrong += [f"{k} is not there" for k in own if k not in state]
+    wrong += [f"{k} has no place here" for k in state if k not in own]
+    if wrong:
+        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+        raise InputError(f"{told}: weights of another encoder: {wrong[0]}{more}; choose encoder= as it was pretrained")
+    model.load_state_dict(dict(state))
+
+
+def _shape(t: Tensor) -> str:
+    return "x".join(map(str, t.shape)) or "a number"
