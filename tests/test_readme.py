@@ -16,6 +16,7 @@ from gfm_objectives.report import pages
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = ("index", "objective", "real_data", "torchgeo", "training")
 HOW_TO = (ROOT / "docs" / "objective.md").read_text()
 
 
@@ -34,12 +35,14 @@ def test_the_example_objective_trains(spec: Spec, batch: Batch) -> None:
 def test_every_command_is_a_valid_one(monkeypatch) -> None:
     """Keys and choices of each `train.py` and `eval.py` line exist; folders need not."""
     monkeypatch.setenv("GFM_DATA", "/data")
-    text = README.replace("\\\n", " ")
+    pages = [README, *((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)]
+    text = "\n".join(pages).replace("\\\n", " ")
     commands = re.findall(r"(?:uv run|python) (train|eval)\.py ([^`\n]*)", text)
-    assert len(commands) >= 5
+    assert len(commands) >= 12
     for entry, rest in commands:
         words = [w for w in rest.split() if "=" in w and not w.startswith(("#", "config=", "("))]
-        assert "objective=blur" in words or compose(entry, words)  # blur is the reader's own
+        own = {"objective=blur", "data=mine.yaml"} & {*words}  # the reader's own
+        assert own or compose(entry, words)
 
 
 def test_tables_and_reports_are_those_of_the_results(tmp_path) -> None:
