@@ -83,19 +83,36 @@ COMMANDS = {
         "others come from (docs/real_data.md)",
         words=("list",),
     ),
-    "prepare": Command("read data once and write it as shards, which load many times faster", "data.prepare:run"),
+    "prepare": Command(
+        "read data once and write it as shards, which load many times faster", "data.prepare:run", preparing="the data"
+    ),
     "curate": Command(
-        "find near-duplicates and empty places; write the keep-list that data.keep= reads", "curation.curating:run"
+        "find near-duplicates and empty places; write the keep-list that data.keep= reads",
+        "curation.curating:run",
+        preparing="the data",
     ),
     "leakage": Command(
         "name the ground that a run's data, or the training split, shares with a task's test",
         "curation.leakage:run",
         "run",
+        preparing="the data of both sides",
     ),
-    "finetune": Command("train one model for a task and keep it, or say which to use and why", "compare.single:run"),
-    "predict": Command("map a whole scene with a kept model, of any size, to a GeoTIFF or polygons", "predict:run"),
-    "review": Command("look at a map: doubt, tiles to label, areas with intervals, changes", "review:run"),
-    "export": Command("write a model for other programs: torch.export, ONNX, timm, torchgeo, ...", "export:run"),
+    "finetune": Command(
+        "train one model for a task and keep it, or say which to use and why",
+        "compare.single:run",
+        preparing="the task and its data",
+    ),
+    "predict": Command(
+        "map a whole scene with a kept model, of any size, to a GeoTIFF or polygons",
+        "predict:run",
+        preparing="the model and the scene",
+    ),
+    "review": Command(
+        "look at a map: doubt, tiles to label, areas with intervals, changes", "review:run", preparing="the map"
+    ),
+    "export": Command(
+        "write a model for other programs: torch.export, ONNX, timm, torchgeo, ...", "export:run", preparing="the model"
+    ),
     "report": Command(
         "write report.html, the page people open, from one or two results folders",
         "report.html:run",

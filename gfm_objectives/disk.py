@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from gfm_objectives.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +51,17 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], notes: Mappin
         mode = scratch.stat().st_mode
         save_file(dict(tensors), scratch, None if notes is None else dict(notes))
         scratch.chmod(mode)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file holds, a dict or a list. InputError with the `remedy` where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict | list):
+        raise InputError(f"{path}: damaged, no JSON of ours; {remedy}")
+    return found
 
 
 @contextmanager

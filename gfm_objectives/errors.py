@@ -42,6 +42,8 @@ REMEDIES: dict[int, str] = {
 TOLD: dict[str, str] = {
     "dataloader worker (pid": "a process that reads data was killed, most often for want of memory, or of room in "
     f"/dev/shm; give loader.workers=0, fewer of them, or a smaller loader.prefetch=, {GOES_ON}",
+    "process pool was terminated": "a worker process was killed, most often for want of memory; give fewer "
+    f"workers, {GOES_ON}",
     "shared memory": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "</torch_": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "no space left on device": REMEDIES[errno.ENOSPC],

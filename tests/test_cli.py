@@ -114,3 +114,14 @@ def test_a_mistake_and_help_are_answered_without_torch(tmp_path):
         run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode == code and run.stderr.count("\n") == bool(code) and says in run.stderr, run.stderr
         assert code or "python eval.py" in run.stdout
+
+
+@pytest.mark.parametrize("name", [n for n, c in cli.COMMANDS.items() if not c.usage])
+def test_a_command_that_loads_torch_first_says_what_it_prepares(name, capsys, monkeypatch):
+    """Which takes seconds, and before the data is read."""
+    order = []
+    monkeypatch.setattr(cli, "_function", lambda command: order.append(capsys.readouterr().out) or (lambda given: None))
+    monkeypatch.setattr("gfm_objectives.config.compose", lambda *_: [types.SimpleNamespace(name="demo")])
+    assert cli.main([name]) == 0
+    at_once = {"sweep", "report", "fit", "published"}  # they print as they go, and need no torch for it
+    assert order == ["" if name in at_once else f"demo: preparing {cli.COMMANDS[name].preparing}\n"]

@@ -12,11 +12,10 @@ import torch
 from small import config, make_run
 from test_pretrain import small
 
-from gfm_objectives import compare, pretrain
+from gfm_objectives import compare, lock, pretrain
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TrialLog
 from gfm_objectives.errors import InputError
-from gfm_objectives.runs import lock
 from gfm_objectives.runs.checkpoint import check_state, load_model
 from gfm_objectives.runs.folder import open_folder, using
 from gfm_objectives.runs.ledger import Ledger

@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gfm_objectives import cli, disk
+from gfm_objectives import cli, disk, lock
 from gfm_objectives.errors import InputError, InputWarning, explain
-from gfm_objectives.runs import lock
 
 
 def test_tensors_are_readable_by_whom_other_files_are(tmp_path: Path):
@@ -38,6 +39,34 @@ def test_no_file_that_others_are_to_read_is_written_by_safetensors_itself():
     package = Path(disk.__file__).parent
     users = {p.relative_to(package).as_posix() for p in package.rglob("*.py") if "save_file(" in p.read_text()}
     assert users == {"disk.py", "runs/segmenter.py"}  # the second for itself, in a temporary folder
+
+
+def test_every_file_is_written_whole_or_not_at_all():
+    """Through `disk`, or beside its place and renamed: a full disk or a kill in the middle leaves what was there."""
+    package = Path(disk.__file__).parent
+    writes = re.compile(r"\.write_(text|bytes)\(|\.open\(\"w|write_table\(|\.savefig\((?!out)|\.save\(folder")
+    aside = re.compile(r"scratch|\bpart\.|\btemporary\.|with_suffix\(\"\.tmp\"\)|/proc/")
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if path.name != "disk.py" and writes.search(line) and not aside.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("content", ["{", "", "3", '"text"', "\x00", "[" * 5000])
+def test_a_damaged_json_is_told_with_the_remedy(content, tmp_path):
+    path = tmp_path / "gain.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"gain\.json: damaged, no JSON of ours; delete it") as error:
+        disk.read_json(path, "delete it")
+    assert "\n" not in str(error.value)
+    path.write_bytes(b'["\xff"]')
+    with pytest.raises(InputError, match="damaged"):
+        disk.read_json(path, "delete it")
+    path.write_text("[1]")
+    assert disk.read_json(path, "delete it") == [1]
 
 
 FORK = multiprocessing.get_context("fork")
@@ -63,6 +92,7 @@ FORK = multiprocessing.get_context("fork")
             RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
             "here: a process that reads data was killed",
         ),
+        (BrokenProcessPool("A process in the process pool was terminated abruptly while"), "worker process was killed"),
         (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "here: /dev/shm is full"),
         (
             RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"),

@@ -18,6 +18,7 @@ from small import config
 
 from gfm_objectives import compare, inspection
 from gfm_objectives.config import compose
+from gfm_objectives.data import prepare
 from gfm_objectives.disk import SCRATCH
 from gfm_objectives.errors import InputWarning
 
@@ -49,11 +50,15 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def kill_and_go_on(call: Callable[[], object], after: float) -> None:
+def kill(call: Callable[[], object], after: float) -> None:
     pid = start(call)
     time.sleep(after)
     os.killpg(pid, signal.SIGKILL)
     ended(pid)
+
+
+def kill_and_go_on(call: Callable[[], object], after: float) -> None:
+    kill(call, after)
     assert ended(start(call)) == 0
 
 
@@ -99,3 +104,27 @@ def test_inspect(tmp_path):
         for file in ("inspect.txt", "inspect.png"):
             told = [(tmp_path / n / "synthetic" / file).read_bytes() for n in ("whole", f"broken{k}")]
             assert told[0] == told[1], (k, file)
+
+
+@pytest.mark.slow
+def test_prepare(tmp_path):
+    words = ["data.size=32", "data.dates=2", "data.places.pretrain=100", "data.regions.pretrain=2", "shard_mb=0.3"]
+
+    def of(name: str) -> Callable[[], object]:
+        (cfg,) = compose("prepare", [*words, "workers=1", f"out={tmp_path / name}"])
+        return lambda: prepare.run(cfg)
+
+    begun = time.monotonic()
+    assert ended(start(of("whole"))) == 0
+    took = time.monotonic() - begun
+    whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole").rglob("*.*")}
+    done = 0
+    for k in range(KILLS):
+        out = tmp_path / f"broken{k}"
+        kill(of(out.name), random.Random(k).uniform(0, took))
+        if (out / "synthetic" / "index.json").exists():
+            done += 1  # the kill came too late, and the same command says that it is finished
+        else:
+            assert ended(start(of(out.name))) == 0, k
+        assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*.*")} == whole, k
+    assert done < KILLS / 2

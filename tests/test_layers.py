@@ -13,6 +13,7 @@ PACKAGE = "gfm_objectives"
 GROUND = (
     "errors",
     "disk",
+    "lock",
     "sensors",
     "batch",
     "metrics",

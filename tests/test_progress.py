@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 from pathlib import Path
 
 import pytest
 
-from gfm_objectives.pretrain.progress import Bar, Meter, Table, last_loss
+from gfm_objectives.errors import InputError
+from gfm_objectives.pretrain.progress import Bar, Meter, Table, last_loss, read_table
 
 
 def test_utilisation_is_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +52,39 @@ def test_a_resumed_table_drops_what_came_after_the_checkpoint(tmp_path: Path) ->
         ("3", "7.0", "1.0"),
         ("4", "8.0", ""),
     ]
+
+
+@pytest.mark.parametrize("line", ["\x00\x00", "2,0.5,7", "two,0.5", "2,x", "2,0.5\n\udcff\udcfe,", ","])
+def test_a_damaged_table_is_told_and_left_as_it_is(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,loss\n1,0.5\n{line}\n3,0.5\n", errors="surrogateescape")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"metrics\.csv, line [34]: damaged, .*; delete the line"):
+        Table(path, 3)
+    assert path.read_bytes() == before
+
+
+def test_half_a_row_is_none_whatever_it_looks_like(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.25\n1")  # of step 17, cut short by a full disk
+    assert read_table(path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+    Table(path, 1)
+    assert path.read_text() == "step,loss\n1,0.5\n"
+
+
+def test_a_full_disk_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.csv"
+    Table(path, 0).add({"step": 1, "loss": 0.5})
+    before = path.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    table = Table(path, 1)
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    with pytest.raises(OSError, match=r"No space.*metrics\.csv"):
+        table.add({"step": 2, "loss": 0.4, "l1_s1": 1.0})
+    assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 def test_a_line_for_every_tenth_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

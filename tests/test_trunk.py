@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 from test_kills import KILLS, ended, start
 from test_pretrain import small
 
-from gfm_objectives import config, pretrain
+from gfm_objectives import config, lock, pretrain
 from gfm_objectives.budget import Budget
 from gfm_objectives.errors import InputError
 from gfm_objectives.objectives.jepa import JEPA
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain import module
-from gfm_objectives.runs import lock, trunk
+from gfm_objectives.runs import trunk
 from gfm_objectives.runs.folder import is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import config_hash, recipe_hash

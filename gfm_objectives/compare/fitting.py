@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives import disk
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.config import read_yaml
@@ -60,7 +60,7 @@ def pretrained_on(folder: str) -> dict[str, Any]:
     data = dict(read_yaml(Path(folder) / "config.yaml").get("data") or {})
     index = Path(str(data.get("root"))) / INDEX
     if data.get("name") == "shards" and index.is_file():
-        data["name"] = json.loads(index.read_text())["name"]
+        data["name"] = disk.read_json(index, "run gfm prepare again with overwrite=true")["name"]
     return data
 
 

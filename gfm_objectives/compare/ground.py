@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import pretrained_on
@@ -72,7 +73,7 @@ def _of_run(
 def _noted(run: Run, task: str, fingerprint: str, of: str) -> float | None:
     """What `gfm leakage` found of `of` in the test split of a task that is still the same."""
     path = Path(run.folder) / FILE
-    known: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    known: Mapping[str, Any] = disk.read_json(path, "delete it, and run gfm leakage again") if path.is_file() else {}
     return _larger(
         leak["touched"] / leak["places"]
         for leak in known.get(task, ())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.compare.adapters import merge_low_rank
 from gfm_objectives.compare.bench import Bench
@@ -153,7 +154,7 @@ def chosen_settings(results: Path, task: str, contender: str) -> dict[str, Any]:
     path = results / "tuning.json"
     if not path.is_file():
         raise InputError(f"settings={results}: no tuning.json in it; give a results folder of eval.py")
-    rows = [r for r in json.loads(path.read_text()) if r["task"] == task]
+    rows = [r for r in disk.read_json(path, "delete it, and gfm eval writes it again") if r["task"] == task]
     mine = [r for r in rows if r["contender"] == contender]
     if not mine:
         there = ", ".join(dict.fromkeys(r["contender"] for r in rows)) or "nothing"

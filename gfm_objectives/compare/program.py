@@ -23,7 +23,7 @@ from gfm_objectives.compare.trials import Workers
 from gfm_objectives.curation.leakage import told
 from gfm_objectives.device import cores, resolve
 from gfm_objectives.disk import naming
-from gfm_objectives.runs.lock import alone
+from gfm_objectives.lock import alone
 from gfm_objectives.scores import Store
 
 

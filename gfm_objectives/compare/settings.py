@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives import config
+from gfm_objectives import config, disk
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.provenance import commit
@@ -41,5 +41,5 @@ def count_final(out: Path, benches: Sequence[Bench]) -> None:
     entry = [out.name, commit()]
     if entry not in [r[1:] for r in rows]:  # a resumed evaluation is the same one
         rows.append([datetime.date.today().isoformat(), *entry])
-        path.write_text("".join(",".join(r) + "\n" for r in rows))
+        disk.write(path, "".join(",".join(r) + "\n" for r in rows))
     print(f"evaluations on the final world so far: {len(rows) - 1} ({path})")

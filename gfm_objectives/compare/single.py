@@ -23,8 +23,10 @@ from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.search import proposals
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
 from gfm_objectives.device import resolve
+from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams, step_cost
+from gfm_objectives.lock import alone
 from gfm_objectives.metrics import METRICS
 from gfm_objectives.runs.segmenter import CARD
 from gfm_objectives.scores import Store
@@ -54,16 +56,16 @@ def run(cfg: DictConfig) -> Path | None:
     if not can_run(bench, row):
         raise InputError(f"contender={row.kind}: task {task} has no layer map, which it reads; take another")
     job = first_job(bench, row, options, batch, settings)
-    out.mkdir(parents=True, exist_ok=True)
-    config.save(cfg, out / "config.yaml")
-    if settings is None:
-        job = tuned(job, options["trials"], batch, cfg.freeze, TrialLog(out / "trials.jsonl"), device, dtype)
-    job = replace(job, seed=cfg.seed)
-    print(
-        f"training {row.name} for {task}: {job.flops * job.hparams.length:.3g} FLOPs, {job.hparams.as_dict()}",
-        flush=True,
-    )
-    return keep(job, out, device, dtype, {"settings": cfg.settings, "also": list(cfg.also)})
+    with alone(out), naming(out):
+        config.save(cfg, out / "config.yaml")
+        if settings is None:
+            job = tuned(job, options["trials"], batch, cfg.freeze, TrialLog(out / "trials.jsonl"), device, dtype)
+        job = replace(job, seed=cfg.seed)
+        print(
+            f"training {row.name} for {task}: {job.flops * job.hparams.length:.3g} FLOPs, {job.hparams.as_dict()}",
+            flush=True,
+        )
+        return keep(job, out, device, dtype, {"settings": cfg.settings, "also": list(cfg.also)})
 
 
 def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, Any] | None]:

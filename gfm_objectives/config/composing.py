@@ -71,7 +71,7 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
         if not equals:
             group = next((g for g in groups if word in choices(g)), None)
             hint = f"; did you mean {group}={word}?" if group else ", with no spaces around ="
-            raise InputError(f"{word}: expected key=value{hint}")
+            raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{hint}")
         if not key or not text:
             missing = "key before" if not key else "value after"
             raise InputError(f"{word}: the {missing} = is missing; --help lists every key with its default")

@@ -207,7 +207,7 @@ def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> 
         return Choice(options, {})
     rest = {k: v for k, v in options.items() if k != "use"}
     if depth > 8:
-        raise InputError(f"{files[-1]}: 'use: {options['use']}' leads in a circle")
+        raise InputError(f"{files[-1]}: 'use: {options['use']}' leads in a circle; let it use another")
     used = read_choice(group, str(options["use"]), files, depth + 1)
     merged = OmegaConf.to_container(OmegaConf.merge(used.options, rest), resolve=False)
     return Choice(merged, used.ranges)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import disk
 from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.describing import Described, describe
 from gfm_objectives.curation.embedders import Embedder, open_embedder
@@ -108,7 +109,7 @@ def write_pairs(pairs: Pairs, source: Source, path: Path) -> Path:
     rows = [(names[a], names[b], *rest) for a, b, *rest in zip(
         *(x.tolist() for x in (pairs.a, pairs.b, pairs.dy, pairs.dx, pairs.votes)), strict=True)]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with disk.replacing(path) as scratch, scratch.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*PAIR, "row_shift", "col_shift", "votes"))
         writer.writerows(sorted(row for row in rows if row[0] != row[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.curation.embedders import STATISTICS, Embedder
 from gfm_objectives.curation.examination import Limits, examine
@@ -137,15 +137,14 @@ def _open(folder: Path, what: list[object]) -> None:
     if folder.is_dir() and (not note.is_file() or note.read_text() != key):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(key)
+    disk.write(note, key)
 
 
 def _save(part: Described, path: Path) -> None:
     arrays = {f.name: getattr(part.points, f.name) for f in fields(Points)}
     arrays |= {f.name: getattr(part, f.name) for f in fields(Described) if f.name != "points"}
-    partial = path.with_suffix(".tmp.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    with disk.replacing(path) as scratch:
+        np.savez(scratch, **arrays)  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> Described:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.curation.embeddings import Alike
 from gfm_objectives.errors import InputError
 
@@ -29,7 +30,8 @@ def export(vectors: np.ndarray, folder: Path) -> None:
         ids = pa.array(np.arange(first, first + len(part)), pa.int64())
         ends = pa.array(np.arange(len(part) + 1) * part.shape[1], pa.int32())
         lists = pa.ListArray.from_arrays(ends, pa.array(part.ravel(), pa.float32()))
-        pq.write_table(pa.table({"id": ids, "embeddings": lists}), folder / f"embeddings-{number:05}.parquet")
+        with disk.replacing(folder / f"embeddings-{number:05}.parquet") as scratch:
+            pq.write_table(pa.table({"id": ids, "embeddings": lists}), scratch)
 
 
 def read_answer(folder: Path, places: int) -> Alike:

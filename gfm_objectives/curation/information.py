@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.curation.describing import describe
 from gfm_objectives.curation.embeddings import Alike
@@ -226,7 +227,8 @@ def tell(source: Source, places: Sequence[int], path: Path) -> list[str]:
     part = describe(Curated(source, np.array(places), "", (0.0, 0.0), ""), Limits(0, 0, 1, 0), None)
     pairs = find_pairs(part.points, channels(source.spec))
     kept = decide(part.reason, part.quality, pairs, Alike.nobody(len(places)), source.spec.size, Rules())
-    draw(found, source.synthetic).savefig(path, dpi=110)
+    with disk.replacing(path) as scratch:
+        draw(found, source.synthetic).savefig(scratch, dpi=110)
     return lines(found, float(kept.keep.mean()))
 
 

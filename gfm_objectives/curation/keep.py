@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.curation.embeddings import Alike
 from gfm_objectives.curation.examination import REASONS
 from gfm_objectives.curation.neighbours import Pairs
@@ -120,4 +121,5 @@ def write(kept: KeepList, names: list[str], about: Mapping[str, Any], path: Path
         }
     ).replace_schema_metadata({"gfm": json.dumps({"format": FORMAT, **about})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    with disk.replacing(path) as scratch:
+        pq.write_table(table, scratch)

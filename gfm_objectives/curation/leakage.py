@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import disk
 from gfm_objectives.config import read_yaml
 from gfm_objectives.curation.describing import describe_batch
 from gfm_objectives.curation.examination import Limits
@@ -84,8 +85,8 @@ def run(cfg: DictConfig) -> list[Leak]:
     folder = Path(cfg.run) if cfg.run else Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(known | {task.name: [asdict(leak) for leak in found]}, indent=2) + "\n")
+    known = disk.read_json(path, "delete it, and run gfm leakage again") if path.is_file() else {}
+    disk.write(path, json.dumps(known | {task.name: [asdict(leak) for leak in found]}, indent=2) + "\n")
     print(f"  -> {path}")
     scored = [leak for leak in found if leak.into.endswith(" test") and leak.leaks]
     if scored and cfg.strict:
@@ -100,7 +101,7 @@ def told(runs: Sequence[str], tasks: Mapping[str, str], strict: bool) -> list[st
     out = []
     for run in runs:
         path = Path(run) / FILE
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = disk.read_json(path, "delete it, and run gfm leakage again") if path.is_file() else {}
         for task, fingerprint in tasks.items():
             into = [Leak(**leak) for leak in known.get(task, []) if leak["into"] == f"{task} test"]
             into = [leak for leak in into if leak.fingerprint == fingerprint]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.curation.describing import layer_of
 from gfm_objectives.curation.keep import Rules, relations
 from gfm_objectives.data.source import Source
@@ -60,7 +61,7 @@ def write_page(path: Path, name: str, source: Source, found: Curation, rules: Ru
     page = (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style>{''.join(parts)}"
     )
-    path.write_text(page)
+    disk.write(path, page)
     return path
 
 

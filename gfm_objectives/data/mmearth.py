@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,6 +200,14 @@ class Tile(NamedTuple):
     lat: float
 
 
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); download it again") from None
+
+
 def read_tiles(path: Path) -> dict[str, Tile]:
     """Tile name -> Tile. The real file holds gigabytes, most of them lists of bands, dropped while it is parsed."""
 
@@ -208,13 +217,13 @@ def read_tiles(path: Path) -> dict[str, Tile]:
             return Tile(d["S2_DATE"], d["S2_type"], d["lon"], d["lat"])
         return None if "sentinel2" in d else d
 
-    with path.open() as file:
+    with path.open() as file, _sound(path):
         return json.load(file, object_pairs_hook=keep)
 
 
 def split_rows(path: Path, split: str, count: int) -> np.ndarray:
     """Rows of the HDF5 file that belong to a split, (N,) int64."""
-    with path.open() as file:
+    with path.open() as file, _sound(path):
         rows = np.array(json.load(file)[split], dtype=np.int64)
     if not len(rows):
         raise InputError(f"{path}: the {split} split is empty; MMEarth is for pretraining, give tasks other data")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import disk, lock
 from gfm_objectives.batch import Batch
 from gfm_objectives.data import build_source
 from gfm_objectives.data.records import arrays, encode, make_up
@@ -39,7 +40,14 @@ def run(cfg: DictConfig) -> Path:
     nbytes = len(encode(a := arrays(read(first, 0)), make_up([a])))
     per = max(1, round(cfg.shard_mb * 2**20 / nbytes))
     plan = {"format": FORMAT, "per": per, "splits": {k: [s.fingerprint, len(s)] for k, s in sources.items()}}
-    _open(out, plan, cfg.overwrite)
+    with lock.alone(out), disk.naming(out):
+        _open(out, plan, cfg.overwrite)
+        _fill(cfg, out, sources, per, nbytes)
+    return out
+
+
+def _fill(cfg: DictConfig, out: Path, sources: Mapping[str, Source], per: int, nbytes: int) -> None:
+    """The shards that are not there yet, then the index."""
     jobs = [(split, k) for split, s in sources.items() for k in range(-(-len(s) // per)) if not done(out, split, k)]
     places = sum(len(s) for s in sources.values())
     _check_room(out, nbytes * sum(len(chunk(sources[s], k, per)) for s, k in jobs))
@@ -48,11 +56,10 @@ def run(cfg: DictConfig) -> Path:
         flush=True,
     )
     _write_all(out, sources, jobs, per, cfg.workers)
-    index = _index(out, options["name"], sources, per)
-    _replace(out / INDEX, json.dumps(index).encode())
+    index = _index(out, cfg.data.name, sources, per)
+    disk.write(out / INDEX, json.dumps(index))
     (out / PLAN).unlink()
     _tell(index, out)
-    return out
 
 
 def read(source: Source, k: int) -> Batch:
@@ -75,7 +82,8 @@ def write(out: Path, source: Source, split: str, k: int, which: Sequence[int]) -
     made = make_up(held)
     path = out / split / f"{k:05}.bin"
     path.parent.mkdir(exist_ok=True)
-    _replace(path, b"".join(encode(place, made) for place in held))
+    with disk.replacing(path) as scratch:
+        scratch.write_bytes(b"".join(encode(place, made) for place in held))
     about = {
         "file": f"{split}/{k:05}.bin",
         "count": len(places),
@@ -83,7 +91,7 @@ def write(out: Path, source: Source, split: str, k: int, which: Sequence[int]) -
         "levels": [{name: s.level for name, s in p.sensors.items()} for p in places],
         "statistics": moments(places),
     }
-    _replace(path.with_suffix(".json"), json.dumps(about).encode())
+    disk.write(path.with_suffix(".json"), json.dumps(about))
 
 
 def moments(places: Sequence[Batch]) -> dict[str, list[list[float]]]:
@@ -104,9 +112,12 @@ def done(out: Path, split: str, k: int) -> bool:
     path = out / split / f"{k:05}.json"
     if not path.is_file():
         return False
-    about = json.loads(path.read_text())
-    file = out / about["file"]
-    return file.is_file() and file.stat().st_size == about["count"] * about["make_up"]["nbytes"]
+    try:
+        about = json.loads(path.read_text())
+        file, nbytes = out / about["file"], about["count"] * about["make_up"]["nbytes"]
+    except (ValueError, KeyError, TypeError):
+        return False  # damaged: it is written again
+    return file.is_file() and file.stat().st_size == nbytes
 
 
 # ---------------------------------------------------------------- all of them
@@ -160,7 +171,7 @@ def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dic
     for split, source in sources.items():
         shards, rows = [], []
         for k in range(-(-len(source) // per)):
-            about = json.loads((out / split / f"{k:05}.json").read_text())
+            about = disk.read_json(out / split / f"{k:05}.json", "delete it, and the same command writes it again")
             for level in about.pop("levels"):
                 if level not in levels:
                     levels.append(level)
@@ -169,7 +180,7 @@ def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dic
                 totals[sensor] = totals.get(sensor, 0) + np.array(found)
             shards.append(about)
         lines = [f"{level}\t{area}" for level, area in zip(rows, source.groups(), strict=True)]
-        _replace(out / split / "places.tsv", "\n".join(lines).encode())
+        disk.write(out / split / "places.tsv", "\n".join(lines))
         splits[split] = {"fingerprint": source.fingerprint, "places": f"{split}/places.tsv", "shards": shards}
     statistics = {
         sensor: {band: _figures(*row) for band, row in zip(first.spec.bands[sensor], total, strict=True)}
@@ -194,17 +205,19 @@ def _figures(n: float, total: float, squares: float) -> dict[str, float]:
 
 
 def _open(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    found = [p for p in out.iterdir() if p.name != lock.NAME and not p.name.startswith(disk.SCRATCH)]
     if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        found = []
     if (out / INDEX).exists():
         raise InputError(f"{out}: holds finished shards; choose another name=, or overwrite=true")
     if (out / PLAN).exists():
-        if json.loads((out / PLAN).read_text()) != json.loads(json.dumps(plan)):
+        if (out / PLAN).read_text() != json.dumps(plan):
             raise InputError(f"{out}: was begun for other data or shard_mb; choose another name=, or overwrite=true")
-    elif out.exists() and any(out.iterdir()):
+    elif found:
         raise InputError(f"{out}: holds files that are no shards; choose another name=")
-    out.mkdir(parents=True, exist_ok=True)
-    _replace(out / PLAN, json.dumps(plan).encode())
+    disk.write(out / PLAN, json.dumps(plan))
 
 
 def _check_room(out: Path, nbytes: int) -> None:
@@ -213,13 +226,6 @@ def _check_room(out: Path, nbytes: int) -> None:
         raise InputError(
             f"{out}: needs about {nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; choose another out="
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Written whole or not at all: a kill leaves what was there before."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _tell(index: dict[str, Any], out: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.export.plain import ImageEncoder
 from gfm_objectives.runs.checkpoint import load_model
@@ -231,5 +232,5 @@ def write_pangaea(folder: str | Path, out: Path, sensor: str) -> list[Path]:
     group = "optical" if optical else "sar"
     files["gfm_encoder.yaml"] = PANGAEA_YAML.format(folder=Path(folder).resolve(), group=group, bands=", ".join(bands))
     for name, text in files.items():
-        (out / name).write_text(text)
+        disk.write(out / name, text)
     return [out / name for name in files]

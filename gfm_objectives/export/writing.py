@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.export import card as cards
@@ -62,8 +63,8 @@ def run(cfg: DictConfig) -> Path:
     else:
         ledger = Ledger.read(subject.folder / "ledger.json")
         text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done)
-    (out / "README.md").write_text(text)
-    (out / "exports.json").write_text(json.dumps(done, indent=1) + "\n")
+    disk.write(out / "README.md", text)
+    disk.write(out / "exports.json", json.dumps(done, indent=1) + "\n")
     print(f"  -> {out}")
     return out
 

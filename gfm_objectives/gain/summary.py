@@ -55,6 +55,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.gain import means, standing
 from gfm_objectives.gain.pairing import Table
 from gfm_objectives.scores import Score
@@ -97,7 +98,7 @@ def summarise(scores: Sequence[Score], suite_size: int | None = None) -> dict[st
 
 def write(summary: dict[str, Any], path: str | Path) -> None:
     """Save a summary as JSON other tools can read (strict: no NaN)."""
-    Path(path).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    disk.write(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def _row(table: Table, name: str, scores: Sequence[Score]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.data.cutting import SIDE, WHOLE
 from gfm_objectives.data.footprints import blocks
 from gfm_objectives.data.grid import Grid
@@ -61,12 +62,11 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
         if file.exists():
             raise InputError(f"{file}: is there already; remove it, or give another name: out=other.yaml")
     draft = describe(root.resolve(), path.stem, attribute)
-    path.write_text(
-        _yaml(f"{draft.name}: drafted by gfm init from {root}; check it by gfm inspect {path}", draft.options)
-    )
+    drafted = f"{draft.name}: drafted by gfm init from {root}; check it by gfm inspect {path}"
+    disk.write(path, _yaml(drafted, draft.options))
     if draft.task:
         draft.task["data"] = {"use": f"./{path}" if path.parent == Path(".") else str(path)}
-        task.write_text(_yaml(f"{draft.name}: its labels as a task", draft.task))
+        disk.write(task, _yaml(f"{draft.name}: its labels as a task", draft.task))
     lines = [f"wrote {path}{f' and {task}' if draft.task else ''}", "guessed:", *(f"  {g}" for g in draft.guessed)]
     lines += ["by hand:", *(f"  {g}" for g in draft.left)] if draft.left else []
     lines += ["next:", f"  gfm inspect {path}"]

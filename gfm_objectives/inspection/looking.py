@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import disk
 from gfm_objectives.curation.information import MOST, tell
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
@@ -44,10 +46,12 @@ def run(cfg: DictConfig) -> Path:
     samples = first.read(spread(len(first), SAMPLES))
     if cfg.information:
         print("\n".join(tell(first, spread(len(first), MOST), folder / "information.png")))
-    draw_page(cfg.name, first.spec, samples, looks).savefig(folder / "inspect.png", dpi=110)
-    with (folder / "inspect.txt").open("w") as file:
-        for console in (Console(), Console(file=file, width=110)):
-            console.print(render(cfg.name, sources, looks, options))
+    with disk.replacing(folder / "inspect.png") as scratch:
+        draw_page(cfg.name, first.spec, samples, looks).savefig(scratch, dpi=110)
+    text = io.StringIO()
+    for console in (Console(), Console(file=text, width=110)):
+        console.print(render(cfg.name, sources, looks, options))
+    disk.write(folder / "inspect.txt", text.getvalue())
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
     if faults:
         raise faults[0]

@@ -188,9 +188,12 @@ def load_weights(model: nn.Module, path: str | Path, grid: int) -> None:
             state: dict[str, Any] = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch.load raises many kinds
-        first = (str(e).splitlines() or [type(e).__name__])[0]
-        raise InputError(f"weights={path}: cannot be read as .pth or .safetensors without running code: {first}") from e
+        assert isinstance(state, dict), type(state)
+    except Exception:  # torch.load raises many kinds, with advice to execute what the file holds
+        raise InputError(
+            f"weights={path}: holds more than tensors by name, or is damaged; it is not opened; save its state_dict() "
+            "alone"
+        ) from None
     state = next((state[k] for k in ("model", "state_dict", "teacher") if isinstance(state.get(k), dict)), state)
     for part in [k for k, v in state.items() if isinstance(v, dict)]:  # CROMA keeps a dictionary for each encoder
         state |= {f"{part}.{k}": v for k, v in state.pop(part).items()}

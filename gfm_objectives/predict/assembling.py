@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.predict.job import Job
@@ -56,7 +58,7 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
     found = Found(m)
     for name in (*m.extra, "map"):  # the map last: whoever finds it finds all
         final = target if name == "map" else target.with_name(f"{target.stem}_{name}{target.suffix}")
-        part = m.job.folder / f".{name}.tif"
+        part = m.job.folder / f".{name}.{os.getpid()}.tif"  # several jobs may come last
         _write(m, name, part, found if name == "map" else None)
         finish(part, final, "nearest" if name == "map" and m.segmentation else "average")
         part.unlink()
@@ -64,7 +66,7 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
         write_names(target, class_codes(m.card.legend)[0], m.card.legend)
     spent = dict(seconds) | {"write": time.perf_counter() - begun}
     about = found.report() | {"seconds": spent, "model": m.model, "digest": m.digest}
-    target.with_name(target.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
+    disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
     print("\n".join([*found.lines(), _shares(spent, found.pixels * (m.scene.gsd / 1000) ** 2)]))
 
 

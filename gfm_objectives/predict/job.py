@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.raster import no_room
 
@@ -27,8 +28,8 @@ class Job:
         text = json.dumps(about, sort_keys=True, indent=1) + "\n"
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         note = self.folder / "job.json"
-        if note.exists() and (known := note.read_text()) != text:
-            before = json.loads(known)
+        if note.exists() and note.read_text(errors="replace") != text:
+            before = disk.read_json(note, f"delete {self.folder}, and the same command starts again")
             differ = ", ".join(k for k in about if before.get(k) != json.loads(text)[k])
             raise InputError(
                 f"{self.folder}: holds blocks of another map ({differ} differ); delete it, or name another"

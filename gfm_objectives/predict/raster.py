@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import Ground
 from gfm_objectives.runs.segmenter import Card
@@ -111,7 +112,7 @@ def write_names(target: Path, codes: np.ndarray, legend: Legend) -> None:
     names = dict(zip(codes.tolist(), legend.classes, strict=True))
     rows = "".join(f"<Category>{escape(names.get(c, ''))}</Category>" for c in range(max(names) + 1))
     text = f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{rows}</CategoryNames></PAMRasterBand></PAMDataset>\n'
-    target.with_name(target.name + ".aux.xml").write_text(text)
+    disk.write(target.with_name(target.name + ".aux.xml"), text)
 
 
 def provenance(card: Card, model: str, digest: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.places import data_options
-from gfm_objectives.pretrain.progress import Table
+from gfm_objectives.pretrain.progress import Table, read_table
 from gfm_objectives.training.compiling import eager
 from gfm_objectives.yardstick import Figures, Yardstick
 from gfm_objectives.yardstick.probes import alarm
@@ -104,8 +103,7 @@ class Measuring:
         same for runs that were measured on the same places. {} where nothing was measured."""
         if self.yardstick is None:
             return {}
-        with (folder / "yardstick.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(folder / "yardstick.csv")
         encoder, bands = ([r for r in rows if r["of"] == of] for of in ("encoder", "bands"))
         untrained = [r for r in encoder if r["step"] == "0"]
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
+
+from gfm_objectives import disk
+from gfm_objectives.errors import InputError
 
 
 class Meter:
@@ -96,31 +100,43 @@ class Table:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.columns: list[str] = []
-        kept: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="") as f:
-                kept = [r for r in csv.DictReader(f) if (r.get("step") or "").isdigit() and int(r["step"]) <= step]
-        self._write(kept)
+        self._write([r for r in read_table(path) if int(r["step"]) <= step] if path.exists() else [])
 
     def add(self, row: dict[str, Any]) -> None:
         if not row.keys() <= set(self.columns):
-            with self.path.open(newline="") as f:
-                before = list(csv.DictReader(f))
-            self._write([*before, row])
+            self._write([*read_table(self.path), row])
         else:
-            with self.path.open("a", newline="") as f:
+            with disk.naming(self.path), self.path.open("a", newline="") as f:
                 csv.DictWriter(f, self.columns, restval="").writerow(row)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.columns = list(dict.fromkeys(k for r in rows for k in r))
-        with self.path.open("w", newline="") as f:
+        with disk.replacing(self.path) as scratch, scratch.open("w", newline="") as f:
             writer = csv.DictWriter(f, self.columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv or yardstick.csv; half a line, which a kill or a full disk leaves, is none.
+
+    InputError where it is damaged: neither made up nor left out in silence.
+    """
+    text = path.read_bytes().decode(errors="replace")
+    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    for number, row in enumerate(rows, start=2):
+        try:
+            int(row["step"])
+            _ = [float(v) for k, v in row.items() if v and k != "of"]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{path}, line {number}: damaged, no row of the table; delete the line, or the file with all that it "
+                "tells of earlier steps, and the same command goes on"
+            ) from None
+    return rows
+
+
 def last_loss(path: Path) -> float | None:
     """Mean loss over the last tenth of the budget, from metrics.csv; None where no line of it falls there."""
-    with path.open(newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file) if float(row["progress"]) >= 0.9]
+    losses = [float(row["loss"]) for row in read_table(path) if float(row["progress"]) >= 0.9]
     return fmean(losses) if losses else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives import gain
+from gfm_objectives import disk, gain
 from gfm_objectives.report import figures, html, tables, verdict, words, yardstick
 from gfm_objectives.scores import Store
 
@@ -23,14 +22,14 @@ def write(folder: str | Path) -> Path:
     about = context(folder)
     store, summary = Store(folder), summarise(folder)
     gain.write(summary, folder / "gain.json")
-    curve = json.loads(p.read_text()) if (p := folder / "plateau.json").exists() else []
+    curve = _written(folder / "plateau.json") or []
     pictures = figures.draw(summary, curve, folder, about, store.load())
     parts = [_opening(summary, len(store.stale()), about), _verdict(summary, about), _curve(summary, pictures)]
     parts += [_gains(summary, about, pictures), _scores(summary), _classes(summary, about, pictures)]
     parts += [_means(summary, curve, pictures), _measured(folder, summary["fractions"])]
     parts += [_pictures(pictures), _method(summary)]
     path = folder / "report.md"
-    path.write_text("\n".join(p for p in parts if p))
+    disk.write(path, "\n".join(p for p in parts if p))
     html.write([folder], folder / "report.html")
     return path
 
@@ -55,8 +54,12 @@ def context(folder: Path) -> dict[str, Any]:
     budgets (of each task and fraction: F in FLOPs, and whether every rival from scratch had plateaued there), classes
     and colors (task -> names, task -> '#rrggbb').
     """
-    path = folder / "context.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _written(folder / "context.json") or {}
+
+
+def _written(path: Path) -> Any:
+    """What a comparison wrote, if it did."""
+    return disk.read_json(path, "delete it, and the same gfm eval writes it again") if path.exists() else None
 
 
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.report import verdict, words
 from gfm_objectives.report.confusions import MOST, confusions, preferred
 from gfm_objectives.report.gallery import predictions
@@ -55,7 +56,8 @@ def draw(
     for name, make in pictures.items():
         files[name] = folder / "figures" / f"{name}.png"
         files[name].parent.mkdir(parents=True, exist_ok=True)
-        make().savefig(files[name], dpi=140)
+        with disk.replacing(files[name]) as scratch:
+            make().savefig(scratch, dpi=140)
     return files
 
 

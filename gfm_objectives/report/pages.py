@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from gfm_objectives import report
+from gfm_objectives import disk, report
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import tables, verdict, yardstick
 
@@ -51,7 +51,7 @@ def reproduce(root: str | Path = ".") -> list[Path]:
     for folder in folders:
         report.write(folder)
     for page in pages:
-        page.write_text(fill(page.read_text(), root, page.name))
+        disk.write(page, fill(page.read_text(), root, page.name))
     return [p for p in watched if p.read_text() != before[p]]
 
 

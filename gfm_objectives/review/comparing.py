@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import confusion, miou
 from gfm_objectives.predict.ground import Files
@@ -69,7 +70,7 @@ def compare(old: str, new: str, labels: list[str], out: Path) -> dict[str, Any]:
         print(f"on {len(lost)} labelled tiles: mIoU {100 * found['miou'][0]:.1f} -> {100 * found['miou'][1]:.1f}")
         print(f"  {len(worse)} tiles are worse by more than {WORSE:.0%} of their labelled pixels")
         write_geojson(out / "regressions.geojson", [polygon(t.pop("ring"), t) for t in worse])
-    (out / "compare.json").write_text(json.dumps(found, indent=1) + "\n")
+    disk.write(out / "compare.json", json.dumps(found, indent=1) + "\n")
     print(f"  -> {out}")
     return found
 

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives import disk
 from gfm_objectives.predict.raster import colours
 from gfm_objectives.review.choosing import Tile
 from gfm_objectives.runs.segmenter import Card
@@ -53,10 +54,11 @@ def write_page(
         figures,
     ]
     title = escape(f"Review: {card.task['name']}")
-    path.write_text(
+    disk.write(
+        path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style><body><h1>{title}</h1>\n{chr(10).join(parts)}\n"
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"<script>{SCRIPT}</script></body></html>\n",
     )
 
 

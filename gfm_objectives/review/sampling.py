@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.chance import mix
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import place
@@ -39,7 +40,7 @@ def draw(path: str, out: Path, n: int, least: int, seed: int) -> Path:
     places = [places[i] for i in rng.permutation(len(places))]
     out.mkdir(parents=True, exist_ok=True)
     features, strata = [], {}
-    with target.open("w", newline="") as file:
+    with disk.replacing(target) as scratch, scratch.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for number, (label, row, column) in enumerate(places):
@@ -59,7 +60,7 @@ def draw(path: str, out: Path, n: int, least: int, seed: int) -> Path:
         "km2": float(pixels.sum() * (m.gsd / 1000) ** 2),
         "strata": strata,
     }
-    (out / "sample.json").write_text(json.dumps(about, indent=1) + "\n")
+    disk.write(out / "sample.json", json.dumps(about, indent=1) + "\n")
     drawn = ", ".join(f"{k} {c}" for k, c in zip(wanted.tolist(), m.classes, strict=True))
     print(f"{len(places)} places ({drawn}), in random order: label them under `reference` without looking at the map")
     print(f"  -> {target}\nthen: gfm review estimate={target}")
@@ -86,7 +87,7 @@ def estimate(path: str) -> dict[str, Any]:
         raise InputError(
             f"estimate={path}: give a sample.csv that gfm review sample= wrote, with its sample.json beside it"
         )
-    about = json.loads(note.read_text())
+    about = disk.read_json(note, "bring it back from a copy, or draw the sample again: its labels are in sample.csv")
     labels = _labels(file, about)
     k = len(about["classes"])
     counts = np.zeros((k, k), np.int64)
@@ -112,7 +113,7 @@ def estimate(path: str) -> dict[str, Any]:
         "counts": counts.tolist(),
     }
     target = file.with_name("areas.json")
-    target.write_text(json.dumps(found, indent=1) + "\n")
+    disk.write(target, json.dumps(found, indent=1) + "\n")
     print(f"  -> {target}")
     return found
 

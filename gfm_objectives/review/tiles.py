@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image as Picture
 
+from gfm_objectives import disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.models.bands import nearest
 from gfm_objectives.predict.ground import Ground
@@ -76,7 +77,7 @@ def _describe(folder: Path, card: Card, days: dict[str, list[float]], nothing: i
     about = {"name": "chips", "root": str(folder.resolve()), "gsd": card.spec.gsd, "size": card.spec.size}
     path = folder / "chips.yaml"
     text = yaml.safe_dump(about | {"sensors": sensors, "layers": {card.task["layer"]: layer}}, sort_keys=False)
-    path.write_text(f"# Tiles to be labelled: draw into labels/; what has no label yet is left out.\n{text}")
+    disk.write(path, f"# Tiles to be labelled: draw into labels/; what has no label yet is left out.\n{text}")
     return path
 
 
@@ -91,7 +92,8 @@ def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card
     names = []
     for what, pixels in pictures.items():
         names.append(f"{tile.name}_{what}.png")
-        Picture.fromarray(pixels).resize((SIDE, SIDE), Picture.Resampling.NEAREST).save(folder / names[-1])
+        with disk.replacing(folder / names[-1]) as scratch:
+            Picture.fromarray(pixels).resize((SIDE, SIDE), Picture.Resampling.NEAREST).save(scratch)
     return names
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives import disk
+
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Columns in line; the first to the left."""
@@ -31,4 +33,4 @@ def polygon(ring: Sequence[Sequence[float]], about: Mapping[str, Any]) -> dict[s
 
 def write_geojson(path: Path, features: Sequence[Mapping[str, Any]]) -> None:
     """In degrees where the map has a place, else in its pixels."""
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": list(features)}, indent=1) + "\n")
+    disk.write(path, json.dumps({"type": "FeatureCollection", "features": list(features)}, indent=1) + "\n")

@@ -120,7 +120,7 @@ def load_model(path: str | Path) -> Encoder | UNet:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError, SafetensorError) as e:
-        first = (str(e).splitlines() or ["?"])[0]
+        first = next((x.strip()[:160] for x in str(e).splitlines() if not x.endswith(":")), "?")
         raise InputError(
             f"{folder}: encoder.json and encoder.safetensors are damaged or do not match ({first}); bring them back "
             "from a copy, or train the run again"

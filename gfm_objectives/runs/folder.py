@@ -9,11 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gfm_objectives import config, ranks
+from gfm_objectives import config, lock, ranks
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.disk import SCRATCH, naming
 from gfm_objectives.errors import InputError
-from gfm_objectives.runs import lock, trunk
+from gfm_objectives.runs import trunk
 from gfm_objectives.runs.checkpoint import check_state
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import config_hash, differing

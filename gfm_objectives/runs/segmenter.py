@@ -167,7 +167,7 @@ def save_segmenter(model: FineTuned, folder: str | Path) -> Path:
     spec = asdict(card.spec) | {"legends": legends}
     rest = {f.name: getattr(card, f.name) for f in fields(Card) if f.name != "spec"}
     about = {"format": FORMAT, "spec": spec, **rest, "figures": card.figures()}
-    (folder / CARD).write_text(json.dumps(about, indent=1) + "\n")
+    disk.write(folder / CARD, json.dumps(about, indent=1) + "\n")
     return folder
 
 

@@ -13,6 +13,7 @@ from statistics import mean
 
 from omegaconf import DictConfig
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scaling import published
@@ -42,7 +43,8 @@ def own(folder: str | Path) -> list[Own]:
     folder = Path(folder)
     if not (folder / "gain.json").exists():
         raise InputError(f"{folder}: no gain.json in it; give a results folder, such as results/demo")
-    stored, summary = Store(folder).load(), json.loads((folder / "gain.json").read_text())
+    stored = Store(folder).load()
+    summary = disk.read_json(folder / "gain.json", "delete it, and the same gfm eval writes it again")
     out = []
     for row in summary["means"]:
         known = summary["rows"][row["contender"]]
@@ -169,14 +171,14 @@ def run(cfg: DictConfig) -> list[Path]:
     files = []
     for name, text in figures(rows).items():
         files.append(out / name)
-        files[-1].write_text(text)
+        disk.write(files[-1], text)
     unknown = sorted({g.model for f in published.FRACTIONS for g in published.gains(f)} - published.costs().keys())
     print("\n".join(published.facts()))
     print(
         f"Not drawn, cost not public: {', '.join(m for m in unknown if m != published.SCRATCH)}. {CAVEAT.capitalize()}."
     )
     print(", ".join(map(str, files)))
-    (out / "gain_by_compute.json").write_text(json.dumps(_table(rows), indent=1) + "\n")
+    disk.write(out / "gain_by_compute.json", json.dumps(_table(rows), indent=1) + "\n")
     return files
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.scaling import charts, optimum
 from gfm_objectives.scaling.fitting import METHODS, Fit, Value, fit
@@ -25,9 +26,9 @@ def run(cfg: DictConfig) -> Path:
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = describe(fits, points, asked)
-    out.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
+    disk.write(out, json.dumps(written, indent=1, allow_nan=False) + "\n")
     chart = out.with_suffix(".svg")
-    chart.write_text(charts.of_fit(fits[0], cfg.name))
+    disk.write(chart, charts.of_fit(fits[0], cfg.name))
     print(told(fits, points, asked))
     print(f"{out}, {chart}")
     return out

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from gfm_objectives import config
+from gfm_objectives import config, disk
 from gfm_objectives.config.values import number, show
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.folder import folder, is_finished
@@ -114,7 +114,7 @@ def write_points(study: Study) -> list[Path]:
     files = []
     for objective, own in rows.items():
         files.append(study.home / f"points-{objective}.csv")
-        with files[-1].open("w", newline="") as f:
+        with disk.replacing(files[-1]) as scratch, scratch.open("w", newline="") as f:
             writer = csv.DictWriter(f, POINTS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(own)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.data.torchgeo.dataset import Image, Sample
 from gfm_objectives.data.torchgeo.files import day, read_tif, shape_of
 from gfm_objectives.errors import InputError
@@ -71,5 +71,5 @@ def _dates(path: Path) -> dict[str, tuple[float, float]]:
     """Location -> days of Sentinel-1 and Sentinel-2. Without the file no day is known."""
     if not path.is_file():
         return {}
-    rows = [f["properties"] for f in json.loads(path.read_text())["features"]]
+    rows = [f["properties"] for f in disk.read_json(path, "unpack the archive again")["features"]]
     return {r["location"]: (day(r["s1_date"]), day(r["s2_date"])) for r in rows}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.data.torchgeo.dataset import Image, Sample, spread
 from gfm_objectives.data.torchgeo.files import day, rows_of
 from gfm_objectives.errors import InputError
@@ -55,7 +55,7 @@ class SouthSudan:
         x = np.moveaxis(stored, -1, 0)
         x = x[:, :2] if sensor == "s1" else x  # the third band is VH / VV
         path = self._root / sensor / f"{sensor}_southsudan_{name}.json"
-        days = [day(d) for d in json.loads(path.read_text())["dates"]] if path.is_file() else []
+        days = [day(d) for d in disk.read_json(path, "unpack the archive again")["dates"]] if path.is_file() else []
         days = days if len(days) == len(x) else [0.0] * len(x)
         seen = [i for i in range(len(x)) if x[i].any()]
         order = sorted(seen, key=lambda i: days[i])  # stable: without dates the order of the file

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.data.torchgeo.dataset import Image, Sample
 from gfm_objectives.data.torchgeo.files import day, read_tif, shape_of, table_of
 from gfm_objectives.errors import InputError
@@ -60,7 +60,7 @@ def drawn(path: Path, shape: tuple[int, int]) -> np.ndarray:
     from rasterio.features import rasterize
     from rasterio.transform import Affine
 
-    features = json.loads(path.read_text())["features"]
+    features = disk.read_json(path, "unpack the archive again")["features"]
     shapes = [f["geometry"] for f in features if f["geometry"] and f["geometry"].get("coordinates")]
     if not shapes:
         return np.zeros(shape, np.int64)

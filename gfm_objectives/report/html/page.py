@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from gfm_objectives import disk
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import verdict, words
 from gfm_objectives.report.html import answer, charts, costs, pictures, sections
@@ -57,7 +57,7 @@ def write(folders: Sequence[str | Path], out: str | Path, watts: float | None = 
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page)
+    disk.write(out, page)
     return out
 
 
@@ -85,7 +85,8 @@ def _report(folder: Path, watts: float | None, euro: float) -> str:
 
     if not (folder / "gain.json").exists():
         raise InputError(f"{folder}: no gain.json in it; give a results folder, such as results/demo")
-    summary, context = json.loads((folder / "gain.json").read_text()), read_context(folder)
+    summary = disk.read_json(folder / "gain.json", "delete it, and the same gfm eval writes it again")
+    context = read_context(folder)
     parts = [
         ("", _opening(summary, context, folder)),
         ("The label curve", charts.label_curve(summary)),
