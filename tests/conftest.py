@@ -12,6 +12,7 @@ import torch
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.sensors import S2_TEN, Legend
 
+pytest_plugins = ["durations"]
 torch.set_num_threads(1)
 
 NANO = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import select
 import signal
-import subprocess
-import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from small import BANDS, LANDCOVER, OPTIONS, config, make_run
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.compare.rows import contenders
-from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, work
+from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, _start, work
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
@@ -130,24 +132,21 @@ def test_result_does_not_depend_on_the_worker(bench):
 
 
 def test_workers_end_with_a_killed_parent():
-    script = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from gfm_objectives.compare.trials import _start
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"), _start, (True,))
-print(pool.submit(os.getpid).result(), flush=True)
-pool.submit(time.sleep, 600)
-time.sleep(600)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    try:
-        parent.communicate(timeout=60)  # the worker holds the other end of the pipe: it closes when the worker is gone
-    except subprocess.TimeoutExpired:
-        os.kill(worker, signal.SIGKILL)
-        parent.communicate()
-        pytest.fail("the worker went on")
+    read, write = os.pipe()
+    parent = os.fork()
+    if not parent:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"), _start, (True,))
+        os.write(write, f"{pool.submit(os.getpid).result()}\n".encode())
+        pool.submit(time.sleep, 600)
+        time.sleep(600)
+    os.close(write)  # the worker holds it now: the pipe ends when the worker is gone
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        worker = int(pipe.readline())
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        if not select.select([pipe], [], [], 60)[0]:
+            os.kill(worker, signal.SIGKILL)
+            pytest.fail("the worker went on")
 
 
 def test_faults_of_rows_without_training_are_told_before_any_training(tmp_path):

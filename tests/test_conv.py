@@ -107,10 +107,11 @@ def test_every_objective_can_pretrain_it(name: str, conv: Encoder, spec: Spec, b
         loss = objective(batch, variant)["loss"]
         loss.backward()
         assert torch.isfinite(loss) and objective.visible(batch, variant) == 0
-        cost = measure(objective, spec.dummy(2), lambda m, b, v=variant: m(b, v)["loss"])
-        assert cost.total > cost.forward > 0
         reached |= {n for n, p in conv.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert reached == {n for n, _ in conv.named_parameters()}
+    variant = objective.variants()[0]
+    cost = measure(objective, spec.dummy(2), lambda m, b: m(b, variant)["loss"])
+    assert cost.total > cost.forward > 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -40,7 +40,7 @@ def vit(spec, channels):
     return Segmenter(Encoder(spec.bands, **options), channels)
 
 
-@pytest.mark.parametrize("network", [None, vit], ids=["unet", "vit"])
+@pytest.mark.parametrize("network", [None, pytest.param(vit, marks=pytest.mark.slow)], ids=["unet", "vit"])
 def test_programs_and_graphs_say_what_the_model_says(tmp_path, network):
     pytest.importorskip("onnxruntime")
     model = kept(tmp_path / "m", network=network)

@@ -16,7 +16,7 @@ from gfm_objectives.config.usage import usage
 from gfm_objectives.errors import InputError
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("GFM_FUZZ", "60")),
+    max_examples=int(os.environ.get("GFM_FUZZ", "30")),
     deadline=None,
     derandomize="GFM_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -192,7 +192,7 @@ def covered(e):
 
 @pytest.mark.parametrize("heavy", [False, True], ids=["normal", "t3"])
 @pytest.mark.parametrize("tasks", [3, pytest.param(7, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("rho", [0, 0.25, 0.5])
+@pytest.mark.parametrize("rho", [0, pytest.param(0.25, marks=pytest.mark.slow), 0.5])
 def test_coverage_of_a_mean_over_tasks_that_share_eight_areas(rho, tasks, heavy):
     """Drawn task by task, as if each had areas of its own, the intervals are too short."""
     rng = np.random.default_rng(21)

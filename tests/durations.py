@@ -1,0 +1,71 @@
+"""Which tests are quick: all that are not slow and are not in durations.csv, where those of a second or more stand.
+
+    pytest -m quick                                       # all but those of a second or more
+    GFM_DURATIONS=1 pytest -m "not slow"                  # measures anew; rows of what did not run stay as they are
+
+Fixtures have rows of their own: a test is as slow as what it has to wait for.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TABLE = Path(__file__).with_suffix(".csv")
+LEAST = 1.0  # seconds, over all parameters of a test
+spent: Counter[str] = Counter()
+
+
+def known() -> dict[str, float]:
+    with TABLE.open(newline="") as file:
+        return {row["test"]: float(row["seconds"]) for row in csv.DictReader(file)}
+
+
+def needs(item: pytest.Item) -> set[str]:
+    """The test, without its parameters, and its fixtures, as the table names them."""
+    file, _, name = item.nodeid.partition("::")
+    fixtures = getattr(item, "fixturenames", ())
+    return {
+        f"{file}::{name.partition('[')[0]}",
+        *(f"{file}::{f}" for f in fixtures),
+        *(f"tests::{f}" for f in fixtures),
+    }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long = known().keys()
+    for item in items:
+        if not item.get_closest_marker("slow") and needs(item).isdisjoint(long):
+            item.add_marker("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Generator[None, Any, Any]:
+    begun = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        if fixturedef.baseid:  # of ours
+            spent[f"{fixturedef.baseid}::{fixturedef.argname}"] += time.perf_counter() - begun  # type: ignore[assignment]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        spent[report.nodeid.partition("[")[0]] += report.duration  # type: ignore[assignment]
+
+
+def pytest_sessionfinish() -> None:
+    if "GFM_DURATIONS" in os.environ:
+        rows = known() | spent
+        with TABLE.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("seconds", "test"))
+            writer.writerows((f"{s:.1f}", test) for test, s in sorted(rows.items()) if s >= LEAST)
