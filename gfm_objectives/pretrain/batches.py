@@ -19,7 +19,7 @@ from gfm_objectives.pretrain.steps import Step
 
 def places_of(cfg: DictConfig, processes: int) -> int:
     """Places of one process's step. InputError where batch.global= cannot be dealt out evenly."""
-    whole = cfg.batch["global"]
+    whole = cfg.get("batch", {}).get("global")
     if whole is None:
         return int(cfg.optim.batch_size)
     if whole % processes:
