@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -14,9 +16,23 @@ def first() -> bool:
     return not any(os.environ.get(k, "0") != "0" for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+_APART = False
+
+
 def count() -> int:
     """How many train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _APART else 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """In it every process computes for itself, as if it were alone."""
+    global _APART
+    _APART = True
+    try:
+        yield
+    finally:
+        _APART = False
 
 
 def mean(t: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from small import BANDS, LANDCOVER, OPTIONS, config, make_run
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.compare.rows import contenders
-from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, _start, work
+from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers, _start, work
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
@@ -133,9 +133,11 @@ def test_result_does_not_depend_on_the_worker(bench):
 
 def test_workers_end_with_a_killed_parent():
     read, write = os.pipe()
+    context = multiprocessing.get_context("fork")
+    about = Workers(1, torch.device("cpu"), torch.float32)._about(context.SimpleQueue())
     parent = os.fork()
     if not parent:
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"), _start, (True,))
+        pool = ProcessPoolExecutor(1, context, _start, about)
         os.write(write, f"{pool.submit(os.getpid).result()}\n".encode())
         pool.submit(time.sleep, 600)
         time.sleep(600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -137,6 +138,17 @@ def test_a_fault_of_the_disk_keeps_its_path():
     with pytest.raises(FileNotFoundError) as error:
         next(steps)
     assert error.value.filename == "chips/4.tif"
+
+
+def test_a_worker_outlives_the_signals_that_ask_a_job_to_leave():
+    """Clusters send them to every process of a job, and the trainer still has a step to finish."""
+    loader = StepLoader(Numbers(8), 2, seed=0, workers=1, prefetch=1)
+    steps = iter(loader)
+    next(steps)
+    (worker,) = loader._loader._iterator._workers
+    for asking in (signal.SIGUSR1, signal.SIGTERM):
+        os.kill(worker.pid, asking)
+    assert len([next(steps) for _ in range(4)]) == 4, "of which it had one or two ready"
 
 
 KILLED = """

@@ -20,7 +20,7 @@ from test_pretrain import SMALL, small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gfm_objectives import pretrain
+from gfm_objectives import pretrain, ranks
 from gfm_objectives.batch import Batch
 from gfm_objectives.chance import order, seed_of
 from gfm_objectives.config import load_choice
@@ -29,7 +29,7 @@ from gfm_objectives.data.pool import STEP, Pool, PoolLoader, kept, tensors
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
-from gfm_objectives.models.norm import SharedNorm, share_norms
+from gfm_objectives.models.norm import SharedNorm, count_norms, share_norms
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.pretrain import module, pretraining
 from gfm_objectives.pretrain.steps import Step
@@ -226,6 +226,24 @@ def test_a_shared_norm_is_a_batch_norm_where_there_is_one_process() -> None:
     assert type(norm[0]) is SharedNorm and torch.equal(norm(x), plain)
 
 
+def test_a_process_with_nothing_to_learn_has_no_part_in_shared_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes, the other one of which has `other` places: what this one looks at, blank, changes nothing."""
+    other = torch.randn(3, 2, 4, 4)
+    of_other = torch.cat([other.sum((0, 2, 3)), other.square().sum((0, 2, 3)), torch.tensor([48.0])])
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "summed", lambda t: t + of_other)
+    norm, plain = nn.Sequential(nn.BatchNorm2d(2)), nn.BatchNorm2d(2)
+    share_norms(norm)
+    count_norms(norm, False)
+    norm(torch.ones(1, 2, 4, 4))
+    plain(other)
+    for a, b in zip(norm.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+    count_norms(norm, True)
+    norm(torch.ones(1, 2, 4, 4))
+    assert not torch.allclose(norm[0].running_mean, plain.running_mean)
+
+
 FABRIC = SimpleNamespace(device=CPU, global_rank=0, world_size=1, is_global_zero=True)
 
 
@@ -248,13 +266,15 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """At the same number of places a step: places, turns, statistics of norms and losses are those of one process. The
-    budget leaves the last step three places."""
-    left = 303
+    """At the same number of places a step: places, turns, statistics of norms and losses are those of one process, held
+    one at a time too. The
+    budget leaves the last step one place, so that one process looks on."""
+    left = 301
     cfg = small(tmp_path, "objective=supervised", "data.size=16")
     price = pretraining.assembled(cfg, FABRIC, torch.float32).costs[Step((), 8, 16)].total  # type: ignore[arg-type]
     words = ("objective=supervised", "data.size=16", "optim.lr=1e-3", f"budget.flops={left * price}")
-    two = train(tmp_path / "two", *words, "devices=2", "optim.batch_size=2")
+    whole = ("optim.batch_size=null", "batch.global=4", "batch.micro=1")
+    two = train(tmp_path / "two", *words, *whole, "devices=2")
     one = pretrain.run(small(tmp_path / "one", "log_every=1", "device=cpu", *words))
     told = two.communicate(timeout=300)[0]
     assert two.returncode == 0, told

@@ -13,6 +13,7 @@ from gfm_objectives.compare.bench import check_roots, open_bench
 from gfm_objectives.compare.comparison import Comparison, stored_choices
 from gfm_objectives.compare.fitting import check_rows, notes_on, on_disk
 from gfm_objectives.compare.ground import shared_ground
+from gfm_objectives.compare.holding import usual_workers
 from gfm_objectives.compare.keeping import keep_best
 from gfm_objectives.compare.plan import Plan
 from gfm_objectives.compare.plateau import check_rivals, find_budgets
@@ -62,7 +63,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
         context["ground"] = shared_ground(benches, rows)
     check_rows(Store(out), rows, out)
     stored_choices(out / "tuning.json")  # read in full later on, after hours
-    workers = cfg.workers or (1 if device.type == "cuda" else cores())
+    workers = cfg.workers or usual_workers(device, cores())
     comparison = Comparison(options, out, benches, rows, device, workers)
     with Workers(workers, device, dtype) as pool:
         plan = Plan(comparison, pool)

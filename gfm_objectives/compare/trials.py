@@ -22,6 +22,7 @@ import torch
 
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.compare.holding import device_of, held
 from gfm_objectives.compare.search import best
 from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
@@ -80,12 +81,17 @@ class Outcome:
     predictions: list[np.ndarray] | None = None
 
 
-def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
-    """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError."""
+def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) -> Outcome:
+    """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError.
+
+    together: runs at a time on the device, if that is a GPU, which keeps the splits.
+    """
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
     kind = bench.kind_for(train, job.hparams.loss)
+    train = held(train, device, together, bench.fingerprint, "train", job.fraction, job.seed)
+    val = held(bench.source("val"), device, together, bench.fingerprint, "val")
     try:
         result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
     except Diverged as e:
@@ -94,13 +100,14 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
         where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
     about = (kind, task.layer, bench.classes, bench.spec.size)
-    val = total(METRICS[task.metric], evaluate(model, bench.source("val"), *about, device=device, dtype=dtype)[0])
+    score = total(METRICS[task.metric], evaluate(model, val, *about, device=device, dtype=dtype)[0])
     if job.trial:
-        return Outcome(job, val, result.flops, result.seconds, result)
-    stats, shown = evaluate(model, bench.source("test"), *about, device=device, dtype=dtype, show=job.show)
+        return Outcome(job, score, result.flops, result.seconds, result)
+    test = held(bench.source("test"), device, together, bench.fingerprint, "test")
+    stats, shown = evaluate(model, test, *about, device=device, dtype=dtype, show=job.show)
     return Outcome(
         job,
-        val,
+        score,
         result.flops,
         result.seconds,
         result,
@@ -114,7 +121,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype) -> Outcome:
 
 class Workers:
     """Runs jobs, `count` at a time; one alone runs in this process. Every CPU run has one thread, so that its result
-    does not depend on how many there are."""
+    does not depend on how many there are. On GPUs worker i has GPU i modulo their number, and several may share one."""
 
     def __init__(self, count: int, device: torch.device, dtype: torch.dtype) -> None:
         self.count, self.device, self.dtype = count, device, dtype
@@ -131,6 +138,14 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
 
+    def _about(self, numbers: Any) -> tuple[torch.device, int, int, Any]:
+        """What `_start` is told: the device, how many GPUs it stands for, workers, and the numbers of those in a
+        queue."""
+        for worker in range(self.count):
+            numbers.put(worker)
+        several = self.device.type == "cuda" and self.device.index is None
+        return self.device, torch.cuda.device_count() if several else 1, self.count, numbers
+
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes in the order in which they finish."""
         if self.count == 1 or len(jobs) == 1:
@@ -139,8 +154,8 @@ class Workers:
         if self.pool is None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__])  # torch is imported once
-            self.pool = ProcessPoolExecutor(self.count, context, _start, (self.device.type == "cpu",))
-        futures = [self.pool.submit(work, j, self.device, self.dtype) for j in jobs]
+            self.pool = ProcessPoolExecutor(self.count, context, _start, self._about(context.SimpleQueue()))
+        futures = [self.pool.submit(_work, j, self.dtype) for j in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -154,11 +169,25 @@ class Workers:
                 future.cancel()
 
 
-def _start(one_thread: bool) -> None:
+_MINE: dict[str, Any] = {}  # of a worker: its device, and how many have it together
+
+
+def _start(device: torch.device, gpus: int, count: int, numbers: Any) -> None:
+    """A worker's first call."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if one_thread:
+    if device.type == "cpu":
         torch.set_num_threads(1)
+    _MINE.update(place_of(device, gpus, count, numbers))
+
+
+def place_of(device: torch.device, gpus: int, count: int, numbers: Any) -> dict[str, Any]:
+    """The device of the next worker, and how many of the `count` have it together."""
+    return {"device": device_of(numbers.get(), device, gpus), "together": -(-count // gpus)}
+
+
+def _work(job: Job, dtype: torch.dtype) -> Outcome:
+    return work(job, dtype=dtype, **_MINE)
 
 
 def _end_with_parent() -> None:

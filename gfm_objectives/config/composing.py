@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives import disk
-from gfm_objectives.config.files import Choice, choices, first_line, read_choice, read_entry, read_yaml
+from gfm_objectives.config.files import Choice, choices, first_line, load_choice, read_choice, read_entry, read_yaml
 from gfm_objectives.config.ranges import Ranges, check, find, within
-from gfm_objectives.config.values import leaves, number, parse, split_commas
+from gfm_objectives.config.values import leaves, number, parse, show, split_commas
 from gfm_objectives.errors import InputError
 
 
@@ -24,10 +24,14 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     """The resolved configs of `entry` ("train", "eval" or "inspect") for the words of a command line, one for each run.
 
     A comma list sweeps, unless the key's default is a list. `config=file` starts from a resolved config instead of the
-    defaults. `choices` in the result keeps which choice of each group was taken. Raises InputError, in one line.
+    defaults. `cluster=name` types for training what configs/cluster has of it; what is typed beside it wins. `choices`
+    in the result keeps which choice of each group was taken. Raises InputError, in one line.
     """
     default_choices, defaults = read_entry(entry)
     given = _pairs(argv, default_choices)
+    if entry == "train" and "cluster" in given:
+        machine = leaves(load_choice("cluster", given.pop("cluster")))
+        given = {key: show(value) for key, value in machine} | given
     saved = (
         _saved(Path(given.pop("config")).expanduser(), entry, defaults, default_choices) if "config" in given else {}
     )

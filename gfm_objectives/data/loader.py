@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from gfm_objectives.errors import InputError
 
 PIXELS = 2**16  # read at a time, in as many steps as that takes: sources that make places make sixteen of 64 x 64 for
 # little more than the price of four
+GRACE = 60  # seconds that a worker outlives SIGTERM: clusters send it to all of a job, which has a step to finish
 
 
 class _Steps(Dataset):
@@ -38,10 +40,12 @@ class _Steps(Dataset):
 
 
 def _leave_with_parent(worker: int) -> None:
-    """End this worker when the training process dies, however it dies.
+    """End this worker when the training process dies, however it dies, and not before.
 
     A DataLoader's own watch is on the process id of the worker's parent, here the fork server, which outlives a kill.
     """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
     parent = multiprocessing.parent_process()
     assert parent is not None, worker
 
@@ -56,7 +60,9 @@ def warm_up() -> Any:
     """Start the server that workers come from, which takes seconds; returns its context of multiprocessing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # the trainer's, not the server's
     forkserver.ensure_running()  # and from now on, while the caller builds its model
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return context
 
 

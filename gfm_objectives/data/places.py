@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import torch
+
 from gfm_objectives.batch import Batch, Spec, collate
 from gfm_objectives.data.shelf import Shelf
 from gfm_objectives.data.source import Source
@@ -41,6 +43,30 @@ class Subset:
 
     def read(self, indices: Sequence[int]) -> Batch:
         return self.places.read([self.index[i] for i in indices])
+
+    def tiles(self) -> int:
+        return len(self)
+
+    def tile(self, k: int) -> Batch:
+        return self.read([k])
+
+
+class OnDevice:
+    """All places of others on a device, read once: what is read of them afterwards comes without the host. Each is a
+    tile."""
+
+    def __init__(self, places: Places, device: torch.device) -> None:
+        self.spec, self.device = places.spec, device
+        n = len(places)
+        parts = (places.read(range(k, min(k + CHUNK, n))).to(device) for k in range(0, n, CHUNK))
+        self.whole = collate([*parts])
+        self.nbytes = nbytes_of(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        return self.whole.take(torch.tensor([*indices]).to(self.device, non_blocking=True))
 
     def tiles(self) -> int:
         return len(self)
@@ -106,7 +132,7 @@ class Kept:
         if self._shelf is None:
             shelf, room = Shelf(), min(self.room, FREE * shutil.disk_usage(tempfile.gettempdir()).free)
             for item in self._fetch(range(self.count)):
-                if shelf.nbytes + _nbytes(item) > room:
+                if shelf.nbytes + nbytes_of(item) > room:
                     break
                 shelf.put(item)
             self._shelf = shelf
@@ -129,7 +155,8 @@ class Kept:
         return self.__dict__
 
 
-def _nbytes(batch: Batch) -> int:
+def nbytes_of(batch: Batch) -> int:
+    """Of all its tensors."""
     total = 0
 
     def count(t: Any) -> Any:

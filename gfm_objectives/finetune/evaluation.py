@@ -52,7 +52,7 @@ def evaluate(
 
     stats, shown, pixels = [], {}, 0
     for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
-        stats.append(kind.observe(output, tile.targets[layer], classes))
+        stats.append(kind.observe(output, tile.targets[layer].cpu(), classes))
         if number in show:
             shown[number] = kind.decide(output)[0].numpy()
         if (pixels := pixels + output[0, 0].numel()) >= TRIM:

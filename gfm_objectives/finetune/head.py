@@ -68,8 +68,8 @@ def fit_head(
                 model(batch)
             near, label = examples(read.pop(), batch.targets[layer], head, batch.size)
             some = torch.randperm(len(label), generator=generator)[: -(-EXAMPLES // steps)].to(device)
-            x.append(near[some].double().cpu())
-            y.append(label[some].cpu())
+            x.append(near[some].double())
+            y.append(label[some])
     hook.remove()
     spent, labels = steps * size * forward, torch.cat(y)
     if not len(labels):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.masking import Mask
-from gfm_objectives.models.stem import CELL, Stem
+from gfm_objectives.models.slices import in_slices
+from gfm_objectives.models.stem import CELL, Merged, Stem
 from gfm_objectives.models.vit import MIXERS, ViT
 from gfm_objectives.models.way_back import WayBack
 
@@ -75,6 +76,7 @@ class Encoder(nn.Module):
         )
         self.dim, self.depth, self.heads, self.width = dim, depth, heads, width
         self.patch, self.patches = patch, tuple(patches)
+        self.micro = 0  # places that stem and ViT hold at a time in training; 0 = all
         self.stem = Stem(bands, cell_dim, band_dropout)
         self.vit = ViT(cell_dim, dim, depth, heads, patches, mixer, registers)
         self.way_back = WayBack(bands, cell_dim, dim, width, patches, band_dropout, pixel_dropout, skip_scale)
@@ -104,9 +106,13 @@ class Encoder(nn.Module):
     def forward(self, batch: Batch, mask: Mask | None = None) -> Encoded:
         """mask: what of the batch may be seen; None = all of it."""
         height, width = batch.size
-        merged = self.stem(batch.pad_to(self.patch), None if mask is None else mask.seen)
-        z = self.vit(merged, self.patch, batch.gsd, None if mask is None else mask.keep)
+        merged, z = in_slices(self.trunk, self.micro, batch.gsd, batch.pad_to(self.patch), mask)
         return Encoded(z, self.way_back(z, merged, self.patch)[:, :, :height, :width])
+
+    def trunk(self, batch: Batch, mask: Mask | None) -> tuple[Merged, Tensor]:
+        """Merged cells and tokens, each place for itself."""
+        merged = self.stem(batch, None if mask is None else mask.seen)
+        return merged, self.vit(merged, self.patch, batch.gsd, None if mask is None else mask.keep)
 
     def features(self, batch: Batch) -> Tensor:
         """Features at full resolution, (B, width, H, W), of all that the batch shows."""

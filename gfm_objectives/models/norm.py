@@ -10,14 +10,19 @@ from gfm_objectives import ranks
 
 class SharedNorm(nn.BatchNorm2d):
     """BatchNorm2d whose statistics, in training, are those of everybody's batch. torch's own SyncBatchNorm does the
-    same on GPUs alone. Alone, or in evaluation, it is BatchNorm2d."""
+    same on GPUs alone. Alone, or in evaluation, it is BatchNorm2d.
+
+    counts: whether this process's batch has a part in them; False where it has nothing to learn from and looks on.
+    """
+
+    counts = True
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or ranks.count() == 1:
             return super().forward(x)
         wide = x.float()
         each = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), wide.new_tensor([x[:, 0].numel()])])
-        total = ranks.summed(each)
+        total = ranks.summed(each if self.counts else each * 0)  # the others wait for it all the same
         n = total[-1].detach()
         mean, square = (total[:-1] / n).chunk(2)
         var = (square - mean.square()).clamp(min=0)
@@ -36,3 +41,10 @@ def share_norms(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedNorm
+
+
+def count_norms(model: nn.Module, counts: bool) -> None:
+    """Say of the steps to come whether this process's batches count in the shared norms."""
+    for module in model.modules():
+        if isinstance(module, SharedNorm):
+            module.counts = counts

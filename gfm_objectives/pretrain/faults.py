@@ -9,6 +9,7 @@ import numpy as np
 
 from gfm_objectives import disk
 from gfm_objectives.chance import order
+from gfm_objectives.pretrain.batches import places_of
 
 if TYPE_CHECKING:
     from gfm_objectives.pretrain.module import Pretraining
@@ -30,6 +31,6 @@ def note(module: Pretraining, step: int, value: float) -> None:
 
 def places(module: Pretraining, step: int) -> list[int]:
     """The numbers of the places of a step, of all processes: in the source, or in the pool where there is one."""
-    size = module.cfg.optim.batch_size * module.world
+    size = places_of(module.cfg, module.world) * module.world
     among = module.cfg.pool or len(module.source)
     return order(module.cfg.seed, among, step * size + np.arange(size)).tolist()  # type: ignore[no-any-return]

@@ -23,8 +23,9 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
-from gfm_objectives.models.norm import share_norms
+from gfm_objectives.models.norm import count_norms, share_norms
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.batches import micro_of, places_of
 from gfm_objectives.pretrain.beginning import Initial
 from gfm_objectives.pretrain.faults import note
 from gfm_objectives.pretrain.measuring import Measuring
@@ -36,6 +37,7 @@ from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.training.compiling import compile_parts, eager
 from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.leaving import Asked, leave
 from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
 from gfm_objectives.training.stepping import Stepper
@@ -74,6 +76,7 @@ class Pretraining:
         self.loggers: Sequence[Logger] = ()
         self.energy: dict[str, float | None] | None = None  # of the run so far
         self.saved_at = 0.0
+        self.asked = Asked()
         self.done = False
         self.trunk = Trunk()
         self.compiled = False
@@ -82,7 +85,7 @@ class Pretraining:
         self.sizes: dict[Any, tuple[int, int, int]] = {}
 
     def fit(self, measuring: Measuring, compiled: bool = False) -> None:
-        """Train until the budget is spent, from the last checkpoint if there is one."""
+        """Train until the budget is spent, from the last checkpoint if there is one; SystemExit once `asked` to."""
         self.prepare(compiled)
         restore(self, measuring)
         self.objective.train()
@@ -104,12 +107,16 @@ class Pretraining:
             measuring.after_step(self)
             self.objective.after_step(self.budget.progress)
             self.trunk.after_step(self, measuring)
-            if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
+            leaves = not self.done and self.asked.at(self.count["step"], self.device)
+            if self.done or leaves or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
                 self.save(measuring)
+            if leaves:
+                at = f"step {self.count['step']} ({self.budget.progress:.0%} of the budget)"
+                leave(self.fabric, self.asked, f"{self.cfg.name}: {{}}, the checkpoint of {at} is written")
 
     def opened(self) -> StepLoader | PoolLoader:
         """The batches from the next step on."""
-        size, seed = self.cfg.optim.batch_size, self.cfg.seed
+        size, seed = self.places, self.cfg.seed
         place: dict[str, int] = {"start": self.count["step"], "rank": self.rank, "world_size": self.world}
         if self.cfg.pool is None:
             loader, pin = self.cfg.loader, self.device.type == "cuda"
@@ -136,6 +143,10 @@ class Pretraining:
         self.compiled = compiled
         if compiled:
             compile_parts(self.objective)
+        self.places = places_of(self.cfg, self.world)
+        about = self.objective, self.source.spec, list(self.costs), self.places, self.device, self.dtype
+        with eager(compiled):  # what is compiled takes less
+            self.micro = micro_of(self.cfg.batch.micro, *about)
 
     # -- a step
 
@@ -153,6 +164,8 @@ class Pretraining:
         batch = self.turned(batch.first(mine), kind, first, n)
         if not counts:
             batch = batch.map_grids(torch.full_like)  # nothing to see, and nothing to learn
+        if self.world > 1:
+            count_norms(self.objective, counts)
         factor = wsd(self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown)
         out: dict[str, Tensor] = {}
 

@@ -22,6 +22,7 @@ from gfm_objectives.flops import Cost
 from gfm_objectives.models.encoder import parameter_parts, parameters, trained_parameters
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
+from gfm_objectives.pretrain.batches import places_of
 from gfm_objectives.pretrain.beginning import begin
 from gfm_objectives.pretrain.faults import FAULT
 from gfm_objectives.pretrain.measuring import Measuring
@@ -35,6 +36,7 @@ from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import launched, together
+from gfm_objectives.training.leaving import listening
 from gfm_objectives.training.logging import build_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -43,8 +45,15 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
 
 
 def run_all(configs: Sequence[DictConfig]) -> None:
-    """Pretrain the runs of a sweep, but for those that are finished."""
+    """Pretrain the runs of a sweep, but for those that are finished. InputError where they want other numbers of
+    processes: those of a command are started once."""
     check_data(configs)
+    for key in ("devices", "num_nodes"):
+        if len(asked := dict.fromkeys(str(cfg.get(key)) for cfg in configs)) > 1:
+            raise InputError(
+                f"{key}={','.join(asked)}: the runs of one command share its processes; give each {key}= a command of "
+                "its own, or vary it in a study (gfm sweep), whose runs are commands"
+            )
     for i, cfg in enumerate(configs, 1):
         if len(configs) > 1 and not cfg.overwrite and is_finished(cfg):
             print(f"[{i}/{len(configs)}] {cfg.name}: finished before, skipped (overwrite=true trains it again)")
@@ -74,7 +83,7 @@ def run(cfg: DictConfig) -> Path:
             told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
             print(f"{cfg.name}: {told}", flush=True)
     try:
-        with together(fabric.world_size, out):
+        with together(fabric.world_size, out), listening(module.asked):
             module.fit(measuring, wanted(cfg.compile, device))
             joules = module.joules()
     finally:
@@ -102,7 +111,7 @@ def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretrain
     encoder, initial = begin(cfg, whole)
     objective = build_objective(cfg.objective, encoder, source.spec)
     kinds = kinds_of_step(objective, source.spec, cfg.augment.sides)
-    costs = {k: cost_of(objective, source.spec, k, cfg.optim.batch_size) for k in kinds}
+    costs = {k: cost_of(objective, source.spec, k, places_of(cfg, fabric.world_size)) for k in kinds}
     budget = Budget(cfg.budget.flops)
     budget.check(max(c.total for c in costs.values()))
     return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype, initial)
@@ -172,6 +181,8 @@ def account(
         data_wait_share=(c["wait"] + module.loader.wait) / seconds if seconds else None,
         device=device_name(device),
         devices=module.world,
+        batch=module.places * module.world,
+        micro_batch=module.micro,
         peak_name=module.peak[0],
         peak_flops=module.peak[1],
         energy_joules=joules,

@@ -9,6 +9,7 @@ import torch
 
 from gfm_objectives.budget import Budget
 from gfm_objectives.errors import InputError
+from gfm_objectives.pretrain.batches import places_of
 from gfm_objectives.runs.checkpoint import write_state
 from gfm_objectives.runs.trunk import LAST, kept_at
 
@@ -80,7 +81,7 @@ class Trunk:
         """Whether a run planned to `flops` would take the next step as all larger ones do."""
         budget = Budget(flops)
         budget.spent = module.budget.spent
-        places = module.cfg.optim.batch_size * module.world
+        places = places_of(module.cfg, module.world) * module.world
         return budget.is_trunk(places, module.costs[module.kind()].total, module.cfg.budget.cooldown)
 
     def before_step(self, module: Pretraining) -> None:

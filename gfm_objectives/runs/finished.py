@@ -15,10 +15,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.runs.checkpoint import load_model
 from gfm_objectives.runs.ledger import Ledger
-from gfm_objectives.runs.provenance import FREE_KEYS
-
-# Keys of a training config that do not make it another recipe.
-SEED_KEYS = (*(k for k in FREE_KEYS if k != "choices"), "seed", "device")
+from gfm_objectives.runs.provenance import decides, free_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,19 @@ class Run:
     recipe: str = ""
 
 
+def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a training config that make it another recipe, dots between sections."""
+    same = (*(k for k in free_keys(config) if k != "choices"), "seed", "device")
+    return {k: v for k, v in leaves(config) if decides(k, same) and (k, v) != ("init", None)}
+
+
 def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
     """Name -> runs, in order of seed. Runs whose configs differ in the seed alone are one contender, named after
     their network, where it is no ViT, and objective; where two share a name, what differs is appended."""
     groups: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for folder in dict.fromkeys(str(Path(f)) for f in folders):
         run, config = _read_run(folder)
-        recipe = {k: v for k, v in leaves(config) if k.split(".")[0] not in SEED_KEYS and (k, v) != ("init", None)}
+        recipe = recipe_of(config)
         groups.setdefault(json.dumps(recipe, sort_keys=True, default=str), []).append((run, recipe))
     names: dict[str, list[str]] = {}
     for key, members in groups.items():

@@ -46,6 +46,8 @@ class Ledger:
     data_wait_share: float | None = None  # of the seconds
     device: str = ""
     devices: int = 1
+    batch: int = 0  # places of a step of all devices
+    micro_batch: int = 0  # of them, held by a device at a time; what more that computed is charged to nobody
     peak_name: str = ""
     peak_flops: float | None = None  # FLOP/s of one device
     energy_joules: float | None = None  # None where the device does not tell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ FREE_KEYS = (
     *"name runs resume overwrite loggers log_every checkpoint_every keep_at branch".split(),
     *"yardstick loader threads choices".split(),
 )
+
+
+def free_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """FREE_KEYS and what this config adds: with batch.global= a run may go on with another number of processes."""
+    whole = (config.get("batch") or {}).get("global") is not None
+    return (*FREE_KEYS, "batch.micro", *(("devices", "num_nodes") if whole else ("batch.global",)))
+
+
+def decides(key: str, free: tuple[str, ...]) -> bool:
+    """Whether a key, sections joined by dots, decides the result."""
+    return key not in free and key.split(".")[0] not in free
 
 
 def commit() -> str:
@@ -35,11 +47,14 @@ def commit() -> str:
 
 def settled(cfg: DictConfig) -> DictConfig:
     """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size.
-    InputError where the encoder does not say."""
+    With batch.global= the batch size follows from it. InputError where the encoder does not say, and for both."""
     if "optim" not in cfg:  # of another program
         return cfg.copy()
     out, own = cfg.copy(), cfg.encoder.get("optim", {})
-    for key in (k for k, v in cfg.optim.items() if v is None):
+    whole = cfg.get("batch", {}).get("global")
+    if whole is not None and cfg.optim.batch_size is not None:
+        raise InputError(f"optim.batch_size and batch.global={whole} say the same twice; give one of them")
+    for key in (k for k, v in cfg.optim.items() if v is None and not (whole and k == "batch_size")):
         if key not in own:
             raise InputError(f"optim.{key}: the encoder {cfg.encoder.name} has none of its own; set optim.{key}=")
         out.optim[key] = own[key]
@@ -60,7 +75,11 @@ def recipe_hash(cfg: DictConfig) -> str:
 def decisive(cfg: DictConfig) -> dict[str, Any]:
     """The keys that decide the result, with their values; without `init` where it is null, as in runs of before."""
     every: dict[str, Any] = OmegaConf.to_container(settled(cfg))  # type: ignore[assignment]
-    return {k: v for k, v in every.items() if k not in FREE_KEYS and (k, v) != ("init", None)}
+    free = free_keys(every)
+    kept = {k: v for k, v in every.items() if k not in free and (k, v) != ("init", None)}
+    if batch := {k: v for k, v in kept.pop("batch", {}).items() if decides(f"batch.{k}", free)}:
+        kept["batch"] = batch
+    return kept
 
 
 def differing(one: DictConfig, other: DictConfig) -> list[str]:

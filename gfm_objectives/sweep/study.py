@@ -87,7 +87,11 @@ def _words(path: Path, section: str, block: Mapping[str, Any]) -> list[str]:
 def kind(cfg: DictConfig) -> Kind:
     """Runs of a kind take the same seconds for a FLOP: all but budget, seed and learning rates are the same."""
     shape = {k: v for k, v in config.leaves({"o": dict(cfg.objective), "e": dict(cfg.encoder), "d": dict(cfg.data)})}
-    return (*(f"{k}={v}" for k, v in shape.items()), f"batch={cfg.optim.batch_size}", str(cfg.precision))
+    return (
+        *(f"{k}={v}" for k, v in shape.items()),
+        f"batch={cfg.batch['global'] or cfg.optim.batch_size}",
+        str(cfg.precision),
+    )
 
 
 def seconds_per_flop(study: Study) -> dict[Kind, float]:

@@ -1,6 +1,6 @@
 """Probes of frozen features: linear ones by their negative log-likelihood, nearest neighbours, and signs of collapse.
 
-All on the CPU in float64, without a draw of chance: the same features give the same figures.
+All in float64, where the features are, without a draw of chance: the same features give the same figures.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _minimise(x: Tensor, outputs: int, loss: Callable[[Tensor], Tensor]) -> tupl
     """The linear map of x (N, D) to (N, outputs) with the least loss and penalty: weight (D, outputs) and bias."""
     mean, scale = _moments(x)
     fit = _with_one((x - mean) * scale)
-    weight = torch.zeros(fit.shape[1], outputs, dtype=fit.dtype, requires_grad=True)
+    weight = fit.new_zeros(fit.shape[1], outputs).requires_grad_()
     optimiser = torch.optim.LBFGS(
         [weight], max_iter=STEPS, max_eval=STEPS, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"
     )
@@ -92,7 +92,7 @@ def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _least_squares(fit: Tensor, y: Tensor) -> Tensor:
-    penalty = RIDGE * len(fit) * torch.eye(fit.shape[1], dtype=fit.dtype)
+    penalty = RIDGE * len(fit) * torch.eye(fit.shape[1], dtype=fit.dtype, device=fit.device)
     return torch.linalg.solve(fit.T @ fit + penalty, fit.T @ y)
 
 
