@@ -82,6 +82,7 @@ def table(rows: Sequence[Row]) -> str:
     for (objective, encoder, size, far, flops), by in cells(rows).items():
         for blocks in (b for b in sorted(by) if b != "none"):
             gain, half, n = paired(by[blocks], by["none"])
+            both = [(by[blocks][s], by["none"][s]) for s in by[blocks] if s in by["none"]]
             interval = f" [{gain - half:+.3f}, {gain + half:+.3f}]" if half == half else ""
             out.append(
                 {
@@ -92,8 +93,8 @@ def table(rows: Sequence[Row]) -> str:
                     "FLOPs": number(flops),
                     "blocks": blocks,
                     "Earths": n,
-                    "with": f"{statistics.fmean(by[blocks].values()):.3f}",
-                    "none": f"{statistics.fmean(by['none'].values()):.3f}",
+                    "with": f"{statistics.fmean(w for w, _ in both):.3f}",
+                    "none": f"{statistics.fmean(o for _, o in both):.3f}",
                     "with less none": f"{gain:+.3f}{interval}",
                 }
             )
@@ -119,7 +120,7 @@ def picture(rows: Sequence[Row]) -> str:
         at = flops * 1.06 ** (color - (len(kinds) - 1) / 2)  # beside each other
         if half == half:
             chart.interval(mean - half, mean + half, at, color, upright=True)
-        chart.dot(at, mean, color, hollow=half != half, about=f"{', '.join(kind)}: {mean:+.3f}, {n} Earths")
+        chart.dot(at, mean, color, hollow=half != half, about=f"{', '.join(map(str, kind))}: {mean:+.3f}, {n} Earths")
     named = {k: f"{k[0]}, {k[1]}, {k[2]} px{', far classes' * (k[3] == 'True')}" for k in kinds}
     chart.legend = [(name, i, "o", False) for i, name in enumerate(named.values())]
     return chart.svg(standalone=True)

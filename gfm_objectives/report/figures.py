@@ -82,12 +82,13 @@ def _distinct(i: int) -> dict[str, Any]:
 
 
 def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
-    """Dots with intervals: rows are tasks and their mean, panels are label fractions by what the gain is over. Of the
-    suite's commonest metric."""
+    """Dots with intervals: rows are tasks and, of several, their mean; panels are label fractions by what the gain is
+    over. Of the suite's commonest metric."""
     metric, scale = _common(summary)
     rivals = _rivals(summary, metric)
     tasks = [t for t in summary["tasks"] if summary["metrics"][t]["metric"] == metric]
-    rows = [*tasks, "mean of tasks"]
+    several = len(tasks) > 1
+    rows = [*tasks, *["mean of tasks"] * several]
     names = [c for c in gainers(summary) if summary["rows"][c]["role"] != "part"]
     looks, fractions = look(summary), summary["fractions"]
     apart = min(0.22, 0.75 / max(1, len(names)))  # of a task's dots, so that those of two tasks never meet
@@ -98,10 +99,12 @@ def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
         for j, (against, n) in enumerate(rivals):
             ax = axes[i][j]
             ax.axvline(0, color="0.3", lw=1)
-            ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="0.95", zorder=0)
+            if several:
+                ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="0.95", zorder=0)
             for k, c in enumerate(names):
                 at = {"contender": c, "fraction": fraction, "against": against, "n": n, "metric": metric}
-                found = [find(summary["gains"], task=t, **at) for t in tasks] + [find(summary["means"], **at)]
+                found = [find(summary["gains"], task=t, **at) for t in tasks]
+                found += [find(summary["means"], **at)] if several else []
                 for y, row in enumerate(found):
                     _dot(ax, row, y + apart * (k - (len(names) - 1) / 2), looks[c], scale)
             ax.set_title(
