@@ -38,10 +38,9 @@ TRAIN = (
     "loader.workers=0 threads=1 device=cpu precision=fp32 runs={folder} name=demo"
 )
 EVAL = (
-    "eval suite=landcover contenders=unet,conv,map fractions=0.5 seeds=2 finetune.flops=3e8 finetune.trials=2 "
+    "eval suite=landcover contenders=unet,conv,map fractions=0.5 seeds=2 finetune.flops=8e9 finetune.trials=2 "
     "finetune.batch_size=4 workers=1 device=cpu precision=fp32 results={folder} name=demo "
-    "tasks.landcover.train=8 tasks.landcover.val=4 tasks.landcover.test=4 tasks.landcover.data.size=16 "
-    "tasks.landcover.data.dates=2"
+    "tasks.landcover.train=8 tasks.landcover.val=4 tasks.landcover.test=4 tasks.landcover.data.dates=2"
 )
 OUT, SECTION = HERE / "results" / "kills", "kill -9, then the same command"
 COUNTS = ("flops_spent", "samples", "tokens", "visible_tokens", "merged_tokens")  # of a ledger, whatever the clock says

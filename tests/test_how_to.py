@@ -12,6 +12,9 @@ import rasterio
 from rasterio.transform import from_origin
 
 from gfm_objectives import cli
+from gfm_objectives.config import config_root
+from gfm_objectives.errors import InputError
+from gfm_objectives.sweep.study import read, shipped
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENCODER = "encoder.dim=16 encoder.cell_dim=16 encoder.depth=1 encoder.heads=2 encoder.width=8"
@@ -101,6 +104,14 @@ def test_a_study_is_planned_and_its_job_shown(desk: Path, capsys: pytest.Capture
     assert "laws: 20 runs" in said and "--array" in said
 
 
-def test_what_ships_as_a_study_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", "study=crossover", "plan_only=true"]) == 0
-    assert "crossover: 720 runs" in capsys.readouterr().out
+def test_what_ships_as_a_study_can_be_planned(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one seed and budget, since all 720 runs take half a minute to compose."""
+    text = (config_root() / "study" / "crossover.yaml").read_text()
+    cut_down = text.replace("[0, 1, 2, 3, 4]", "[0]").replace("[1e12, 1e13, 1e14]", "[1e12]")
+    assert cut_down.count("[0]") == 1 and cut_down.count("[1e12]") == 1
+    (desk / "crossover.yaml").write_text(cut_down)
+    assert cli.main(["sweep", "study=crossover.yaml", "plan_only=true"]) == 0
+    assert "crossover: 48 runs" in capsys.readouterr().out
+    with pytest.raises(InputError, match="nowhere: no such file"):
+        read("nowhere", "runs")
+    assert shipped("crossover").is_file() and shipped("crossover.yaml") == Path("crossover.yaml")

@@ -52,8 +52,7 @@ def read(path: str | Path, runs: str) -> Study:
     `train:` holds keys of `gfm train`, a list of values being varied, all combinations; a list of such sections is run
     one after the other, so that each objective may have settings of its own. `eval:` holds keys of `gfm eval`.
     """
-    shipped = config.config_root() / "study" / f"{path}.yaml"
-    path = shipped if str(path).isidentifier() and shipped.is_file() else Path(path)
+    path = shipped(path)
     known = config.read_yaml(path)
     name = str(known.get("name") or path.stem)
     if odd := [k for k in known if k not in SECTIONS]:
@@ -72,6 +71,12 @@ def read(path: str | Path, runs: str) -> Study:
     if evaluation is not None and not isinstance(evaluation, dict):
         raise InputError(f"{path}: eval: expected keys of gfm eval, such as suite: core")
     return Study(name, made, None if evaluation is None else _words(path, "eval", evaluation))
+
+
+def shipped(study: str | Path) -> Path:
+    """The file of a study: a shipped one, where that is its name."""
+    file = config.config_root() / "study" / f"{study}.yaml"
+    return file if str(study).isidentifier() and file.is_file() else Path(study)
 
 
 def _words(path: Path, section: str, block: Mapping[str, Any]) -> list[str]:
