@@ -272,8 +272,10 @@ def _say(text: str) -> int:
 
 
 def _fail(text: str) -> int:
-    """One line, whatever the text was."""
-    print("error: " + " ".join(text.split("\n")), file=sys.stderr)
+    """One line, whatever the text was; what a terminal would obey is shown as it is written in Python."""
+    line = " ".join(text.splitlines())
+    told = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"error: {told}", file=sys.stderr)
     return 2
 
 

@@ -125,3 +125,10 @@ def test_a_command_that_loads_torch_first_says_what_it_prepares(name, capsys, mo
     assert cli.main([name]) == 0
     at_once = {"sweep", "report", "fit", "published"}  # they print as they go, and need no torch for it
     assert order == ["" if name in at_once else f"demo: preparing {cli.COMMANDS[name].preparing}\n"]
+
+
+@pytest.mark.parametrize("word", ["\x1c\x05*l\x85é\u2028x", "\x0b\x1b[2Jé\r\x07", "é\udc80\n\nx"])
+def test_what_a_terminal_would_obey_is_shown_and_not_done(word, capsys):
+    assert cli.main(["train", word]) == 2
+    told = capsys.readouterr().err.rstrip("\n")
+    assert told.startswith("error: ") and len(told.splitlines()) == 1 and told.isprintable() and "é" in told
