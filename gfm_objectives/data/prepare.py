@@ -224,7 +224,7 @@ def _check_room(out: Path, nbytes: int) -> None:
     free = shutil.disk_usage(out).free
     if nbytes > free:
         raise InputError(
-            f"{out}: needs about {nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; choose another out="
+            f"{out}: needs about {nbytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} are free; choose another out="
         )
 
 
