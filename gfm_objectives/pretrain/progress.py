@@ -126,6 +126,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
     for number, row in enumerate(rows, start=2):
         try:
+            if None in row or None in row.values():  # more values than columns, or fewer
+                raise ValueError
             int(row["step"])
             _ = [float(v) for k, v in row.items() if v and k != "of"]
         except (KeyError, TypeError, ValueError):
