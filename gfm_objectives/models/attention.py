@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gfm_objectives.models.slices import in_slices
+
+# Its backward gives nan for 64 tokens, and every odd multiple, once their logits are far below 0
+# (https://github.com/pytorch/pytorch/issues/196678): runs with blocks died of it on an H100.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 SHORT = 300  # keys; below it the plain kernel takes a half to a third of the fused one's time on a CPU
 
