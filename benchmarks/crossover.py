@@ -1,9 +1,10 @@
 """Where the ViT's blocks begin to pay: runs with, without, and with something else in their place, paired by Earth.
 
     python benchmarks/crossover.py runs/crossover/*  # adds finished runs to results/crossover.csv
-    python benchmarks/crossover.py                   # docs/encoder.md's table, docs/images/crossover.svg, from that
+    python benchmarks/crossover.py                   # docs/encoder.md's tables, docs/images/crossover.svg, from that
 
-A run's figure is the yardstick's: held-out nats per pixel of the map, by a linear probe of the frozen features.
+A run's figure is the yardstick's: held-out nats per pixel of the map, by a linear probe of the frozen features. Two
+tables: blocks against none, in pairs; and what every objective makes of a budget.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from scipy.stats import t as student
 
 from gfm_objectives.config.values import number
 from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.runs.provenance import settled
 from gfm_objectives.svg import Axis, Chart
 
 FILE = common.ROOT / "results" / "crossover.csv"
 PAGE, PICTURE = common.ROOT / "docs" / "encoder.md", common.ROOT / "docs" / "images" / "crossover.svg"
-MARK = re.compile(r"(<!-- crossover -->\n).*?(<!-- end -->)", re.DOTALL)
-FIELDS = ("run", "objective", "encoder", "blocks", "size", "far", "flops", "seed", "samples", "map_nll", "token_rankme")
+MARK = re.compile(r"(<!-- (crossover|budgets) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIELDS = (
+    *"run objective encoder blocks size far flops seed samples map_nll token_rankme".split(),
+    *"batch pool device".split(),
+)
+UNET = "U-Net"  # in the place of the whole network
 Row = dict[str, str]
 Cell = tuple[str, str, int, str, float]  # objective, encoder, chip, far classes in the map or not, FLOPs
 
@@ -34,12 +40,13 @@ Cell = tuple[str, str, int, str, float]  # objective, encoder, chip, far classes
 def point(folder: Path) -> Row:
     """A finished run's row. KeyError where it has no yardstick."""
     ledger, cfg = Ledger.read(folder / "ledger.json"), OmegaConf.load(folder / "config.yaml")
-    mixer, depth = cfg.encoder.mixer, cfg.encoder.depth
-    blocks = "none" if depth == 0 else f"{depth} of {mixer}"
+    own = cfg.encoder
+    blocks = UNET if own.get("model") == "unet" else f"{own.depth} of {own.mixer}" if own.depth else "none"
     told = ledger.yardstick or {}
     about = (folder.name, ledger.objective, ledger.encoder, blocks, cfg.data.size, cfg.data.get("map_far", False))
     figures = (number(cfg.budget.flops), ledger.seed, ledger.samples, told["map_nll"], told.get("token_rankme", ""))
-    return {k: str(v) for k, v in zip(FIELDS, (*about, *figures), strict=True)}
+    means = (ledger.batch or settled(cfg).optim.batch_size, cfg.get("pool") or "", ledger.device)
+    return {k: str(v) for k, v in zip(FIELDS, (*about, *figures, *means), strict=True)}
 
 
 def add(folders: Iterable[Path], file: Path = FILE) -> None:
@@ -61,7 +68,7 @@ def read(file: Path = FILE) -> list[Row]:
 def cells(rows: Iterable[Row]) -> dict[Cell, dict[str, dict[str, float]]]:
     """Cell -> blocks -> seed -> map NLL, of the cells that were run without blocks and with some."""
     found: dict[Cell, dict[str, dict[str, float]]] = {}
-    for r in rows:
+    for r in (r for r in rows if r["blocks"] != UNET):
         cell = (r["objective"], r["encoder"], int(r["size"]), r["far"], float(r["flops"]))
         found.setdefault(cell, {}).setdefault(r["blocks"], {})[r["seed"]] = float(r["map_nll"])
     return {c: by for c, by in sorted(found.items()) if "none" in by and len(by) > 1}
@@ -101,6 +108,30 @@ def table(rows: Sequence[Row]) -> str:
     return common.table(out)
 
 
+def budgets(rows: Sequence[Row]) -> str:
+    """A row for each objective and network on usual places of 64 pixels: the mean over Earths at each budget."""
+    some = [r for r in rows if r["size"] == "64" and r["far"] == "False"]
+    every = sorted({float(r["flops"]) for r in some})
+    found: dict[tuple[str, str], dict[float, list[Row]]] = {}
+    for r in some:
+        found.setdefault((r["objective"], r["blocks"]), {}).setdefault(float(r["flops"]), []).append(r)
+    out = []
+    for (objective, blocks), by in sorted(found.items(), key=lambda f: (f[0][0] != "supervised", f[0])):
+        row = {"objective": objective, "blocks": blocks}
+        out.append(row | {number(b): _figure(by.get(b, [])) for b in every})
+    return common.table(out)
+
+
+def _figure(rows: Sequence[Row]) -> str:
+    """Mean NLL, in brackets the tokens' RankMe; how many Earths, where not five."""
+    if not rows:
+        return "not run"
+    ranks = [float(r["token_rankme"]) for r in rows if r["token_rankme"]]
+    told = f"{statistics.fmean(float(r['map_nll']) for r in rows):.3f}"
+    told += f" ({statistics.fmean(ranks):.0f})" if ranks else ""
+    return told if len(rows) == 5 else f"{told}, {len(rows)} Earth{'s' * (len(rows) > 1)}"
+
+
 def picture(rows: Sequence[Row]) -> str:
     """With blocks less none against FLOPs, a colour for each chip and map, with intervals; below 0 they pay."""
     found = cells(rows)
@@ -127,8 +158,9 @@ def picture(rows: Sequence[Row]) -> str:
 
 
 def fill(text: str, rows: Sequence[Row]) -> str:
-    """The page with the table of these rows."""
-    return MARK.sub(lambda m: f"{m[1]}{table(rows)}\n{m[2]}", text)
+    """The page with the tables of these rows."""
+    made = {"crossover": table, "budgets": budgets}
+    return MARK.sub(lambda m: f"{m[1]}{made[m[2]](rows)}\n{m[3]}", text)
 
 
 def main(words: Sequence[str]) -> None:

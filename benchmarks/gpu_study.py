@@ -2,10 +2,11 @@
 
     for e in 0 1 2 3 4; do python benchmarks/gpu_study.py earths=$e & done; wait
 
-[runs=supervised,conv,masked_seg,unet] [earths=0] [flops=1e14] [keep=1e13] [pool=10240] [batch=64] [seconds=540]
-[encoder=nano] [words=] [name=] [out=runs/study] [device=cuda:0]. Steps of a small encoder wait for Python and not for the GPU, so several
-processes share it. Each run goes to `flops`, and then, from its trunk, one to `keep`; what no time is left for is told
-and not begun, what fails is told too. words: further words of train.py for every run, with spaces between them.
+[runs=supervised,conv,masked_seg,unet] [earths=0] [seeds=] [flops=1e14] [keep=1e13] [pool=10240] [batch=64]
+[seconds=540] [encoder=nano] [words=] [name=] [out=runs/study] [device=cuda:0]. Steps of a small encoder wait for Python
+and not for the GPU, so several processes share it. Each run goes to `flops`, and then, from its trunk, one to `keep`;
+what no time is left for is told and not begun, what fails is told too. seeds: of each Earth, its number where none are
+given; words: further words of train.py for every run, with spaces between them; name: what their names end with.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -23,7 +25,9 @@ from gfm_objectives.data.loader import warm_up
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain import pretraining
 
-RUNS = {  # words of train.py; peak learning rates: the best at 1e13 FLOPs of three (supervised) and two (conv), batches of 64
+# Words of train.py. Peak learning rates: the best of three (supervised) and of two (conv) at 1e13 FLOPs and batches of
+# 64, Earth 0; the other ViTs have that of supervised, the U-Nets that of conv.
+RUNS = {
     "supervised": "objective=supervised optim.lr=3e-3",
     "conv": "objective=supervised encoder.depth=0 optim.lr=6e-3",
     "mixer": "objective=supervised encoder.mixer=convolution optim.lr=3e-3",
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
                 one(given, run, earth, seed, end, rates)
 
 
-def one(given: dict, run: str, earth: str, seed: str, end: float, rates: dict[str, float]) -> None:
+def one(given: dict[str, Any], run: str, earth: str, seed: str, end: float, rates: dict[str, float]) -> None:
     """A run to the larger budget and its branch. rates: FLOPs a second of the runs of a name so far."""
     stem, trunk = f"{run}{given['name']}", ""
     for flops in dict.fromkeys((given["flops"], given["keep"])):

@@ -8,6 +8,7 @@ from pathlib import Path
 import common
 import crossover
 import gpu
+import gpu_study
 import page
 import peers
 import pytest
@@ -115,6 +116,19 @@ def test_the_gpu_script_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     assert "s left" in late_row["not run"] and failed["failed"] and failed["side"] == 128
 
 
+def test_gpu_study_branches_and_tells_what_it_did_not_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gfm_objectives.data.pool.cores", lambda: 0)
+    words = "data.size=16 yardstick=false loader.workers=0 budget.warmup=8 threads=1 budget.cooldown=0.2"
+    about = [f"out={tmp_path}", "device=cpu", "pool=64", "batch=4", f"words={words}", "flops=4e9", "keep=3e9"]
+    gpu_study.main([*about, "runs=supervised"])
+    told = capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["supervised-3e09-s0", "supervised-4e09-s0"]
+    branch = json.loads((tmp_path / "supervised-3e09-s0" / "ledger.json").read_text())
+    assert branch["trunk"].endswith("supervised-4e09-s0") and "ROW supervised-4e09-s0" in told
+    gpu_study.main([*about, "runs=supervised", "seconds=1", "name=x"])
+    assert "supervisedx-4e09-s0: not run" in capsys.readouterr().out
+
+
 def test_crossover_pairs_earths_and_says_how_many(tmp_path):
     def row(blocks, seed, nll):
         about = {"run": f"{blocks}{seed}", "objective": "mae", "encoder": "nano", "blocks": blocks, "size": "64"}
@@ -127,6 +141,15 @@ def test_crossover_pairs_earths_and_says_how_many(tmp_path):
     assert "not a number" not in crossover.picture(rows) and crossover.picture(rows).count("<circle") >= 1
     assert crossover.paired({"0": 2.0}, {"0": 1.0})[0] == 1.0  # one Earth: no interval
     assert "[" not in crossover.table([r for r in rows if r["seed"] == "0"])
+    ranked = [r | {"token_rankme": "7.6" if r["blocks"] != "none" else ""} for r in rows]
+    unet = {**ranked[0], "run": "u", "blocks": crossover.UNET, "flops": "1e13", "map_nll": "0.5"}
+    lines = crossover.budgets([*ranked, unet]).splitlines()
+    assert lines[2:] == [
+        "| mae | 4 of attention | 2.600 (8), 3 Earths | not run |",
+        "| mae | U-Net | not run | 0.500, 1 Earth |",
+        "| mae | none | 2.500, 4 Earths | not run |",
+    ]
+    assert crossover.cells([*ranked, unet]) == crossover.cells(ranked)  # a U-Net has no blocks to pay
 
 
 def test_table_of_the_crossover_is_that_of_the_runs():

@@ -145,6 +145,17 @@ def test_runs_are_grouped_by_recipe(tmp_path):
         group_runs([a0, twice])
 
 
+def test_an_earth_asked_for_by_the_runs_own_seed_makes_no_other_recipe(tmp_path):
+    """train.py seed=3 data.seed=3 pretrains on the Earth that seed=3 alone does."""
+    runs = []
+    for seed, earth in ((0, 0), (1, None), (2, 0)):
+        runs.append(make_run(tmp_path / str(seed), seed=seed))
+        path = tmp_path / str(seed) / "config.yaml"
+        path.write_text(path.read_text() + f"data: {{name: synthetic, seed: {'null' if earth is None else earth}}}\n")
+    groups = {n: [r.seed for r in v] for n, v in group_runs(runs).items()}
+    assert groups == {"mae seed=null": [0, 1], "mae seed=0": [2]}
+
+
 def test_mistakes(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "no", "no such folder"), (tmp_path / "empty", "has not finished")):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import NANO, random_batch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
@@ -478,3 +479,10 @@ def test_what_is_not_valid_may_as_well_be_absent(encoder: Encoder, batch: Batch)
     present = absent.replace(sensors=batch.sensors | {"s2": clouded, "s1": silent})
     model = Segmenter(encoder, 3)
     torch.testing.assert_close(model(present), model(absent), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_whose_backward_gives_nan_is_never_chosen() -> None:
+    """cuDNN's, with 64 tokens (https://github.com/pytorch/pytorch/issues/196678); sdpa_kernel puts the switch back."""
+    with sdpa_kernel(SDPBackend.MATH):
+        pass
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

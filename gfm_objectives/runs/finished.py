@@ -38,9 +38,16 @@ class Run:
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a training config that make it another recipe, dots between sections."""
+    """The keys of a training config that make it another recipe, dots between sections. An Earth asked for by the
+    run's own seed is the one it would have had."""
     same = (*(k for k in free_keys(config) if k != "choices"), "seed", "device")
-    return {k: v for k, v in leaves(config) if decides(k, same) and (k, v) != ("init", None)}
+    own = dict(leaves(config)) | ({"data.seed": None} if _own_earth(config) else {})
+    return {k: v for k, v in own.items() if decides(k, same) and (k, v) != ("init", None)}
+
+
+def _own_earth(config: Mapping[str, Any]) -> bool:
+    data = config.get("data") or {}
+    return data.get("name") == "synthetic" and data.get("seed") == config.get("seed")
 
 
 def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,7 @@ def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
     limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
     # of all modules together, which share one function: parts, patches, sides, variants
     setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), 256))
+    warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled")  # nothing that a user could mend
     for module in model.modules():
         if isinstance(module, PARTS):
             module.compile(backend=backend)  # a copy of the module, such as the one FLOPs are counted on, is eager
