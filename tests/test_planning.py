@@ -80,6 +80,17 @@ def test_a_batch_that_does_not_fit_is_told_with_one_that_does(capsys):
     assert more.fits < more.batch, "and it is about the largest"
 
 
+def test_a_global_batch_is_dealt_out_to_the_devices():
+    p, cfg = plan("batch.global=240000", "devices=4", "device=l4", flops="1e15")
+    each, _ = plan("optim.batch_size=60000", "devices=4", "device=l4", flops="1e15")
+    assert (p.batch, p.steps, p.fits, p.memory) == (each.batch, each.steps, each.fits, each.memory)
+    assert f"batch.global={4 * p.fits} does" in text(p, cfg)
+    with pytest.raises(InputError, match="batch.global=6: 4 processes cannot share it evenly"):
+        plan("batch.global=6", "devices=4")
+    with pytest.raises(InputError, match="say the same twice"):
+        plan("batch.global=8", "optim.batch_size=8")
+
+
 def test_the_command_prints_it(capsys):
     assert cli.main(["plan", *SMALL, "measured=null", "device=cpu", "optim.batch_size=2"]) == 0
     told = capsys.readouterr().out

@@ -20,6 +20,7 @@ from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.planning.cards import Card, card
 from gfm_objectives.planning.memory import CONTEXT, Memory, fitting, forecast, pool_bytes
 from gfm_objectives.planning.speed import Speed, speed_of
+from gfm_objectives.pretrain.batches import places_of
 from gfm_objectives.pretrain.pretraining import mean_parts, open_source
 from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.provenance import settled
@@ -63,7 +64,7 @@ def run(cfg: DictConfig) -> Plan:
 
 def reckon(cfg: DictConfig) -> Plan:
     """The plan of a settled config."""
-    chosen, budget, batch = card(cfg.device), Budget(cfg.budget.flops), int(cfg.optim.batch_size)
+    chosen, budget, batch = card(cfg.device), Budget(cfg.budget.flops), places_of(cfg, cfg.devices)
     source, whole = open_source(cfg)
     with torch.device("meta"):  # no memory for weights that nobody trains here
         objective = build_objective(cfg.objective, build_encoder(cfg.encoder, whole), source.spec)
@@ -129,10 +130,15 @@ def text(plan: Plan, cfg: DictConfig) -> str:
         f"  tokens  {p.tokens:.3g}, {p.tokens / p.parameters:,.4g} a parameter",
     ]
     if p.fits < p.batch:
-        remedy = f"optim.batch_size={p.fits} does" if p.fits else "nor does one place; take a smaller encoder"
+        remedy = f"{_fewer(p, cfg)} does" if p.fits else "nor does one place; take a smaller encoder"
         room = f"{_gb(p.card.memory - CONTEXT)} are free on {p.card.name}"
         lines.append(f"  does not fit: {p.batch} places take {_gb(m.total)} GB, and {room}; {remedy}")
     return "\n".join(lines)
+
+
+def _fewer(p: Plan, cfg: DictConfig) -> str:
+    """The setting with which a step has as many places as the device holds."""
+    return f"batch.global={p.fits * p.devices}" if cfg.batch.get("global") else f"optim.batch_size={p.fits}"
 
 
 def _energy(p: Plan, cfg: DictConfig) -> str:
