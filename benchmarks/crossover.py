@@ -17,12 +17,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import common
+import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import t as student
 
 from gfm_objectives.config.values import number
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import settled
+from gfm_objectives.scaling import Points, fit
 from gfm_objectives.svg import Axis, Chart
 
 FILE = common.ROOT / "results" / "crossover.csv"
@@ -118,8 +120,19 @@ def budgets(rows: Sequence[Row]) -> str:
     out = []
     for (objective, blocks), by in sorted(found.items(), key=lambda f: (f[0][0] != "supervised", f[0])):
         row = {"objective": objective, "blocks": blocks}
-        out.append(row | {number(b): _figure(by.get(b, [])) for b in every})
+        out.append(row | {number(b): _figure(by.get(b, [])) for b in every} | {"exponent": _exponent(by)})
     return common.table(out)
+
+
+def _exponent(by: dict[float, list[Row]]) -> str:
+    """a of NLL = A / C^a by scaling.fit, an Earth's runs resampled together; '' below three budgets of all Earths."""
+    rows = [r for some in by.values() for r in some]
+    if len(by) < 3 or len({len(some) for some in by.values()}) > 1:
+        return ""
+    values = {key: np.array([float(r[key]) for r in rows]) for key in ("map_nll", "flops")}
+    points = Points(values, "map_nll", np.array([int(r["seed"]) for r in rows]), {"C": "flops"})
+    a = fit(points, "power").parameters()["a"]
+    return f"{a.value:.3f} [{a.low:.3f}, {a.high:.3f}]"
 
 
 def _figure(rows: Sequence[Row]) -> str:

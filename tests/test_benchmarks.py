@@ -145,9 +145,9 @@ def test_crossover_pairs_earths_and_says_how_many(tmp_path):
     unet = {**ranked[0], "run": "u", "blocks": crossover.UNET, "flops": "1e13", "map_nll": "0.5"}
     lines = crossover.budgets([*ranked, unet]).splitlines()
     assert lines[2:] == [
-        "| mae | 4 of attention | 2.600 (8), 3 Earths | not run |",
-        "| mae | U-Net | not run | 0.500, 1 Earth |",
-        "| mae | none | 2.500, 4 Earths | not run |",
+        "| mae | 4 of attention | 2.600 (8), 3 Earths | not run |  |",
+        "| mae | U-Net | not run | 0.500, 1 Earth |  |",
+        "| mae | none | 2.500, 4 Earths | not run |  |",
     ]
     assert crossover.cells([*ranked, unet]) == crossover.cells(ranked)  # a U-Net has no blocks to pay
 
