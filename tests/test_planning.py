@@ -85,7 +85,7 @@ def test_a_global_batch_is_dealt_out_to_the_devices():
     each, _ = plan("optim.batch_size=60000", "devices=4", "device=l4", flops="1e15")
     assert (p.batch, p.steps, p.fits, p.memory) == (each.batch, each.steps, each.fits, each.memory)
     assert f"batch.global={4 * p.fits} does" in text(p, cfg)
-    with pytest.raises(InputError, match="batch.global=6: 4 processes cannot share it evenly"):
+    with pytest.raises(InputError, match=r"batch\.global=6: 4 processes cannot share it evenly"):
         plan("batch.global=6", "devices=4")
     with pytest.raises(InputError, match="say the same twice"):
         plan("batch.global=8", "optim.batch_size=8")
