@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +46,17 @@ def words(argv: Sequence[str], **defaults: Any) -> dict[str, Any]:
             raise SystemExit(f"{word}: choose from " + " ".join(f"{k}={v}" for k, v in defaults.items()))
         found[key] = type(defaults[key])(value)
     return found
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half its 95 % interval by Student's t; nan below three values."""
+    mean, n = statistics.fmean(values), len(values)
+    if n < 3:
+        return mean, float("nan")
+    return mean, float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
 
 
 # ---------------------------------------------------------------- time

@@ -19,7 +19,6 @@ from pathlib import Path
 import common
 import numpy as np
 from omegaconf import OmegaConf
-from scipy.stats import t as student
 
 from gfm_objectives.config.values import number
 from gfm_objectives.runs.ledger import Ledger
@@ -77,12 +76,9 @@ def cells(rows: Iterable[Row]) -> dict[Cell, dict[str, dict[str, float]]]:
 
 
 def paired(a: dict[str, float], b: dict[str, float]) -> tuple[float, float, int]:
-    """Mean of a - b over the seeds of both, half its 95 % interval (Student's t; nan below three), their number."""
+    """Mean of a - b over the seeds of both, half its 95 % interval (nan below three), their number."""
     found = [a[s] - b[s] for s in a if s in b]
-    if len(found) < 3:
-        return statistics.fmean(found), float("nan"), len(found)
-    error = statistics.stdev(found) / len(found) ** 0.5
-    return statistics.fmean(found), float(student.ppf(0.975, len(found) - 1)) * error, len(found)
+    return *common.interval(found), len(found)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import budgets
 import common
 import crossover
 import gpu
@@ -150,6 +151,28 @@ def test_crossover_pairs_earths_and_says_how_many(tmp_path):
         "| mae | none | 2.500, 4 Earths | not run |  |",
     ]
     assert crossover.cells([*ranked, unet]) == crossover.cells(ranked)  # a U-Net has no blocks to pay
+
+
+def test_budgets_gain_over_who_validates_best_and_slopes_are_each_earths_own():
+    def row(name, budget, test, val=0.0):
+        return budgets.Row(name, budget, dict(enumerate(test)), dict.fromkeys(range(len(test)), val))
+
+    pretrained = [row("mae", 1e12, (50, 51, 52)), row("mae", 1e14, (54, 57, 60)), row("latent", 1e12, (40, 40, 40))]
+    scratch = [row("unet", 0.0, (45, 45, 45), val=70), row("conv", 0.0, (49, 49, 49), val=60)]
+    rows = pretrained, scratch, [row("reading", 0.0, (58, 58, 58))]
+    assert budgets.slopes({r.budget: r for r in pretrained[:2]}) == pytest.approx([2, 3, 4])
+    lines = budgets.table(rows).splitlines()
+    assert lines[0].startswith("| pretrained on the map or by | P = 1e12, n = 1 | P = 1e14, n = 100 |")
+    assert lines[2].startswith("| mae | 51.0, **+6.0 [3.5, 8.5]** | 57.0, **+12.0 [4.5, 19.5]** | **+3.0 [0.5, 5.5]**")
+    assert lines[3].startswith("| latent | 40.0, **-5.0 [-5.0, -5.0]** | not run |")
+    assert lines[-1] == "Best from scratch on validation: unet, 45.0. reading: 58.0."
+    assert budgets.picture(rows).count("<circle") >= 2 and "reading: +13" in budgets.picture(rows)
+
+
+def test_table_of_the_budgets_is_that_of_the_scores():
+    text, rows = budgets.PAGE.read_text(), budgets.read()
+    assert budgets.MARK.search(text) and budgets.fill(text, rows) == text, "python benchmarks/budgets.py"
+    assert budgets.PICTURE.read_text() == budgets.picture(rows)
 
 
 def test_table_of_the_crossover_is_that_of_the_runs():

@@ -1,0 +1,160 @@
+"""What the same labels give after each budget of pretraining: docs/results.md's table, and docs/images/budgets.svg.
+
+    python benchmarks/budgets.py
+
+One task of the synthetic Earth in several folders of results (FOLDERS), whose rivals, F and places are the same. A gain
+is over the best rival from scratch on validation, of those with F and those with F + P/n, which is F and the first
+budget: so n, the number of tasks that share P, is 1 at the first budget, 10 at ten times as much. Intervals are
+Student's t over Earths, those of the slope too: points per decade of each Earth's own line.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import common
+import numpy as np
+
+from gfm_objectives.config.values import number
+from gfm_objectives.svg import Axis, Chart
+
+FOLDERS = ("baseline_landcover", "budgets_landcover")
+PAGE, PICTURE = common.ROOT / "docs" / "results.md", common.ROOT / "docs" / "images" / "budgets.svg"
+MARK = re.compile(r"(<!-- budgets -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = {
+    "pretrained": "",
+    "conv_map": "no blocks, ",
+    "unet_map": "U-Net, ",
+}  # pretrained: what stands before the objective
+SEEN = {"conv_map_input": "no blocks, reading the map", "unet_map_input": "U-Net, reading the map"}
+Seeds = dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """test, val: mIoU in points by Earth; budget: FLOPs of pretraining."""
+
+    name: str
+    budget: float
+    test: Seeds
+    val: Seeds
+
+
+def read(folders: Iterable[str] = FOLDERS) -> tuple[list[Row], list[Row], list[Row]]:
+    """Pretrained rows, those from scratch, and those that read the map."""
+    found: dict[tuple[str, str, float, float], tuple[Seeds, Seeds]] = {}
+    for folder in folders:
+        with (common.ROOT / "results" / folder / "scores.csv").open(newline="") as f:
+            for r in csv.DictReader(f):
+                key = (r["kind"], r["recipe"].split(" flops=")[0], float(r["pretrain_flops"]), float(r["extra_flops"]))
+                test, val = found.setdefault(key, ({}, {}))
+                test[int(r["seed"])], val[int(r["seed"])] = 100 * float(r["value"]), 100 * float(r["val"])
+    rows: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    for (kind, recipe, budget, extra), sides in found.items():
+        if kind in KINDS:
+            rows[0].append(Row(KINDS[kind] + recipe.split(" ")[-1], budget, *sides))
+        elif kind in ("scratch", "conv", "unet"):
+            rows[1].append(Row(kind + f" + {number(extra)} FLOPs" * bool(extra), 0.0, *sides))
+        elif kind in SEEN:
+            rows[2].append(Row(SEEN[kind], 0.0, *sides))
+        elif kind == "pretrained_map_input":
+            rows[2].append(Row(f"{recipe} after {number(budget)}, reading the map", budget, *sides))
+    return rows
+
+
+def rival(scratch: Sequence[Row]) -> Row:
+    """The best on validation, all Earths pooled."""
+    return max(scratch, key=lambda r: statistics.fmean(r.val.values()))
+
+
+def over(a: Seeds, b: Seeds) -> list[float]:
+    return [a[s] - b[s] for s in sorted(a.keys() & b.keys())]
+
+
+def told(values: Sequence[float]) -> str:
+    mean, half = common.interval(values)
+    text = f"{mean:+.1f}" + (f" [{mean - half:.1f}, {mean + half:.1f}]" if half == half else "")
+    return f"**{text}**" if half == half and abs(mean) > half else text
+
+
+def slopes(by: Mapping[float, Row]) -> list[float]:
+    """Of each Earth that has every budget, points per decade by least squares."""
+    x = np.log10(sorted(by))
+    earths = set.intersection(*(set(r.test) for r in by.values()))
+    return [float(np.polyfit(x, [by[b].test[e] for b in sorted(by)], 1)[0]) for e in sorted(earths)]
+
+
+def curves(rows: Iterable[Row]) -> dict[str, dict[float, Row]]:
+    """Name -> budget -> row."""
+    out: dict[str, dict[float, Row]] = {}
+    for r in rows:
+        out.setdefault(r.name, {})[r.budget] = r
+    return out
+
+
+def table(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
+    """A row for each network and objective: the score and the gain after each budget, and points per decade."""
+    best, by_name = rival(rows[1]), curves(rows[0])
+    budgets = sorted({b for by in by_name.values() for b in by})
+    out = []
+    for name, by in sorted(by_name.items(), key=lambda n: -max(map(score, n[1].values()))):
+        row = {"pretrained on the map or by": name}
+        row |= {f"P = {number(b)}, n = {b / budgets[0]:.0f}": _cell(by.get(b), best) for b in budgets}
+        out.append(row | {"a decade": told(slopes(by)) if len(by) > 1 else ""})
+    seen = "; ".join(f"{r.name}: {score(r):.1f}" for r in rows[2])
+    return f"{common.table(out)}\n\nBest from scratch on validation: {best.name}, {score(best):.1f}. {seen}."
+
+
+def score(row: Row) -> float:
+    """Mean over Earths."""
+    return statistics.fmean(row.test.values())
+
+
+def _cell(row: Row | None, best: Row) -> str:
+    """Score and gain."""
+    return f"{score(row):.1f}, {told(over(row.test, best.test))}" if row else "not run"
+
+
+def picture(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
+    """Gain against FLOPs of pretraining, a colour for each network and objective; dashed: those that read the map."""
+    best, by_name = rival(rows[1]), {n: by for n, by in curves(rows[0]).items() if len(by) > 1}
+    found = {
+        n: {b: common.interval(over(r.test, best.test)) for b, r in sorted(by.items())} for n, by in by_name.items()
+    }
+    seen = {r.name: common.interval(over(r.test, best.test))[0] for r in rows[2]}
+    ends = [v for by in found.values() for m, h in by.values() for v in (m - h, m + h)] + list(seen.values())
+    chart = Chart(
+        Axis.around([b for by in found.values() for b in by], "FLOPs of pretraining", log=True),
+        Axis.around(ends, "points of mIoU over the best from scratch", zero=True),
+        "What pretraining gained: land cover, 20 labelled places",
+        "Gain in mIoU over the best rival from scratch against pretraining FLOPs",
+        width=720,
+        height=400,
+    )
+    chart.line([(chart.x.low, 0.0), (chart.x.high, 0.0)], 7, width=1)
+    for name, mean in seen.items():
+        chart.line([(chart.x.low, mean), (chart.x.high, mean)], 7, "5 4", width=1.4)
+        chart.text(chart.x.low, mean, f"{name}: {mean:+.0f}", 7, dx=6)
+    for color, (name, by) in enumerate(sorted(found.items(), key=lambda n: -list(n[1].values())[-1][0])):
+        points = [(b * 1.05 ** (color - (len(found) - 1) / 2), mean, half) for b, (mean, half) in by.items()]
+        chart.line([(x, mean) for x, mean, _ in points], color)
+        for x, mean, half in points:
+            chart.interval(mean - half, mean + half, x, color, upright=True)
+            chart.dot(x, mean, color, about=f"{name}: {mean:+.1f} [{mean - half:.1f}, {mean + half:.1f}]")
+        chart.legend.append((name, color, "o", False))
+    return chart.svg(standalone=True)
+
+
+def fill(text: str, rows: tuple[list[Row], list[Row], list[Row]]) -> str:
+    """The page with the table of these rows."""
+    return MARK.sub(lambda m: f"{m[1]}{table(rows)}\n{m[2]}", text)
+
+
+if __name__ == "__main__":
+    everything = read()
+    PICTURE.write_text(picture(everything))
+    PAGE.write_text(fill(PAGE.read_text(), everything))
