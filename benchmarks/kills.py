@@ -1,11 +1,11 @@
-"""Killed at random moments and started again: python benchmarks/kills.py [moments=10] [of=train,ranks,eval].
+"""Killed at random moments and started again: python benchmarks/kills.py [moments=10] [of=train,eval,...].
 
 kill -9 to all processes of a command at a moment drawn from the time that the unbroken one takes, then the same command
 again, which must end with the same weights or tables bit for bit and with a ledger that neither loses nor doubles a
-FLOP. Subjects: pretraining in one process, in two (gloo, started as torchrun does), and a comparison; those not asked
-for stay in results/kills. Counted beside it: how many were killed before anything was kept, later, and not at all
-because they were done. Commands are run in forks of this process: another start of Python and torch would take most of
-the time.
+FLOP. Subjects: pretraining in one process, in two (gloo, started as torchrun does), a comparison, shards and the look
+at data; those not asked for stay in results/kills. Counted beside it: how many were killed before anything was kept,
+later, and not at all because they were done. Commands are run in forks of this process: another start of Python and
+torch would take most of the time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Any
 import common
 import torch
 
-from gfm_objectives import cli, compare, pretrain
+from gfm_objectives import cli, compare, inspection, lock, pretrain
+from gfm_objectives.data import prepare
 
 HERE = Path(__file__).resolve().parent.parent
 TRAIN = (
@@ -42,6 +43,11 @@ EVAL = (
     "finetune.batch_size=4 workers=1 device=cpu precision=fp32 results={folder} name=demo "
     "tasks.landcover.train=8 tasks.landcover.val=4 tasks.landcover.test=4 tasks.landcover.data.dates=2"
 )
+PREPARE = (
+    "prepare data.size=32 data.dates=2 data.places.pretrain=100 data.regions.pretrain=2 shard_mb=0.3 workers=1 "
+    "out={folder} name=demo"
+)
+INSPECT = "inspect data.size=16 data.dates=1 places=8 out={folder} name=demo"
 OUT, SECTION = HERE / "results" / "kills", "kill -9, then the same command"
 COUNTS = ("flops_spent", "samples", "tokens", "visible_tokens", "merged_tokens")  # of a ledger, whatever the clock says
 TIMES = ("seconds", "peak_memory_mib", "commit")  # of a score
@@ -50,12 +56,14 @@ TIMES = ("seconds", "peak_memory_mib", "commit")  # of a score
 @dataclass(frozen=True, slots=True)
 class Subject:
     """words: of its command in a folder; outcome: what it ends with, its FLOPs apart; kept: a file that says that there
-    is something to go on from; processes: that run the command together."""
+    is something to go on from; processes: that run the command together; last: the file that says that it is finished,
+    where the same command is then refused."""
 
     words: Callable[[Path], list[str]]
     outcome: Callable[[Path], tuple[Any, Any]]
     kept: str
     processes: int = 1
+    last: str = "demo/ledger.json"
 
 
 def trained(folder: Path) -> tuple[Any, Any]:
@@ -75,6 +83,12 @@ def compared(folder: Path) -> tuple[Any, Any]:
     return (scores, statistics), sorted((t["key"], t["flops"], t["val"]) for t in trials)
 
 
+def written(folder: Path) -> tuple[Any, Any]:
+    """Every file, by its bytes; the lock of a killed process is nobody's, and there are no FLOPs."""
+    out = folder / "demo"
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != lock.NAME}, 0
+
+
 def words(template: str, **values: Any) -> Callable[[Path], list[str]]:
     return lambda folder: template.format(folder=folder, **values).split()
 
@@ -82,7 +96,9 @@ def words(template: str, **values: Any) -> Callable[[Path], list[str]]:
 SUBJECTS = {
     "train": Subject(words(TRAIN, batch=4, flops=3e9), trained, "demo/checkpoints/last.ckpt"),
     "ranks": Subject(words(TRAIN + " devices=2", batch=2, flops=1.5e9), trained, "demo/checkpoints/last.ckpt", 2),
-    "eval": Subject(words(EVAL), compared, "demo/trials.jsonl"),
+    "eval": Subject(words(EVAL), compared, "demo/trials.jsonl", last=""),
+    "prepare": Subject(words(PREPARE), written, "demo/pretrain/00000.json", last="demo/index.json"),
+    "inspect": Subject(words(INSPECT), written, "demo/inspect.txt", last=""),
 }
 
 
@@ -110,8 +126,7 @@ def become(subject: Subject, folder: Path, rank: int, others: list[int]) -> int:
         if subject.processes > 1:
             os.environ["LOCAL_RANK"] = str(rank)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        name, *words = subject.words(folder)
-        code = (cli.train if name == "train" else cli.evaluate)(words)
+        code = cli.main(subject.words(folder))
         code = code or max((abs(ended(pid)) for pid in others), default=0)
     except BaseException:
         traceback.print_exc()
@@ -145,6 +160,7 @@ def measure(name: str, subject: Subject, moments: int, home: Path) -> common.Row
         if not done:
             os.killpg(pid, signal.SIGKILL)
             ended(pid)
+            done = bool(subject.last) and (folder / subject.last).exists()
         row["too late" if done else "later" if (folder / subject.kept).exists() else "before anything was kept"] += 1
         if not done:
             finish(subject, folder)
@@ -156,8 +172,8 @@ def measure(name: str, subject: Subject, moments: int, home: Path) -> common.Row
 
 
 def main() -> None:
-    settings = common.words(sys.argv[1:], moments=10, of="train,ranks,eval")
-    assert compare and pretrain, "imported before the first fork"
+    settings = common.words(sys.argv[1:], moments=10, of=",".join(SUBJECTS))
+    assert compare and inspection and prepare and pretrain, "imported before the first fork"
     torch.set_num_threads(1)
     asked, kept = settings["of"].split(","), OUT / "kills.json"
     before = json.loads(kept.read_text())["sections"][SECTION] if kept.exists() else []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from gfm_objectives import __version__
@@ -175,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(call: Callable[[], int]) -> int:
     """The exit code of `call`. Mistakes of the user and faults of the machine are one line each, without a traceback;
     errors of ours keep theirs, as everything does with GFM_TRACEBACK=1."""
+    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", InputWarning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write(path: Path | str, text: str) -> None:
-    """All of `text`, or what was there before."""
+    """All of `text`, in UTF-8, or what was there before."""
     with replacing(path) as scratch:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
@@ -53,13 +53,15 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], notes: Mappin
         scratch.chmod(mode)
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """What a JSON file holds, a dict or a list. InputError with the `remedy` where it is damaged."""
+def read_json(path: Path, remedy: str, needs: Iterable[str] | None = ()) -> Any:
+    """What a JSON file holds: a dict with the keys it `needs`, a list of dicts where that is None. InputError with the
+    `remedy` where it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict | list):
+    rows, keys = (found, ()) if needs is None else ([found], needs)
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and r.keys() >= {*keys} for r in rows):
         raise InputError(f"{path}: damaged, no JSON of ours; {remedy}")
     return found
 

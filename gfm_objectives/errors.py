@@ -49,6 +49,8 @@ TOLD: dict[str, str] = {
     "no space left on device": REMEDIES[errno.ENOSPC],
     "pytorchstreamwriter failed writing": REMEDIES[errno.ENOSPC],
     "can't allocate memory": f"not enough memory; give a smaller batch_size or model, {GOES_ON}",
+    "could not determine home directory": "this user has no home folder; set HOME, or GFM_CACHE, to one that can be "
+    "written",
     "out of memory": f"not enough memory on the device; give a smaller batch_size or model, {GOES_ON}",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import types
@@ -125,6 +126,13 @@ def test_a_command_that_loads_torch_first_says_what_it_prepares(name, capsys, mo
     assert cli.main([name]) == 0
     at_once = {"sweep", "report", "fit", "published"}  # they print as they go, and need no torch for it
     assert order == ["" if name in at_once else f"demo: preparing {cli.COMMANDS[name].preparing}\n"]
+
+
+def test_what_a_terminal_cannot_show_is_no_reason_to_end(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.guarded(lambda: print("run plan → é") or 0) == 0
+    assert out.buffer.getvalue() == b"run plan \\u2192 \\xe9\n"
 
 
 @pytest.mark.parametrize("word", ["\x1c\x05*l\x85é\u2028x", "\x0b\x1b[2Jé\r\x07", "é\udc80\n\nx"])

@@ -18,7 +18,9 @@ from small import BANDS, LANDCOVER, OPTIONS, config, make_run
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.compare.rows import contenders
+from gfm_objectives.compare.settings import check_settings
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers, _start, work
+from gfm_objectives.config import save
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models.encoder import Encoder
@@ -81,7 +83,7 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "run plan: 1 tasks x 1 shares of labels x 5 contenders," in text and "seeds        0 runs" in text
     assert "2 seeds give no interval; 5 do" in text
-    with pytest.raises(InputError, match=r"finetune\.trials=1; choose another name"):
+    with pytest.raises(InputError, match=r"finetune\.trials=1, and now it is finetune\.trials=2; give the former"):
         compare.run(OmegaConf.merge(cfg, {"finetune": {"trials": 2}}))
     deep = make_run(tmp_path / "deep", model=Encoder(BANDS, **OPTIONS | {"depth": 2}))
     with pytest.raises(InputError, match=r"holds scores of another network named '.*'; choose another name="):
@@ -94,6 +96,24 @@ def test_a_plan_leaves_nothing_behind(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "plateau  at most" in text and "(F = 1e+09) to" in text and "expected: gains +- 5 mIoU points" in text
     assert not (tmp_path / "results").exists()
+
+
+def test_where_nothing_can_run_it_is_said_and_the_name_stays_free(tmp_path):
+    layers = {"layers": ["landcover"]}
+    cfg = config(tmp_path, contenders=["map_context", "map"], tasks={"landcover": {"data": layers}})
+    with pytest.raises(InputError, match=r"nothing can be run: .* on landcover, for want of a layer named map"):
+        compare.run(cfg)
+    assert not (tmp_path / "results" / "demo").exists()
+
+
+def test_settings_bind_once_something_ran(tmp_path):
+    cfg = config(tmp_path, finetune={"flops": 1e9})
+    save(cfg, tmp_path / "config.yaml")
+    other = OmegaConf.to_container(OmegaConf.merge(cfg, {"finetune": {"flops": None}}))
+    check_settings(other, tmp_path)
+    (tmp_path / "trials.jsonl").touch()
+    with pytest.raises(InputError, match=r"runs with finetune\.flops=1e9, and now it is finetune\.flops=null"):
+        check_settings(other, tmp_path)
 
 
 def test_settings_are_chosen_on_validation_where_test_disagrees(tmp_path, bench, monkeypatch):

@@ -50,6 +50,17 @@ def test_a_key_whose_default_is_a_list_takes_the_list(text):
     assert one(f"optim.betas={text}").optim.betas == [0.8, 0.99]
 
 
+def test_equal_items_are_meant_where_each_has_a_place():
+    assert one("optim.betas=0.9,0.9").optim.betas == [0.9, 0.9]
+    assert one("bands=-,B02,-,B03", entry="predict").bands == ["-", "B02", "-", "B03"]
+
+
+def test_home_is_filled_in_where_the_shell_does_not(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert one("runs=~/a", "init=null").runs == "/home/me/a" and one("keep_at=~").keep_at is None
+    assert one("checkpoint=~/a,b,~/c", entry="eval").checkpoint == ["/home/me/a", "b", "/home/me/c"]
+
+
 def test_comma_list_sweeps_the_product_with_distinct_names():
     names = [c.name for c in compose("train", ["objective=mae,masked_seg", "seed=0,1", "name=demo"])]
     assert names == ["demo-mae-s0", "demo-mae-s1", "demo-masked_seg-s0", "demo-masked_seg-s1"]
@@ -174,6 +185,16 @@ def test_environment_is_asked_for_only_where_needed(tmp_path, monkeypatch):
         ("name=../x", "must be a folder name"),
         ("name=a,b", "one name only"),
         ("seed=0,0", "0 is listed twice"),
+        ("keep_at=[1e9,1e9]", "keep_at=1e9,1e9: 1e9 is listed twice"),
+        ("data.sensors=[s2", "data.sensors=[s2: must be at least one of s2"),
+        ("data.sensors=[s2,,s1]", "data.sensors=s2,,s1: an item of the list is empty"),
+        ("data.sensors=" + "[" * 9999, "a list within a list"),
+        ("optim.betas=0.9,x", "expected a number (default 0.9,0.95)"),
+        ("keep_at=x", "keep_at=x: expected a number"),
+        ("seed=" + "9" * 400, "expected a whole number"),
+        ("budget.warmup=1e300", "budget.warmup=10000000... (301 digits): must be"),
+        ("config=~nobody/x.yaml", "config=~nobody/x.yaml: no such file"),
+        ("data=~nobody/x", "data=~nobody/x: no such choice"),
         ("optim.lr=1e-3,0.001", "two runs of this sweep are the same"),
         ("optim.betas.0=0.9", "did you mean optim.betas?"),
         ("seed=0,", "an item of the list is empty"),

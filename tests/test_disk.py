@@ -64,9 +64,26 @@ def test_a_damaged_json_is_told_with_the_remedy(content, tmp_path):
     assert "\n" not in str(error.value)
     path.write_bytes(b'["\xff"]')
     with pytest.raises(InputError, match="damaged"):
-        disk.read_json(path, "delete it")
-    path.write_text("[1]")
-    assert disk.read_json(path, "delete it") == [1]
+        disk.read_json(path, "delete it", None)
+    path.write_text('[{"a": 1}]')
+    assert disk.read_json(path, "delete it", None) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(("content", "needs"), [("[]", ()), ('{"a": 1}', ["b"]), ('{"a": 1}', None), ("[3]", None)])
+def test_a_json_of_another_kind_is_damaged_too(content, needs, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json: damaged"):
+        disk.read_json(tmp_path / "a.json", "delete it", needs)
+
+
+def test_text_is_utf_8_whatever_the_language_of_the_machine(tmp_path, monkeypatch):
+    def latin(path: Path, text: str, encoding: str = "latin-1") -> None:
+        path.write_bytes(text.encode(encoding))
+
+    monkeypatch.setattr(Path, "write_text", latin)
+    disk.write(tmp_path / "a.json", '{"é": "→"}')
+    assert (tmp_path / "a.json").read_bytes().decode("utf-8") == '{"é": "→"}'
+    assert disk.read_json(tmp_path / "a.json", "") == {"é": "→"}
 
 
 FORK = multiprocessing.get_context("fork")

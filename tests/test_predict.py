@@ -14,6 +14,7 @@ from gfm_objectives import cli
 from gfm_objectives.batch import Batch, Series
 from gfm_objectives.data.source import normalise
 from gfm_objectives.data.windows import sliding
+from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.evaluation import evaluate
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.seams import Seams
@@ -256,6 +257,7 @@ def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
         ({}, ["scale=1e-8"], "scale=1 if it is stored so"),
         ({}, ["scale=1e-4", "extra=doubt"], "extra=doubt: choose"),
         ({}, ["scale=1e-4", "blocks=4/3"], "blocks=4/3"),
+        ({}, ["scale=1e-4", "blocks=²/3"], "blocks=²/3"),
         ({}, ["scale=1e-4", "date=yesterday"], "is no date"),
     ],
 )
@@ -265,6 +267,31 @@ def test_what_a_model_cannot_be_shown(model, tmp_path, capsys, change, words, to
     err = capsys.readouterr().err
     assert code == 2 and told in err and err.count("\n") == 1, err
     assert not (tmp_path / "m.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sensors: {s2: {file: s.tif, scale: a}}", "sensors.s2.scale=a: expected a number"),
+        ("sensors: {s2: {file: 3}}", "sensors.s2.file=3: expected a path"),
+        ("sensors: {s2: {file: s.tif}}\ngsd: ten", "gsd=ten: expected metres per pixel"),
+        ("sensors: {s2: {file: s.tif}}\nlayers: [map]", "layers: expected map"),
+    ],
+)
+def test_a_scene_described_wrongly(model, tmp_path, capsys, text, told):
+    scene(tmp_path / "s.tif")
+    (tmp_path / "s.yaml").write_text(text)
+    assert gfm(f"model={model}", f"input={tmp_path / 's.yaml'}", f"output={tmp_path / 'm.tif'}") == 2
+    err = capsys.readouterr().err
+    assert f"s.yaml: {told}" in err and err.count("\n") == 1, err
+
+
+def test_a_block_that_is_cut_off_is_told(tmp_path):
+    job = Job(tmp_path / "m.tif", {}, 1)
+    job.put(0, {"map": np.zeros(1000)})
+    job.path(0).write_bytes(job.path(0).read_bytes()[:90])
+    with pytest.raises(InputError, match=r"0000000\.npz: damaged; delete it"):
+        job.get(0)
 
 
 def test_a_truncated_file_and_a_full_disk(model, image, tmp_path, capsys, monkeypatch):

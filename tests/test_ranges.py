@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gfm_objectives.config import compose
-from gfm_objectives.config.files import choices, config_root
-from gfm_objectives.config.ranges import parse_range
+from gfm_objectives.cli import COMMANDS
+from gfm_objectives.config import compose, leaves
+from gfm_objectives.config.files import choices, config_root, read_entry
+from gfm_objectives.config.ranges import find, parse_range
 from gfm_objectives.config.usage import usage
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.provenance import config_hash
@@ -189,6 +190,22 @@ def test_what_shipped_ranges_refuse(entry, words, says):
 def test_null_is_taken_where_the_range_says_so():
     assert compose("inspect", ["places=null"])[0].places is None
     assert compose("eval", ["suite=crop", "tasks.crop.train=null"])[0].tasks.crop.train is None
+
+
+OPEN = {"scale", "offset", "nodata", "min_area", "simplify", "at", "tests.entropy", "places"}  # any size is right
+
+
+@pytest.mark.parametrize("entry", [name for name, c in COMMANDS.items() if not c.usage])
+def test_every_number_of_a_command_has_limits_on_both_sides(entry):
+    _, (options, ranges) = read_entry(entry)
+    for key, value in leaves(options):
+        stated = find(ranges, key)
+        like = value if value is not None else stated and stated.like
+        one = like[0] if isinstance(like, list) and like else like
+        if isinstance(one, int | float) and not isinstance(one, bool) and key not in OPEN:
+            assert stated, f"{entry}.yaml: {key}"
+            sides = {limit.operator[0] for limit in stated.limits}
+            assert sides >= {"<", ">"}, f"{entry}.yaml: {key}: {stated.text}"
 
 
 def test_help_shows_the_range_beside_the_key():

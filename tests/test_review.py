@@ -108,6 +108,18 @@ def test_a_sample_is_drawn_by_class_and_estimated(mapped, capsys):
     err = capsys.readouterr().err
     assert "'lava' is no class" in err and "line " in err
     assert gfm("review", f"sample={root / 'map.tif'}", f"out={root}", "name=s") == 2, "labels are not overwritten"
+    text = labelled.read_text().replace("lava", "water")
+    as_saved = text.replace(",", ";").encode("utf-8-sig")  # by a spreadsheet
+    labelled.write_bytes(as_saved)
+    (root / "s" / "areas.json").unlink()
+    assert gfm("review", f"estimate={labelled}") == 0
+    assert json.loads((root / "s" / "areas.json").read_text())["overall"] == 1.0
+    capsys.readouterr()
+    for content, told in ((text.replace("id", "nr", 1), "no column id"), (text.replace("water", "wäter"), "in UTF-8")):
+        labelled.write_text(content, encoding="latin-1")
+        assert gfm("review", f"estimate={labelled}") == 2
+        err = capsys.readouterr().err
+        assert f"sample.csv: no {'text ' * ('UTF' in told)}{told.removeprefix('no ')}" in err and err.count("\n") == 1
 
 
 def test_tiles_to_label_come_back_as_chips(mapped, capsys):

@@ -174,6 +174,7 @@ def test_command_fits_anybodys_points(tmp_path, capsys):
     ("text", "says"),
     [
         ("", "no rows"),
+        ("paramètres,tokens,loss\n1,2,3\n", "no table in UTF-8"),
         ("parameters,tokens\n1,2\n", "no column loss, score or gain"),
         ("parameters,tokens,loss\n1,2,x\n", "line 2: loss=x: expected a number"),
         ("parameters,tokens,loss\n0,2,1\n", "line 2: parameters=0: expected a positive number"),
@@ -181,7 +182,7 @@ def test_command_fits_anybodys_points(tmp_path, capsys):
     ],
 )
 def test_tables_that_cannot_be_read_are_refused_in_a_line(text, says, tmp_path, capsys):
-    (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "p.csv").write_text(text, encoding="latin-1")
     assert main(["fit", str(tmp_path / "p.csv"), f"out={tmp_path / 'f.json'}"]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1

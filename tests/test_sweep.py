@@ -69,6 +69,8 @@ def test_lists_are_varied_and_sections_follow_each_other(mini):
     ("text", "says"),
     [
         ("trian: {objective: mae}", "trian: no such section"),
+        ("name: ../x", "name: '../x' is no folder name"),
+        ("name: a,b", "name: 'a,b' is no folder name"),
         ("name: x", "train: expected keys of gfm train"),
         ("train: {objective: mae, name: y}", "train.name: is set by the study"),
         ("train: {objective: mae, seed: []}", "train.seed: an empty list"),

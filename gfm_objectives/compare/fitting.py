@@ -41,6 +41,18 @@ def lacks(bench: Bench, contender: Contender) -> str:
     return "a layer named map in the data" if reads_map and "map" not in bench.spec.legends else ""
 
 
+def check_some(benches: Sequence[Bench], rows: Sequence[Contender]) -> None:
+    """InputError where no task has what any of the rows needs."""
+    reasons = [(b.task.name, c.name, lacks(b, c)) for b in benches for c in rows]
+    if all(what for *_, what in reasons):
+        task, row, what = reasons[0]
+        others = f", and {len(reasons) - 1} more such" * (len(reasons) > 1)
+        raise InputError(
+            f"contenders: nothing can be run: {row} on {task}, for want of {what}{others}; add rows that need neither "
+            "map nor index, such as contenders=unet"
+        )
+
+
 def leaks(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
     """Tasks whose places a row was pretrained on, or may have been; and what the makers of a task's data say of it."""
     out = []
@@ -60,7 +72,7 @@ def pretrained_on(folder: str) -> dict[str, Any]:
     data = dict(read_yaml(Path(folder) / "config.yaml").get("data") or {})
     index = Path(str(data.get("root"))) / INDEX
     if data.get("name") == "shards" and index.is_file():
-        data["name"] = disk.read_json(index, "run gfm prepare again with overwrite=true")["name"]
+        data["name"] = disk.read_json(index, "run gfm prepare again with overwrite=true", ["name"])["name"]
     return data
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import config
 from gfm_objectives.compare.bench import check_roots, open_bench
 from gfm_objectives.compare.comparison import Comparison, stored_choices
-from gfm_objectives.compare.fitting import check_rows, notes_on, on_disk
+from gfm_objectives.compare.fitting import check_rows, check_some, notes_on, on_disk
 from gfm_objectives.compare.ground import shared_ground
 from gfm_objectives.compare.holding import usual_workers
 from gfm_objectives.compare.keeping import keep_best
@@ -56,6 +56,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
     print(f"{cfg.name}: reading {', '.join(tasks)}", flush=True)
     check_roots(tasks)
     benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in tasks.items()]
+    check_some(benches, rows)
     context["notes"] += notes_on(benches, rows)
     real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet
     context["notes"] += told(cfg.checkpoint, real, options.get("strict", False))

@@ -17,18 +17,19 @@ FIXED_KEYS = ("finetune", "world", "precision", "unet")  # may not change within
 
 
 def check_settings(options: Mapping[str, Any], out: Path) -> None:
-    """Refuse to mix runs of different settings in one results folder."""
+    """Refuse to mix runs of different settings in one results folder. One in which nothing ran binds nobody."""
     saved = out / "config.yaml"
-    if not saved.exists():
+    if not saved.exists() or not any((out / name).exists() for name in ("scores.csv", "trials.jsonl")):
         return
     before, now = (
         dict(config.leaves({k: o.get(k) for k in FIXED_KEYS})) for o in (config.read_yaml(saved), dict(options))
     )
-    differ = [k for k in sorted(before.keys() | now) if before.get(k) != now.get(k)]
+    differ = [k for k in sorted(before.keys() | now) if before.get(k) != now.get(k)][:3]
     if differ:
+        was, is_ = ([f"{k}={config.show(o.get(k))}" for k in differ] for o in (before, now))
         raise InputError(
-            f"{out}: holds runs with {', '.join(f'{k}={before.get(k)}' for k in differ[:3])}; choose another name=, or "
-            "delete the folder"
+            f"{out}: holds runs with {', '.join(was)}, and now it is {', '.join(is_)}; give the former, or another "
+            "name=, or delete the folder"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -32,9 +33,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     if entry == "train" and "cluster" in given:
         machine = leaves(load_choice("cluster", given.pop("cluster")))
         given = {key: show(value) for key, value in machine} | given
-    saved = (
-        _saved(Path(given.pop("config")).expanduser(), entry, defaults, default_choices) if "config" in given else {}
-    )
+    saved = _saved(given.pop("config"), entry, defaults, default_choices) if "config" in given else {}
     start = saved.get("choices", default_choices)
     # suites do not sweep: they join to one, since a gain is a mean over the tasks of a suite
     picks = {g: [t] if g == "suite" else split_commas(g, t) for g in start if g in given and (t := given.pop(g))}
@@ -82,12 +81,14 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
         if key in given:
             both = f"{key}={given[key]} and {word}"
             raise InputError(f"{key} is given twice ({both}); keep one, or sweep: {key}={given[key]},{text}")
-        given[key] = text
+        # bash alone fills in the ~ of runs=~/there, and a folder of that name is nobody's wish
+        given[key] = text if "." in key or key in groups else re.sub(r"(?<![^,[])~(?=/)", os.path.expanduser("~"), text)
     return given
 
 
-def _saved(path: Path, entry: str, defaults: Choice, groups: Mapping[str, str]) -> dict[str, Any]:
+def _saved(given: str, entry: str, defaults: Choice, groups: Mapping[str, str]) -> dict[str, Any]:
     """A resolved config (or its run folder) read back. A derived name is forgotten: it must follow the overrides."""
+    path = Path(os.path.expanduser(given))
     path = path / "config.yaml" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"config={path}: no such file; give the config.yaml of a run or a comparison, or its folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -216,7 +217,7 @@ def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> 
 def choice_path(group: str, choice: str) -> Path:
     """The file of a choice: shipped, given as a path, or beside the module of another package."""
     if choice.endswith((".yaml", ".yml")):
-        path = Path(choice).expanduser()
+        path = Path(os.path.expanduser(choice))
         if not path.is_file():
             raise InputError(f"{group}={choice}: no such file; shipped choices: {', '.join(choices(group))}")
         return path
@@ -234,7 +235,7 @@ def choice_path(group: str, choice: str) -> Path:
 
 def _instead(group: str, choice: str) -> str:
     """What to type instead, where something of that name is there and of another kind; '' where there is not."""
-    path = Path(choice).expanduser()
+    path = Path(os.path.expanduser(choice))
     if (path / "ledger.json").is_file():
         return f" it is a run folder: eval checkpoint={choice} compares it, train config={choice} repeats it;"
     if (path / "config.yaml").is_file():

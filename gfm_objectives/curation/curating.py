@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def run(cfg: DictConfig) -> Path:
     out = Path(cfg.out)
     embedder = open_embedder(cfg.embedding, source.spec)
     rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
-    answer = Path(cfg["import"]).expanduser() if cfg["import"] else None
+    answer = Path(os.path.expanduser(cfg["import"])) if cfg["import"] else None
     found = curate(
         source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, embedder, bar=True
     )

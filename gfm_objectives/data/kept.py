@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def curated(source: Source, split: str, keep: str) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(keep).expanduser()
+    path = Path(os.path.expanduser(keep))
     if not path.is_file():
         raise InputError(f"data.keep={keep}: no such file; gfm curate data=... out={keep} makes it")
     try:

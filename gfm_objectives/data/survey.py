@@ -55,11 +55,10 @@ Cuts = Callable[[tuple[int, int]], tuple[int, Sequence[At]]]  # (H, W) -> side o
 
 def survey(chips: Sequence[str], read: Read, cuts: Cuts, memo: Path, fit: Sequence[str] = ()) -> list[Found]:
     """Read every chip once, or the notes of an earlier survey of the same files in `memo`. fit: sensors to sum up."""
-    if memo.is_file():
-        try:
-            return [_load(note) for note in json.loads(memo.read_text())]
-        except (ValueError, TypeError, OSError):
-            pass  # written by another version, or half
+    try:
+        return [_load(note) for note in json.loads(memo.read_text())]
+    except (OSError, ValueError, TypeError, LookupError):
+        pass  # not there, or closed to this user; written by another version, or half
     found = [_look(chip, read, cuts, fit) for chip in chips]
     keep(memo, [_save(f) for f in found])
     return found

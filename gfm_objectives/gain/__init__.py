@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from gfm_objectives.gain.means import deviation_of_gains
-from gfm_objectives.gain.summary import summarise, write
+from gfm_objectives.gain.summary import KEYS, summarise, write
 
-__all__ = ["deviation_of_gains", "summarise", "write"]
+__all__ = ["KEYS", "deviation_of_gains", "summarise", "write"]

@@ -60,6 +60,13 @@ from gfm_objectives.gain import means, standing
 from gfm_objectives.gain.pairing import Table
 from gfm_objectives.scores import Score
 
+# What every gain.json has: reports of a file without one of them would fail half-way.
+KEYS = (
+    *("tasks", "metrics", "fractions", "suite_size", "contenders", "rows", "seeds", "sampling", "synthetic"),
+    *("commits", "devices", "fingerprints", "labels", "scores", "gains", "means", "break_even", "knowledge"),
+    *("labels_saved", "resources"),
+)
+
 
 def summarise(scores: Sequence[Score], suite_size: int | None = None) -> dict[str, Any]:
     """Everything the report shows; keys above. suite_size: the n of P/n, by default how many tasks there are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> str:
 
 def run(folder: str, out: str | None = None, attribute: str | None = None) -> str:
     """Draft a folder, write its yaml (and that of a task, where there are labels); what a person should be told."""
-    root = Path(folder).expanduser()
+    root = Path(os.path.expanduser(folder))
     if not root.is_dir():
         raise InputError(f"{folder}: no such folder")
     path = Path(out or f"{root.resolve().name}.yaml")

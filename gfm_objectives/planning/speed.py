@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import log
@@ -41,7 +42,7 @@ def speed_of(card: Card, encoder: str, objective: str, batch: int, mfu: float | 
     """
     if mfu is not None:
         return Speed(mfu, "given", "mfu=")
-    rows = [] if card.type == "cpu" or measured is None else [*_rows(Path(measured).expanduser())]
+    rows = [] if card.type == "cpu" or measured is None else [*_rows(Path(os.path.expanduser(measured)))]
 
     def on_card(r: Row) -> bool:
         return _peak_key(r["device"]) is not None and PEAKS[_peak_key(r["device"])] == card.peak  # type: ignore[index]

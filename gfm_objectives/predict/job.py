@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -63,8 +65,12 @@ class Job:
             raise no_room(path, error) from error
 
     def get(self, number: int) -> dict[str, np.ndarray]:
-        with np.load(self.path(number), allow_pickle=False) as arrays:
-            return dict(arrays)
+        path = self.path(number)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, EOFError, BadZipFile, zlib.error):  # cut off, as where the power went
+            raise InputError(f"{path}: damaged; delete it, and the same command computes it again") from None
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -232,7 +233,7 @@ def _tiling(scene: Scene, predictor: Predictor, options: dict[str, Any]) -> Tili
 
 
 def _labels(words: Sequence[str]) -> tuple[Path, ...]:
-    paths = tuple(Path(w).expanduser() for w in words)
+    paths = tuple(Path(os.path.expanduser(w)) for w in words)
     for path in paths:
         if not path.is_file():
             raise InputError(f"labels={path}: no such file")
@@ -244,7 +245,7 @@ def _share(text: str | None, count: int) -> range:
     if text is None:
         return range(count)
     k, slash, n = text.partition("/")
-    if not slash or not k.isdigit() or not n.isdigit() or not 1 <= int(k) <= int(n):
+    if not slash or not k.isdecimal() or not n.isdecimal() or not 1 <= int(k) <= int(n):
         raise InputError(f"blocks={text}: expected a part such as 3/10, the third of ten")
     return range(count * (int(k) - 1) // int(n), count * int(k) // int(n))
 

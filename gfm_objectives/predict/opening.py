@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +83,27 @@ def _described(path: Path) -> tuple[dict[str, list[dict[str, Any]]], float | Non
         for block in blocks[name]:
             if not isinstance(block, dict) or block.keys() - set("file bands date scale offset nodata valid".split()):
                 raise InputError(f"{path}: sensors.{name}: expected file, bands, date, scale, offset, nodata, valid")
-    return blocks, about.get("gsd"), about.get("layers") or {}, path.parent
+            _check_types(f"{path}: sensors.{name}", block)
+    gsd, layers = about.get("gsd"), about.get("layers") or {}
+    if gsd is not None and not (_is_number(gsd) and gsd > 0):
+        raise InputError(f"{path}: gsd={gsd}: expected metres per pixel, such as 10")
+    if not isinstance(layers, dict):
+        raise InputError(f"{path}: layers: expected map: {{file: lulc.tif}}")
+    return blocks, gsd, layers, path.parent
+
+
+def _check_types(where: str, block: Mapping[str, Any]) -> None:
+    """InputError where a block of a scene's yaml holds another sort of value than its key has."""
+    for key in ("scale", "offset", "nodata"):
+        if block.get(key) is not None and not _is_number(block[key]):
+            raise InputError(f"{where}.{key}={block[key]}: expected a number")
+    files = block.get("file") or []
+    if not all(isinstance(f, str) for f in (files if isinstance(files, list) else [files])):
+        raise InputError(f"{where}.file={files}: expected a path, or a list of them")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes: list[str]) -> Image:
@@ -146,7 +167,7 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
     """Files, those in folders, and those that globs match, in order. InputError where there are none."""
     out: list[Path] = []
     for word in words:
-        path = base / Path(word).expanduser()
+        path = base / Path(os.path.expanduser(word))
         if path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTERS)
         elif any(c in word for c in "*?["):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from math import nan
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from gfm_objectives import config
+from gfm_objectives import config, disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.device import cores, resolve
 from gfm_objectives.errors import InputError
@@ -48,7 +47,7 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
         raise InputError(f"run={cfg.run}: of several processes, each of which drew masks of its own; not replayed")
     if cfg.step is None and not (out / FAULT).is_file():
         raise InputError(f"run={cfg.run}: no {FAULT}, since every loss was a number; name a step= of metrics.csv")
-    step = json.loads((out / FAULT).read_text())["step"] if cfg.step is None else cfg.step - 1
+    step = _stopped(out / FAULT) if cfg.step is None else cfg.step - 1
     device, dtype = resolve(cfg.device or kept.device, kept.precision)
     kept.device, kept.runs, kept.name = str(device), str(out.parent), out.name
     torch.set_num_threads(kept.threads or cores())
@@ -60,6 +59,15 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
     module.meter, module.used = Meter(None, 1), Energy(None)
     module.objective.train()
     return module, step
+
+
+def _stopped(path: Path) -> int:
+    """The step that fault.json names, from 0."""
+    remedy = "name a step= of metrics.csv"
+    step = disk.read_json(path, remedy, ["step"])["step"]
+    if not isinstance(step, int) or step < 0:
+        raise InputError(f"{path}: damaged, step is {step!r}; {remedy}")
+    return step
 
 
 def state_before(out: Path, step: int) -> Path | None:

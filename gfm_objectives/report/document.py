@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def write(folder: str | Path) -> Path:
     about = context(folder)
     store, summary = Store(folder), summarise(folder)
     gain.write(summary, folder / "gain.json")
-    curve = _written(folder / "plateau.json") or []
+    curve = _written(folder / "plateau.json", None) or []
     pictures = figures.draw(summary, curve, folder, about, store.load())
     parts = [_opening(summary, len(store.stale()), about), _verdict(summary, about), _curve(summary, pictures)]
     parts += [_gains(summary, about, pictures), _scores(summary), _classes(summary, about, pictures)]
@@ -54,12 +54,12 @@ def context(folder: Path) -> dict[str, Any]:
     budgets (of each task and fraction: F in FLOPs, and whether every rival from scratch had plateaued there), classes
     and colors (task -> names, task -> '#rrggbb').
     """
-    return _written(folder / "context.json") or {}
+    return _written(folder / "context.json", ()) or {}
 
 
-def _written(path: Path) -> Any:
+def _written(path: Path, needs: Iterable[str] | None) -> Any:
     """What a comparison wrote, if it did."""
-    return disk.read_json(path, "delete it, and the same gfm eval writes it again") if path.exists() else None
+    return disk.read_json(path, "delete it, and the same gfm eval writes it again", needs) if path.exists() else None
 
 
 def _opening(summary: tables.Summary, stale: int, context: Mapping[str, Any]) -> str:

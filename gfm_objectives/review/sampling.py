@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from gfm_objectives.review.maps import ReadMap, read_map
 from gfm_objectives.review.words import point, table, write_geojson
 
 COLUMNS = ("id", "lon", "lat", "x", "y", "row", "column", "reference")
+NOTED = ("classes", "codes", "pixels", "km2", "strata")  # of sample.json
 UNSURE = ("", "unsure", "unknown", "?")
 
 
@@ -87,7 +89,9 @@ def estimate(path: str) -> dict[str, Any]:
         raise InputError(
             f"estimate={path}: give a sample.csv that gfm review sample= wrote, with its sample.json beside it"
         )
-    about = disk.read_json(note, "bring it back from a copy, or draw the sample again: its labels are in sample.csv")
+    about = disk.read_json(
+        note, "bring it back from a copy, or draw the sample again: its labels are in sample.csv", NOTED
+    )
     labels = _labels(file, about)
     k = len(about["classes"])
     counts = np.zeros((k, k), np.int64)
@@ -124,16 +128,27 @@ def _labels(file: Path, about: Mapping[str, Any]) -> dict[str, int]:
         str(c): i for i, c in enumerate(about["codes"])
     }
     out = {}
-    with file.open(newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 2):
-            text = (row.get("reference") or "").strip().lower()
-            if text in UNSURE:
-                continue
-            if text not in known:
-                raise InputError(
-                    f"{file}, line {number}: {text!r} is no class; known are {', '.join(about['classes'])}"
-                )
-            if row["id"] not in about["strata"]:
-                raise InputError(f"{file}, line {number}: {row['id']} was not drawn; leave the ids as they are")
-            out[row["id"]] = known[text]
+    for number, row in enumerate(_filled_in(file), 2):
+        text = (row["reference"] or "").strip().lower()
+        if text in UNSURE:
+            continue
+        if text not in known:
+            raise InputError(f"{file}, line {number}: {text!r} is no class; known are {', '.join(about['classes'])}")
+        if row["id"] not in about["strata"]:
+            raise InputError(f"{file}, line {number}: {row['id']} was not drawn; leave the ids as they are")
+        out[row["id"]] = known[text]
     return out
+
+
+def _filled_in(file: Path) -> csv.DictReader:
+    """The lines of a sample.csv as people's programs save it: with a mark of UTF-8, with semicolons. InputError where
+    it is none any more."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: no text in UTF-8; save it as CSV in UTF-8") from None
+    head = text.partition("\n")[0]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    if missing := {"id", "reference"} - {*(rows.fieldnames or ())}:
+        raise InputError(f"{file}: no column {min(missing)}; leave the first line as gfm review wrote it")
+    return rows

@@ -13,7 +13,7 @@ from statistics import mean
 
 from omegaconf import DictConfig
 
-from gfm_objectives import disk
+from gfm_objectives import disk, gain
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scaling import published
@@ -44,7 +44,7 @@ def own(folder: str | Path) -> list[Own]:
     if not (folder / "gain.json").exists():
         raise InputError(f"{folder}: no gain.json in it; give a results folder, such as results/demo")
     stored = Store(folder).load()
-    summary = disk.read_json(folder / "gain.json", "delete it, and the same gfm eval writes it again")
+    summary = disk.read_json(folder / "gain.json", "delete it, and gfm report writes it again", gain.KEYS)
     out = []
     for row in summary["means"]:
         known = summary["rows"][row["contender"]]

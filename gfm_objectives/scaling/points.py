@@ -63,8 +63,11 @@ def read(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"points={path}: no such file; give a CSV file with the columns parameters, tokens, loss")
-    with path.open(newline="", encoding="utf-8-sig") as f:
-        rows = list(csv.DictReader(f))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as f:
+            rows = list(csv.DictReader(f))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise InputError(f"points={path}: no table in UTF-8 ({e}); save it as CSV in UTF-8") from None
     if not rows:
         raise InputError(f"{path}: no rows; the first line names the columns, such as parameters,tokens,loss")
     heads = list(rows[0])

@@ -79,7 +79,7 @@ class Adapter(Windows):
         if protocol is not None:
             made_of = {"dates": self._dates, "sensors": sorted(self._sensors), **options}
             path = cache_file("statistics", ".json", row.name, str(folder.resolve()), made_of)
-            path = Path(statistics).expanduser() if statistics else path
+            path = Path(os.path.expanduser(statistics)) if statistics else path
             self._figures = self._of_list(path, root, options)
             self._list()
         size = whole("size", row.size if size is None else size)

@@ -71,5 +71,5 @@ def _dates(path: Path) -> dict[str, tuple[float, float]]:
     """Location -> days of Sentinel-1 and Sentinel-2. Without the file no day is known."""
     if not path.is_file():
         return {}
-    rows = [f["properties"] for f in disk.read_json(path, "unpack the archive again")["features"]]
+    rows = [f["properties"] for f in disk.read_json(path, "unpack the archive again", ["features"])["features"]]
     return {r["location"]: (day(r["s1_date"]), day(r["s2_date"])) for r in rows}

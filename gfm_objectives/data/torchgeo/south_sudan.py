@@ -55,7 +55,8 @@ class SouthSudan:
         x = np.moveaxis(stored, -1, 0)
         x = x[:, :2] if sensor == "s1" else x  # the third band is VH / VV
         path = self._root / sensor / f"{sensor}_southsudan_{name}.json"
-        days = [day(d) for d in disk.read_json(path, "unpack the archive again")["dates"]] if path.is_file() else []
+        kept = disk.read_json(path, "unpack the archive again", ["dates"])["dates"] if path.is_file() else []
+        days = [day(d) for d in kept]
         days = days if len(days) == len(x) else [0.0] * len(x)
         seen = [i for i in range(len(x)) if x[i].any()]
         order = sorted(seen, key=lambda i: days[i])  # stable: without dates the order of the file

@@ -60,7 +60,7 @@ def drawn(path: Path, shape: tuple[int, int]) -> np.ndarray:
     from rasterio.features import rasterize
     from rasterio.transform import Affine
 
-    features = disk.read_json(path, "unpack the archive again")["features"]
+    features = disk.read_json(path, "unpack the archive again", ["features"])["features"]
     shapes = [f["geometry"] for f in features if f["geometry"] and f["geometry"].get("coordinates")]
     if not shapes:
         return np.zeros(shape, np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from gfm_objectives import disk
+from gfm_objectives import disk, gain
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import verdict, words
 from gfm_objectives.report.html import answer, charts, costs, pictures, sections
@@ -85,7 +85,7 @@ def _report(folder: Path, watts: float | None, euro: float) -> str:
 
     if not (folder / "gain.json").exists():
         raise InputError(f"{folder}: no gain.json in it; give a results folder, such as results/demo")
-    summary = disk.read_json(folder / "gain.json", "delete it, and the same gfm eval writes it again")
+    summary = disk.read_json(folder / "gain.json", "delete it, and gfm report writes it again", gain.KEYS)
     context = read_context(folder)
     parts = [
         ("", _opening(summary, context, folder)),
@@ -145,7 +145,7 @@ def _making(summary: Mapping[str, Any], context: Mapping[str, Any], folder: Path
     if context.get("command"):
         parts.append(f"<pre>{escape(context['command'])}</pre>")
     if (path := folder / "config.yaml").exists():
-        parts.append(fold("Settings", f"<pre>{escape(path.read_text())}</pre>"))
+        parts.append(fold("Settings", f"<pre>{escape(path.read_text(errors='replace'))}</pre>"))
     table = _csv(folder / "scores.csv")
     data = base64.b64encode(table.encode()).decode()
     name = f"{folder.resolve().name}-scores.csv"
