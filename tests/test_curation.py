@@ -290,6 +290,28 @@ def test_an_interrupted_reading_goes_on_where_it_stopped(tmp_path, monkeypatch):
     other = Scenes(strangers(20), name="other data")
     describe(other, Limits(), tmp_path / "s")
     assert other.reads == 20
+    (tmp_path / "s" / "part-000000.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"part-000000\.npz: damaged; delete it"):
+        describe(other, Limits(), tmp_path / "s")
+
+
+def test_files_of_others_are_neither_deleted_nor_written_over(tmp_path, capsys):
+    (tmp_path / "mine.stages").mkdir()
+    (mine := tmp_path / "mine.stages" / "notes.txt").write_text("dear")
+    for name, told in (("mine.parquet", "holds files that gfm curate did not write"), ("mine.csv", "ends in .parquet")):
+        assert cli.main(["curate", *WORDS, f"out={tmp_path / name}"]) == 2
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == 1
+    assert mine.read_text() == "dear" and [p.name for p in tmp_path.rglob("*")] == ["mine.stages", "notes.txt"]
+
+
+def test_a_second_process_of_the_same_list_is_refused(tmp_path, capsys, monkeypatch):
+    def taken(folder):
+        raise InputError(f"{folder}: in use by another process")
+
+    monkeypatch.setattr("gfm_objectives.lock.lock", taken)
+    assert cli.main(["curate", *WORDS, f"out={tmp_path / 'k.parquet'}"]) == 2
+    assert "k.stages: in use" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the list, and who reads it

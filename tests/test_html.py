@@ -167,6 +167,7 @@ def test_command_writes_one_page_or_two_side_by_side(tmp_path, capsys):
     first, _ = folder_of(tmp_path)
     other, _ = folder_of(tmp_path, "baseline_landcover")
     assert main(["report", str(first)]) == 0 and (first / "report.html").exists()
+    assert main(["report", str(first), f"out={first / 'scores.csv'}"]) == 2, "scores are not written over"
     assert main(["report", str(first), str(other), f"out={tmp_path / 'both.html'}", "euro=0.5"]) == 0
     text = (tmp_path / "both.html").read_text()
     assert text.count('<section class="report"') == 2 and 'class="reports pair"' in text and 'value="0.5"' in text

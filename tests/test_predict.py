@@ -269,6 +269,13 @@ def test_what_a_model_cannot_be_shown(model, tmp_path, capsys, change, words, to
     assert not (tmp_path / "m.tif").exists()
 
 
+def test_the_input_is_not_written_over(model, tmp_path, capsys):
+    image = scene(tmp_path / "s.tif")
+    before = image.read_bytes()
+    assert gfm(f"model={model}", f"input={image}", f"output={image}", "scale=0.0001", "overwrite=true") == 2
+    assert "s.tif: is what is read" in capsys.readouterr().err and image.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -188,6 +188,12 @@ def test_tables_that_cannot_be_read_are_refused_in_a_line(text, says, tmp_path, 
     assert says in err and err.count("\n") == 1
 
 
+def test_the_points_are_not_written_over(tmp_path, capsys):
+    (points := tmp_path / "p.csv").write_text("parameters,tokens,loss\n1,2,3\n")
+    assert main(["fit", str(points), f"out={points}"]) == 2
+    assert "ends in .json" in capsys.readouterr().err and points.read_text().startswith("parameters")
+
+
 def test_flops_that_were_not_measured_are_six_n_d(tmp_path):
     path = write(
         tmp_path / "p.csv",

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gfm_objectives import disk
+from gfm_objectives import disk, lock
 from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.describing import Described, describe
 from gfm_objectives.curation.embedders import Embedder, open_embedder
@@ -40,7 +40,16 @@ class Curation:
 
 
 def run(cfg: DictConfig) -> Path:
-    """Write the keep-list at cfg.out and its page beside it; returns the path of the list."""
+    """Write the keep-list at cfg.out and its page beside it; returns the path of the list. One process at a time has
+    what was read so far."""
+    out = Path(cfg.out)
+    if out.suffix != ".parquet":
+        raise InputError(f"out={out}: is a Parquet file; give a name that ends in .parquet")
+    with lock.alone(out.with_suffix(".stages")), disk.naming(out):
+        return _run(cfg, out)
+
+
+def _run(cfg: DictConfig, out: Path) -> Path:
     from gfm_objectives.curation.page import write_page
 
     options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
@@ -48,7 +57,6 @@ def run(cfg: DictConfig) -> Path:
         raise InputError(f"export={cfg.export}: nemo is the one form there is; or null")
     options["keep"] = None  # what is curated is all of it
     source = build_source(options, cfg.split)
-    out = Path(cfg.out)
     embedder = open_embedder(cfg.embedding, source.spec)
     rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
     answer = Path(os.path.expanduser(cfg["import"])) if cfg["import"] else None

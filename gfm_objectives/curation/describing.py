@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from gfm_objectives import disk
+from gfm_objectives import disk, lock
 from gfm_objectives.batch import Batch
 from gfm_objectives.curation.embedders import STATISTICS, Embedder
 from gfm_objectives.curation.examination import Limits, examine
 from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels, fingerprint
 from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputError
 
 PART = 512  # places in a file
 VERSION = 1  # raise it when what is described changes
@@ -134,9 +136,13 @@ def _open(folder: Path, what: list[object]) -> None:
     """An empty folder for parts, or one that holds parts of the same."""
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     note = folder / "of.txt"
-    if folder.is_dir() and (not note.is_file() or note.read_text() != key):
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    found = [p for p in folder.iterdir() if p.name != lock.NAME and not p.name.startswith(disk.SCRATCH)]
+    if found and not note.is_file():
+        raise InputError(f"{folder}: holds files that gfm curate did not write; give another out=, or move them away")
+    if found and note.read_text(errors="replace") != key:
+        for path in (note, *folder.glob("part-*.npz")):
+            path.unlink()
     disk.write(note, key)
 
 
@@ -148,6 +154,9 @@ def _save(part: Described, path: Path) -> None:
 
 
 def _load(path: Path) -> Described:
-    with np.load(path) as f:
-        points = Points(*(f[field.name] for field in fields(Points)))
-        return Described(points, *(f[x.name] for x in fields(Described) if x.name != "points"))
+    try:
+        with np.load(path) as f:
+            points = Points(*(f[field.name] for field in fields(Points)))
+            return Described(points, *(f[x.name] for x in fields(Described) if x.name != "points"))
+    except (ValueError, EOFError, KeyError, BadZipFile, zlib.error):
+        raise InputError(f"{path}: damaged; delete it, and the same command reads those places again") from None

@@ -60,6 +60,8 @@ def run(cfg: DictConfig) -> Path:
         raise InputError(f"{cfg.model}: maps numbers, which have no polygons, probability or entropy; output= a .tif")
     scene = open_scene(list(cfg.input), card, options)
     tiling = _tiling(scene, predictor, options)
+    if output.resolve() in {f.resolve() for f in (*scene.files, *_labels(cfg.labels))}:
+        raise InputError(f"output={output}: is what is read; give another name")
     mapper = Mapper(predictor, scene, tiling, tuple(cfg.extra), _labels(cfg.labels))
     about = {
         "model": digest(cfg.model if Path(cfg.model).is_dir() else Path(cfg.model).parent),

@@ -17,13 +17,15 @@ from gfm_objectives.scaling.points import Points, read
 
 def run(cfg: DictConfig) -> Path:
     """Fit what `cfg` (configs/fit.yaml) names, print it, write out= and its chart; returns the path of out=."""
+    out = Path(cfg.out)
+    if out.suffix != ".json":
+        raise InputError(f"out={out}: is a JSON file, with its chart beside it; give a name that ends in .json")
     columns = {k: str(cfg[k]) for k in ("N", "D", "C") if cfg[k] != {"N": "parameters", "D": "tokens", "C": "flops"}[k]}
     points = read(cfg.points, cfg.of, columns, cfg.trunk)
     fits = [fit(points, cfg.law, method, cfg.resamples, cfg.seed) for method in METHODS]
     asked = [float(c) for c in cfg.at or ()]
     if asked and fits[0].law.inputs != ("N", "D"):
         raise InputError(f"at: the law {fits[0].law.formula} knows nothing of N and D, so it has no best of them")
-    out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = describe(fits, points, asked)
     disk.write(out, json.dumps(written, indent=1, allow_nan=False) + "\n")

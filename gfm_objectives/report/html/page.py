@@ -65,6 +65,8 @@ def run(cfg: DictConfig) -> Path:
     """`gfm report`: the page of configs/report.yaml's folders; report.md and gain.json are made anew where missing."""
     from gfm_objectives.report import document
 
+    if cfg.out and Path(cfg.out).suffix not in (".html", ".htm"):
+        raise InputError(f"out={cfg.out}: is a page; give a name that ends in .html")
     folders = [Path(f) for f in cfg.results]
     if not 1 <= len(folders) <= 2:
         raise InputError(f"results: {len(folders)} folders; give one, or two to see them side by side")
