@@ -103,6 +103,21 @@ def test_it_is_told_before_anything_is_trained(tmp_path):
     assert os.listdir(out / "checkpoints") == ["last.ckpt"]
 
 
+def test_overwrite_deletes_runs_alone(tmp_path):
+    cfg = small(tmp_path, "overwrite=true")
+    other = Path(cfg.runs) / cfg.name
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("debug: true\n")  # as many a project has
+    with using(cfg):
+        assert "holds a config.yaml and no run; choose another name=" in refusal(open_folder, cfg)
+    assert os.listdir(other) == ["config.yaml"]
+    (other / "checkpoints").mkdir()
+    begun = small(tmp_path, "overwrite=true", f"init={other}")
+    with using(begun):
+        assert "overwrite=true would delete; choose another name=" in refusal(open_folder, begun)
+    assert (other / "config.yaml").exists()
+
+
 def test_another_process_in_the_folder_is_left_alone(tmp_path, monkeypatch):
     cfg = small(tmp_path, "overwrite=true")
     with using(cfg):

@@ -40,6 +40,19 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
+def test_overwrite_deletes_shards_alone(tmp_path):
+    (tmp_path / "p").mkdir()
+    (mine := tmp_path / "p" / "scene.tif").write_text("dear")
+    with pytest.raises(InputError, match="holds files that are no shards; choose another name="):
+        prepare.run(config(tmp_path, overwrite=True))
+    assert mine.read_text() == "dear"
+    root = prepare.run(config(tmp_path / "made"))
+    before = sorted(root.rglob("*"))
+    with pytest.raises(InputError, match="holds the data that is read; choose another out= or name="):
+        prepare.run(config(root.parent, overwrite=True, data={"name": "shards", "root": str(root)}))
+    assert sorted(root.rglob("*")) == before
+
+
 def test_two_at_once_are_refused_and_overwrite_keeps_the_lock(tmp_path, monkeypatch):
     prepare.run(config(tmp_path))
     held = {}

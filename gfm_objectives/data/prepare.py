@@ -36,6 +36,9 @@ def run(cfg: DictConfig) -> Path:
         )
     sources = {split: build_source(options, split) for split in cfg.splits}
     out = Path(cfg.out) / cfg.name
+    root = os.path.expandvars(os.path.expanduser(str(options.get("root") or "")))
+    if root and Path(root).resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out}: holds the data that is read; choose another out= or name=")
     first = next(iter(sources.values()))
     nbytes = len(encode(a := arrays(read(first, 0)), make_up([a])))
     per = max(1, round(cfg.shard_mb * 2**20 / nbytes))
@@ -206,6 +209,8 @@ def _figures(n: float, total: float, squares: float) -> dict[str, float]:
 
 def _open(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     found = [p for p in out.iterdir() if p.name != lock.NAME and not p.name.startswith(disk.SCRATCH)]
+    if found and not ((out / INDEX).exists() or (out / PLAN).exists()):
+        raise InputError(f"{out}: holds files that are no shards; choose another name=")
     if overwrite:
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -215,8 +220,6 @@ def _open(out: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if (out / PLAN).exists():
         if (out / PLAN).read_text() != json.dumps(plan):
             raise InputError(f"{out}: was begun for other data or shard_mb; choose another name=, or overwrite=true")
-    elif found:
-        raise InputError(f"{out}: holds files that are no shards; choose another name=")
     disk.write(out / PLAN, json.dumps(plan))
 
 

@@ -93,6 +93,10 @@ def _open(cfg: DictConfig, out: Path) -> None:
     saved, last = out / "config.yaml", out / "checkpoints" / "last.ckpt"
     if cfg.branch and Path(cfg.branch).resolve() == out.resolve():
         raise InputError(f"branch={cfg.branch}: the run itself, which goes on from its trunk without; or another name=")
+    if saved.exists() and not any((out / name).exists() for name in ("ledger.json", "checkpoints")):
+        raise InputError(f"{out}: holds a config.yaml and no run; choose another name=")
+    if cfg.overwrite and cfg.init and Path(cfg.init).resolve().is_relative_to(out.resolve()):
+        raise InputError(f"init={cfg.init}: lies in the run that overwrite=true would delete; choose another name=")
     if cfg.overwrite and saved.exists():
         for path in out.iterdir():
             if path.name != lock.NAME:
