@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from gfm_objectives.curation.neighbours import Pairs, find_pairs
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.splits import PAIR
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
 
 
@@ -97,10 +96,10 @@ def curate(
     """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
     Curator it says who is alike."""
     began = time.process_time()
-    with _bar(len(source), bar) as (advance, tell):
-        described = describe(source, limits, folder, advance, embedder)
-        pairs = find_pairs(described.points, channels(source.spec), progress=tell)
-        tell("clustering")
+    with Telling("places", len(source), bar) as tell:
+        described = describe(source, limits, folder, tell.done, embedder)
+        pairs = find_pairs(described.points, channels(source.spec), progress=tell.stage)
+        tell.stage("clustering")
         order = keep.prefer(described.reason, described.quality)
         alike = (
             read_answer(answer, len(source))
@@ -135,15 +134,3 @@ def summary(name: str, found: Curation) -> str:
         f"  {len(found.pairs):,} pairs show the same ground; {n / max(found.seconds, 1e-9):,.0f} places/s and core\n"
         f"  left out beyond that by epsilon, if you set one: {sweep}"
     )
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[tuple[Any, Any]]:
-    from rich.progress import Progress
-
-    with Progress(disable=not shown, transient=True) as progress:
-        task = progress.add_task("reading", total=total)
-        yield (
-            lambda done: progress.update(task, completed=done),
-            lambda stage: progress.update(task, description=stage, total=None),
-        )

@@ -21,6 +21,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.records import arrays, encode, make_up
 from gfm_objectives.data.shards import FORMAT, INDEX, chunks, describe_spec
 from gfm_objectives.data.source import Source
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
 
 PLAN = "plan.json"  # what the folder is being written for; a folder with one and no index is unfinished
@@ -142,24 +143,20 @@ def _write(out: Path, split: str, k: int, per: int) -> int:
 def _write_all(
     out: Path, sources: Mapping[str, Source], jobs: Sequence[tuple[str, int]], per: int, workers: int | None
 ) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("places"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    left = sum(len(chunk(sources[s], k, per)) for s, k in jobs)
+    left, written = sum(len(chunk(sources[s], k, per)) for s, k in jobs), 0
     count = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
-    with Progress(*columns) as progress:
-        bar = progress.add_task("", total=left)
+    with Telling("places", left) as tell:
         if count == 1:
             _receive(sources)
             for split, k in jobs:
-                progress.advance(bar, _write(out, split, k, per))
+                tell.done(written := written + _write(out, split, k, per))
             return
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(count, context, _receive, (dict(sources),)) as pool:
             futures = [pool.submit(_write, out, split, k, per) for split, k in jobs]
             try:
                 for future in as_completed(futures):
-                    progress.advance(bar, future.result())
+                    tell.done(written := written + future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
