@@ -23,7 +23,7 @@ class Telling:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             words = TextColumn("{task.description}")
-            self.bar = Progress(words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True)
             self.task = self.bar.add_task(self.what, total=self.total)
             self.bar.start()
         return self

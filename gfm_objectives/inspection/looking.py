@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import disk
-from gfm_objectives.curation.information import MOST, tell
+from gfm_objectives.curation.information import MOST
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
 from gfm_objectives.inspection.page import draw_page
 from gfm_objectives.inspection.table import render
@@ -39,7 +40,11 @@ def run(cfg: DictConfig) -> Path:
             faults.append(fault)
     if not sources:
         raise faults[0]
-    looks = {split: look(source, spread(source.tiles(), cfg.places)) for split, source in sources.items()}
+    looks: dict[str, Look] = {}
+    for split, source in sources.items():
+        tiles = spread(source.tiles(), cfg.places)
+        with Telling(f"tiles of {split}", len(tiles)) as tell:
+            looks[split] = look(source, tiles, tell.done)
     folder = Path(cfg.out) / cfg.name
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,15 +98,17 @@ class Look:
     layers: dict[str, LayerTally]
 
 
-def look(source: Source, tiles: Sequence[int]) -> Look:
-    """Read whole `tiles` of a source one at a time and count: their windows may overlap and end in padding."""
+def look(source: Source, tiles: Sequence[int], done: Callable[[int], None] = lambda count: None) -> Look:
+    """Read whole `tiles` of a source one at a time and count: their windows may overlap and end in padding. `done` is
+    told how many are read."""
     spec = source.spec
     sensors = {k: SensorTally({b: Values() for b in bands}) for k, bands in spec.bands.items()}
     layers = {
         k: LayerTally(np.zeros(len(legend) + 1, np.int64), {s: np.zeros(len(legend) + 1, np.int64) for s in spec.bands})
         for k, legend in spec.legends.items()
     }
-    for i in tiles:
+    for count, i in enumerate(tiles):
+        done(count)
         batch = source.tile(i)
         for name, s in batch.sensors.items():
             sensors[name].add(name, s)
