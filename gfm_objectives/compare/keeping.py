@@ -154,8 +154,8 @@ def chosen_settings(results: Path, task: str, contender: str) -> dict[str, Any]:
     path = results / "tuning.json"
     if not path.is_file():
         raise InputError(f"settings={results}: no tuning.json in it; give a results folder of eval.py")
-    rows = [r for r in disk.read_json(path, "delete it, and gfm eval writes it again", None)]
-    rows = [r for r in rows if r.get("task") == task]
+    every = disk.read_json(path, "delete it, and gfm eval writes it again", None)
+    rows = [r for r in every if r.get("task") == task]
     mine = [r for r in rows if r["contender"] == contender]
     if not mine:
         there = ", ".join(dict.fromkeys(r["contender"] for r in rows)) or "nothing"

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import disk
-from gfm_objectives.curation.information import MOST
+from gfm_objectives.curation.information import MOST, tell
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.telling import Telling
@@ -43,8 +43,8 @@ def run(cfg: DictConfig) -> Path:
     looks: dict[str, Look] = {}
     for split, source in sources.items():
         tiles = spread(source.tiles(), cfg.places)
-        with Telling(f"tiles of {split}", len(tiles)) as tell:
-            looks[split] = look(source, tiles, tell.done)
+        with Telling(f"tiles of {split}", len(tiles)) as telling:
+            looks[split] = look(source, tiles, telling.done)
     folder = Path(cfg.out) / cfg.name
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))
