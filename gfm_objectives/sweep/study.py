@@ -57,9 +57,7 @@ def read(path: str | Path, runs: str) -> Study:
     known = config.read_yaml(path)
     name = str(known.get("name") or path.stem)
     if not re.fullmatch(r"\w[\w .+()-]*", name):
-        raise InputError(
-            f"{path}: name: {name!r} is no folder name of letters, digits, spaces, . _ + - ( ); give another"
-        )
+        raise InputError(f"{path}: name: {name!r} is no folder name of letters, digits, spaces, . _ + - ( )")
     if odd := [k for k in known if k not in SECTIONS]:
         raise InputError(f"{path}: {odd[0]}: no such section; it has {', '.join(SECTIONS)}")
     blocks = known.get("train")
