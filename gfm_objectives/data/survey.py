@@ -56,7 +56,8 @@ Cuts = Callable[[tuple[int, int]], tuple[int, Sequence[At]]]  # (H, W) -> side o
 def survey(chips: Sequence[str], read: Read, cuts: Cuts, memo: Path, fit: Sequence[str] = ()) -> list[Found]:
     """Read every chip once, or the notes of an earlier survey of the same files in `memo`. fit: sensors to sum up."""
     try:
-        return [_load(note) for note in json.loads(memo.read_text())]
+        if len(notes := [_load(note) for note in json.loads(memo.read_text())]) == len(chips):
+            return notes
     except (OSError, ValueError, TypeError, LookupError):
         pass  # not there, or closed to this user; written by another version, or half
     found = [_look(chip, read, cuts, fit) for chip in chips]
