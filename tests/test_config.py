@@ -111,6 +111,8 @@ def test_a_task_is_a_suite_of_its_own(tmp_path):
         ("eval", ["suite=synthetic", "checkpoint=runs/a,runs/b"]),
         ("eval", ["suite=hls_water", "tasks.hls_water.train=9", "name=x"]),
         ("eval", ["suite=flood,crop", "tasks.crop.train=9"]),
+        ("finetune", ["task=flood", "trials=2"]),
+        ("predict", ["model=models/water", "bands=-,B02,-"]),
     ],
 )
 def test_resolved_config_comes_back_the_same(entry, argv, tmp_path):

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from gfm_objectives.cli import COMMANDS
 from gfm_objectives.config import compose, leaves, save
+from gfm_objectives.config.files import read_entry
 from gfm_objectives.config.ranges import check, parse_range
 from gfm_objectives.config.usage import usage
 from gfm_objectives.errors import InputError
@@ -21,9 +23,9 @@ FUZZ = settings(
     derandomize="GFM_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-ENTRIES = ("train", "eval", "inspect")
+ENTRIES = tuple(name for name, c in COMMANDS.items() if not c.usage)
 KEYS = {e: [k for k, _ in leaves(OmegaConf.to_container(compose(e, [])[0]))] for e in ENTRIES}
-CHOICES = {"train": ("objective", "encoder", "data", "budget"), "eval": ("suite", "suite.tasks"), "inspect": ("data",)}
+CHOICES = {e: tuple(read_entry(e)[0]) + ("suite.tasks",) * (e == "eval") for e in ENTRIES}
 
 numbers = st.one_of(
     st.integers(),
@@ -34,14 +36,15 @@ numbers = st.one_of(
 words = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        "null true false ~ nan inf -inf [] [,] {} ${seed} ${oc.env:HOME} ../x / . ,, mae flood s1,s1".split()
+        "null true false ~ nan inf -inf [] [,] [a a] [[a]] {} ${seed} ${oc.env:HOME} ../x ~/x ~no.one/x / . ,, "
+        "mae flood s1,s1".split()
     ),
 )
 values = st.one_of(numbers, words, st.lists(st.one_of(numbers, words), max_size=3).map(",".join))
 
 
 def typed(entry: str) -> st.SearchStrategy[list[str]]:
-    key = st.one_of(st.sampled_from(KEYS[entry]), st.sampled_from(CHOICES[entry]), words)
+    key = st.one_of(st.sampled_from(KEYS[entry]), st.sampled_from(CHOICES[entry] or ("name",)), words)
     word = st.one_of(st.tuples(key, values).map("=".join), words)
     return st.lists(word, max_size=4)
 

@@ -101,7 +101,7 @@ def _saved(given: str, entry: str, defaults: Choice, groups: Mapping[str, str]) 
         raise InputError(f"config={path}: not a resolved {entry} config; {hint}")
     saved, ranges = _base(defaults, saved["choices"], saved, None, [])
     check(saved, ranges)
-    if saved["name"] == derived_name(saved):
+    if defaults.options["name"] is None and saved["name"] == derived_name(saved):
         saved["name"] = None
     return saved
 
