@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gfm_objectives.config import compose, save
-from gfm_objectives.config.files import choices, config_root, load_choice
-from gfm_objectives.config.usage import usage
+from gfm_objectives.cli import COMMANDS
+from gfm_objectives.config import compose, leaves, save
+from gfm_objectives.config.files import choices, config_root, load_choice, read_entry
+from gfm_objectives.config.usage import _comments, usage
 from gfm_objectives.errors import InputError
 
 GROUPS = ("objective", "encoder", "data", "budget")
@@ -282,6 +283,13 @@ def test_every_shipped_suite_and_task_composes():
     for name in choices("suite"):
         cfg = one(f"suite={name}", entry="eval")
         assert len(cfg.tasks) == len(cfg.suite.tasks) >= 1
+
+
+@pytest.mark.parametrize("entry", [name for name, c in COMMANDS.items() if not c.usage])
+def test_every_key_of_a_command_is_explained_in_its_yaml(entry):
+    _, (options, _) = read_entry(entry)
+    told = _comments(config_root() / f"{entry}.yaml")
+    assert [k for k, _ in leaves(options) if not {k, k.rpartition(".")[0]} & told.keys()] == []
 
 
 @pytest.mark.parametrize("entry", ["train", "eval"])
