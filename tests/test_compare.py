@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import select
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -149,6 +151,19 @@ def test_result_does_not_depend_on_the_worker(bench):
     for s in (0, 1):
         assert np.array_equal(alone[s].stats, together[s].stats) and alone[s].val == together[s].val
     assert not np.array_equal(alone[0].stats, alone[1].stats)
+
+
+def test_nobody_waits_for_workers_of_an_interrupted_comparison(monkeypatch):
+    worker = Mock()
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])
+    for error in (None, InputError, KeyboardInterrupt):
+        pool = Workers(2, torch.device("cpu"), torch.float32)
+        with contextlib.suppress(InputError, KeyboardInterrupt), pool:
+            pool.pool = Mock()
+            if error:
+                raise error
+        pool.pool.shutdown.assert_called_once_with(wait=False, cancel_futures=True)
+        assert worker.kill.called == (error is not None), error
 
 
 def test_workers_end_with_a_killed_parent():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from test_shards import Places, config
@@ -38,6 +38,23 @@ def test_what_a_kill_or_damage_leaves_is_written_again(tmp_path):
 
 def stop(*_):
     raise KeyboardInterrupt
+
+
+def test_an_interrupt_ends_the_workers_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    worker = Mock()
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", MagicMock())
+    monkeypatch.setattr(prepare.multiprocessing, "active_children", lambda: [worker])
+
+    def interrupt(futures):
+        (tmp_path / "p" / "pretrain").mkdir()
+        (tmp_path / "p" / "pretrain" / ".writing-00000.bin").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "as_completed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(config(tmp_path, workers=2))
+    worker.kill.assert_called_once_with()
+    assert sorted(p.name for p in (tmp_path / "p").rglob("*")) == ["plan.json", "pretrain"]
 
 
 def test_overwrite_deletes_shards_alone(tmp_path):

@@ -133,10 +133,13 @@ class Workers:
             torch.set_num_threads(1)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """After an error or an interrupt nobody waits for what runs: nothing would be made of it."""
         torch.set_num_threads(self.threads)
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children() if error else ():
+                worker.kill()
 
     def _about(self, numbers: Any) -> tuple[torch.device, int, int, Any]:
         """What `_start` is told: the device, how many GPUs it stands for, workers, and the numbers of those in a

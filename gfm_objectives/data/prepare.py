@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -134,6 +135,12 @@ def _receive(sources: Mapping[str, Source]) -> None:
     _source.update(sources)
 
 
+def _start(sources: Mapping[str, Source]) -> None:
+    """A worker's first call."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
+    _receive(sources)
+
+
 def _write(out: Path, split: str, k: int, per: int) -> int:
     which = chunk(_source[split], k, per)
     write(out, _source[split], split, k, which)
@@ -152,11 +159,18 @@ def _write_all(
                 tell.done(written := written + _write(out, split, k, per))
             return
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(count, context, _receive, (dict(sources),)) as pool:
+        with ProcessPoolExecutor(count, context, _start, (dict(sources),)) as pool:
             futures = [pool.submit(_write, out, split, k, per) for split, k in jobs]
             try:
                 for future in as_completed(futures):
                     tell.done(written := written + future.result())
+            except KeyboardInterrupt:  # a shard may take minutes: what is half written goes
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                    worker.join()
+                for scratch in out.rglob(f"{disk.SCRATCH}*"):
+                    scratch.unlink(missing_ok=True)
+                raise
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
