@@ -257,13 +257,11 @@ class TrialLog:
         tried = self.tried(job.cell)
         winner = best(tried)
         if not math.isfinite(tried[winner]):
-            name = f"{job.bench.task.name}, {job.contender.name}"
-            raise InputError(f"{name}: every tuning trial diverged; check the data")
+            raise InputError(f"{job.bench.task.name}, {job.contender.name}: every tuning trial diverged; check the data")
         return winner
 
     def flops(self, cells: Iterable[str]) -> float:
-        wanted = set(cells)
-        return sum(r["flops"] for r in self.rows.values() if r["cell"] in wanted)
+        return sum(r["flops"] for cell in {*cells} for r in self.of_cell(cell))
 
 
 TRIAL = {"key": str, "cell": str, "metric": str, "hparams": dict, "flops": int | float}  # what is read of a trial
