@@ -134,7 +134,7 @@ class Workers:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """After an error or an interrupt nobody waits for what runs: nothing would be made of it."""
+        """After an error or an interrupt nobody waits for what runs."""
         torch.set_num_threads(self.threads)
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
@@ -245,10 +245,9 @@ class TrialLog:
 
     def tried(self, cell: str) -> dict[HParams, float]:
         """Settings -> validation, signed so that more is better; -inf where a trial diverged."""
-        rows = self.of_cell(cell)
         return {
             HParams(**r["hparams"]): -math.inf if r["val"] is None else METRICS[r["metric"]].better * r["val"]
-            for r in rows
+            for r in self.of_cell(cell)
         }
 
     def best(self, job: Job) -> HParams:
@@ -257,7 +256,8 @@ class TrialLog:
         tried = self.tried(job.cell)
         winner = best(tried)
         if not math.isfinite(tried[winner]):
-            raise InputError(f"{job.bench.task.name}, {job.contender.name}: every tuning trial diverged; check the data")
+            where = f"{job.bench.task.name}, {job.contender.name}"
+            raise InputError(f"{where}: every tuning trial diverged; check the data")
         return winner
 
     def flops(self, cells: Iterable[str]) -> float:
