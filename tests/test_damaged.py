@@ -12,7 +12,7 @@ import torch
 from small import config, make_run
 from test_pretrain import small
 
-from gfm_objectives import compare, lock, pretrain
+from gfm_objectives import cli, compare, lock, pretrain
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TrialLog
 from gfm_objectives.errors import InputError
@@ -101,6 +101,20 @@ def test_it_is_told_before_anything_is_trained(tmp_path):
     assert "last.ckpt" in refusal(pretrain.run, cfg)
     assert sorted(os.listdir(out)) == ["checkpoints", "config.yaml"]  # scratch files and the lock are gone
     assert os.listdir(out / "checkpoints") == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["replay", "RUN"], "run=RUN: its config.yaml is of no pretraining run; write gfm replay"),
+        (["finetune", "settings=RUN"], "settings=RUN: its config.yaml is of no comparison; give a results folder"),
+    ],
+)
+def test_the_folder_of_another_program(words, says, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("name: x\nmodels: models\n")
+    assert cli.main([w.replace("RUN", str(tmp_path)) for w in words]) == 2
+    err = capsys.readouterr().err
+    assert says.replace("RUN", str(tmp_path)) in err and err.count("\n") == 1
 
 
 def test_overwrite_deletes_runs_alone(tmp_path):

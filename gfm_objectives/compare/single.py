@@ -81,6 +81,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
         return rows[0], None
     folder = Path(results)
     saved = config.read_yaml(folder / "config.yaml")
+    if not {"contenders", "tasks"} <= saved.keys():
+        raise InputError(f"settings={results}: its config.yaml is of no comparison; give a results folder of gfm eval")
     given = {k: options[k] for k in ("checkpoint", "encoder", "weights") if options[k]}
     rows = _rows({**saved, **given}, saved["contenders"], len(saved["tasks"]))
     if name is None:

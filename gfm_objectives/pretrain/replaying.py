@@ -42,7 +42,10 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
     out = Path(cfg.run or "")
     if not (cfg.run and (out / "config.yaml").is_file()):
         raise InputError(f"run={cfg.run}: no run folder; write gfm replay runs/demo")
-    kept = settled(OmegaConf.create(config.read_yaml(out / "config.yaml")))
+    saved = config.read_yaml(out / "config.yaml")
+    if not {"objective", "encoder", "optim"} <= saved.keys():
+        raise InputError(f"run={cfg.run}: its config.yaml is of no pretraining run; write gfm replay runs/demo")
+    kept = settled(OmegaConf.create(saved))
     if (kept.devices or 1) * kept.num_nodes > 1:
         raise InputError(f"run={cfg.run}: of several processes, each of which drew masks of its own; not replayed")
     if cfg.step is None and not (out / FAULT).is_file():
