@@ -69,6 +69,10 @@ def test_a_comparison_keeps_its_best_and_says_why(tmp_path, capsys, monkeypatch)
         finetune(tmp_path, settings=str(out), contender="conv")
     with pytest.raises(InputError, match="no score of it"):
         verdict(scores, "flood")
+    capsys.readouterr()
+    other = next(k for k, name in {"unet": "U-Net", "pixel": "per-pixel MLP"}.items() if name != chosen.contender)
+    compare.run(config(tmp_path, contenders=[other], keep="best", workers=1))
+    assert f"landcover: {chosen.contender} is not among contenders= of this call" in capsys.readouterr().out
 
 
 def test_memory_decides_the_batch():

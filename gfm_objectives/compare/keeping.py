@@ -135,7 +135,10 @@ def keep_best(c: Comparison, budgets: Budgets) -> list[Path]:
     for bench in c.benches:
         chosen = verdict(c.store.load(), bench.task.name)
         print(chosen.words, flush=True)
-        row = next(r for r in c.rows if r.name == chosen.contender)
+        row = next((r for r in c.rows if r.name == chosen.contender), None)
+        if row is None:  # of an earlier call into the same folder
+            print(f"{bench.task.name}: {chosen.contender} is not among contenders= of this call: nothing is kept")
+            continue
         if not row.trained:
             print(f"{bench.task.name}: {row.name} is a rule and no model: nothing to keep")
             continue
