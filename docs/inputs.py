@@ -214,8 +214,8 @@ CASES: dict[str, list[Case]] = {
         Case("eval suite=noindexsensor.yaml contenders=unet,index"),
         Case("eval suite=recodebeyond.yaml contenders=unet,map"),
         Case("eval suite=nomap.yaml contenders=map_context finetune.flops=1e9"),
-        Case("eval suite=unknownkey.yaml contenders=unet name=unknownkey"),
-        Case("eval suite=onedate.yaml contenders=unet name=onedate"),
+        Case("eval suite=unknownkey.yaml contenders=unet"),
+        Case("eval suite=onedate.yaml contenders=unet"),
         Case(f"{EVAL} contenders=map plan_only=true", ends=0),
     ],
 }
