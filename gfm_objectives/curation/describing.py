@@ -155,7 +155,7 @@ def _save(part: Described, path: Path) -> None:
 
 def _load(path: Path) -> Described:
     try:
-        with np.load(path) as f:
+        with path.open("rb") as file, np.load(file) as f:
             points = Points(*(f[field.name] for field in fields(Points)))
             return Described(points, *(f[x.name] for x in fields(Described) if x.name != "points"))
     except (ValueError, EOFError, KeyError, BadZipFile, zlib.error):

@@ -67,7 +67,7 @@ class Job:
     def get(self, number: int) -> dict[str, np.ndarray]:
         path = self.path(number)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (ValueError, EOFError, BadZipFile, zlib.error):  # cut off, as where the power went
             raise InputError(f"{path}: damaged; delete it, and the same command computes it again") from None
