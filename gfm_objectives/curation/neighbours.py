@@ -67,8 +67,8 @@ def find_pairs(
         i, j = candidates(points.code[here], points.place[here], across)
         found.append((here[i], here[j]))
     i, j = (np.concatenate(side) if side else np.zeros(0, np.int64) for side in zip(*found, strict=True))
-    often = _often(points.place, i, j, votes) if len(i) else i
-    i, j = i[often], j[often]
+    some = often(points.place, i, j, votes) if len(i) else i
+    i, j = i[some], j[some]
     static = np.array([c.static for c in channels], dtype=bool)
     return _vote(points, i, j, static, votes)
 
@@ -119,7 +119,7 @@ def _bucket_pairs(
         yield chosen(start[some] + k, later[some])
 
 
-def _often(place: np.ndarray, i: np.ndarray, j: np.ndarray, least: int) -> np.ndarray:
+def often(place: np.ndarray, i: np.ndarray, j: np.ndarray, least: int) -> np.ndarray:
     """Numbers of the matches whose two places have `least` or more in common: most chance matches are alone."""
     top = np.uint64(int(place[-1]) + 1)
     size = 1 << max(12, int(np.ceil(np.log2(len(i) + 1))))
