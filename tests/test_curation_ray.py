@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,8 @@ ray = pytest.importorskip("ray", reason="NOT TESTED: engine=ray; Ray is missing 
 
 
 @pytest.fixture
-def two_workers():
+def two_workers(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers read scenes.py too
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
