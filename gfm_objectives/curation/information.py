@@ -241,7 +241,6 @@ def draw(found: Sequence[Bits], synthetic: bool) -> Figure:
     bars = bits.bar([b.sensor for b in found], [b.alone for b in found], 0.5, color="0.6")
     bits.bar_label(bars, fmt="{:.2f}", fontsize=7)
     bits.set_ylabel("bits per pixel alone, all bands")
-    share.axhline(1, color="0.6", linewidth=0.8)
     for k, color in enumerate(("#2b6cb0", "#c05621", "#2f855a")):
         what = states(found[0])[k][0]
         rest = {at: v / max(b.alone, 1e-9) for at, b in enumerate(found) if (v := states(b)[k][1]) is not None}
@@ -250,6 +249,9 @@ def draw(found: Sequence[Bits], synthetic: bool) -> Figure:
                 [at + 0.26 * (k - 1) for at in rest], rest.values(), 0.24, color=color, label=f"given {what}"
             )
             share.bar_label(bars, fmt="{:.0%}", fontsize=7)
+    for ax in (bits, share):
+        ax.margins(y=0.12)
+        ax.set_xlim(-0.6, len(found) - 0.4)
     share.set_xticks(range(len(found)), [b.sensor for b in found])
     share.set_ylabel("share that is still new")
     figure.suptitle(f"What is new{', synthetic data' if synthetic else ''}", fontsize=10)
