@@ -2,7 +2,7 @@
 
     python benchmarks/curation.py [PLACES]
 
-Default 5,000; docs/curation.md has 100,000, of which ten minutes go into making the places. Times are of one core.
+Default 5,000; docs/curation.md has 10,000. 100,000 take more than a quarter of an hour, most of it to make the places.
 With GFM_DATA also hls_water against the list of its overlaps, and what a split at random leaks.
 """
 
@@ -103,9 +103,10 @@ def planted(count: int) -> tuple[Described, list[tuple[int, int, str]], float]:
     parts: list[Described] = []
     twins: list[tuple[int, int, str]] = []
     late: list[Batch] = []
+    tail: list[Described] = []  # of the twins, which are numbered after all places
     spent = 0.0
 
-    def add(batch: Batch, first: int) -> None:
+    def add(batch: Batch, first: int, parts: list[Described]) -> None:
         nonlocal spent
         s = batch.sensors["s2"]
         x = torch.cat([s.x, s.x[:, :, [0, 7]]], 2)[:, :, AS_TWELVE]
@@ -116,15 +117,16 @@ def planted(count: int) -> tuple[Described, list[tuple[int, int, str]], float]:
 
     for first in range(0, count, CHUNK):
         whole = source.read(range(first, min(first + CHUNK, count)))
-        add(_date(cut(whole, MARGIN, MARGIN, SIZE), 0), first)
+        add(_date(cut(whole, MARGIN, MARGIN, SIZE), 0), first, parts)
         for k in range(len(whole)):
             if first + k < each * len(KINDS):
                 kind = names[(first + k) % len(KINDS)]
-                twins.append((first + k, count + len(late), kind))
+                twins.append((first + k, count + len(twins), kind))
                 late.append(_twin(whole.take(torch.tensor([k])), kind, seed_of("twin", first + k)))
-    for k in range(0, len(late), CHUNK):
-        add(collate(late[k : k + CHUNK]), count + k)
-    return Described.join(parts), twins, spent
+        if late and (len(late) >= CHUNK or first + CHUNK >= count):
+            add(collate(late), count + len(twins) - len(late), tail)
+            late.clear()
+    return Described.join([*parts, *tail]), twins, spent
 
 
 def _date(batch: Batch, date: int) -> Batch:
