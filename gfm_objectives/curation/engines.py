@@ -103,7 +103,7 @@ class _Reader:
         return {"part": batch["part"], "arrays": np.array([file.getvalue()], object)}
 
 
-ENGINES = {"local": Local, "ray": Ray}
+ENGINES: dict[str, Callable[[], Engine]] = {"local": Local, "ray": Ray}
 
 
 def open_engine(name: str) -> Engine:

@@ -246,7 +246,7 @@ def draw(found: Sequence[Bits], synthetic: bool) -> Figure:
         rest = {at: v / max(b.alone, 1e-9) for at, b in enumerate(found) if (v := states(b)[k][1]) is not None}
         if rest:
             bars = share.bar(
-                [at + 0.26 * (k - 1) for at in rest], rest.values(), 0.24, color=color, label=f"given {what}"
+                [at + 0.26 * (k - 1) for at in rest], list(rest.values()), 0.24, color=color, label=f"given {what}"
             )
             share.bar_label(bars, fmt="{:.0%}", fontsize=7)
     for ax in (bits, share):
