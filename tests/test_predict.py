@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from kept import BANDS, LEGEND, kept, scene, write
+from rasterio import _env
 
 from gfm_objectives import cli
 from gfm_objectives.batch import Batch, Series
@@ -16,6 +17,8 @@ from gfm_objectives.data.source import normalise
 from gfm_objectives.data.windows import sliding
 from gfm_objectives.finetune.evaluation import evaluate
 from gfm_objectives.predict.job import Job
+from gfm_objectives.predict.mapping import Mapper
+from gfm_objectives.predict.raster import CACHE_MB
 from gfm_objectives.predict.seams import Seams
 from gfm_objectives.predict.tiling import Tiling
 from gfm_objectives.runs.segmenter import load_segmenter
@@ -99,6 +102,17 @@ def test_killed_and_resumed_to_the_same_bytes(model, image, tmp_path, monkeypatc
     assert predict(model, image, tmp_path / "b.tif", "block=64") == 0
     assert set(again) | set(kept_blocks) == set(range(9)) and not set(again) & set(kept_blocks)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_the_cache_of_rasters_does_not_grow_with_the_machine(model, image, tmp_path, monkeypatch):
+    seen, read = set(), Mapper.read
+
+    def told(self, number):
+        seen.add(_env.get_gdal_config("GDAL_CACHEMAX"))
+        return read(self, number)
+
+    monkeypatch.setattr(Mapper, "read", told)
+    assert predict(model, image, tmp_path / "m.tif") == 0 and seen == {CACHE_MB}, "of the thread that reads"
 
 
 def test_blocks_of_another_map_are_refused(model, image, tmp_path, capsys):
@@ -241,7 +255,8 @@ def test_bands_by_wavelength_by_common_names_and_by_word(model, image, tmp_path)
 
 def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
     write(tmp_path / "e.tif", np.full((4, 70, 70), -9999, np.int16), nodata=-9999, names=BANDS["s2"])
-    assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
+    with pytest.warns(match="nothing is mapped: the input has no data"):
+        assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
     with rasterio.open(tmp_path / "m.tif") as file:
         assert (file.read(1) == 255).all()
 

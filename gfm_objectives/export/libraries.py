@@ -149,7 +149,8 @@ class TerraTorchEncoder(nn.Module):
 
 
 def register_terratorch() -> None:
-    """Make `backbone: gfm_encoder` work in TerraTorch. Not loaded in the library: written against its documentation."""
+    """Make `backbone: gfm_encoder` work in TerraTorch, with `backbone_folder:` of the run; 1.2.13 wants Python 3.12.
+    InputError where it is not installed."""
     try:
         from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
     except ImportError:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from gfm_objectives import disk
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.predictor import kind_of_card
@@ -64,6 +65,9 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
         part.unlink()
     if m.segmentation:
         write_names(target, class_codes(m.card.legend)[0], m.card.legend)
+    if not found.mapped:
+        told = f"{target}: nothing is mapped: the input has no data there; nodata= and valid: say what counts as none"
+        warnings.warn(told, InputWarning, stacklevel=2)
     spent = dict(seconds) | {"write": time.perf_counter() - begun}
     about = found.report() | {"seconds": spent, "model": m.model, "digest": m.digest}
     disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
@@ -97,7 +101,7 @@ class Found:
     """What is counted of a map while it is written."""
 
     def __init__(self, m: Map) -> None:
-        self.m, self.kind, self.pixels = m, kind_of_card(m.card), 0
+        self.m, self.kind, self.pixels, self.mapped = m, kind_of_card(m.card), 0, 0
         self.codes: np.ndarray
         self.codes, self.nothing = class_codes(m.card.legend) if m.segmentation else (np.zeros(0), 0)
         self.counts = np.zeros(len(self.codes), np.int64)
@@ -107,6 +111,7 @@ class Found:
 
     def add(self, number: int, block: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
         self.pixels += block.size
+        self.mapped += int((block != self.nothing).sum() if self.m.segmentation else np.isfinite(block).sum())
         if self.m.segmentation:
             self.counts += np.array([(block == c).sum() for c in self.codes])
             self.seams.add(number, block, block != self.nothing)

@@ -23,7 +23,7 @@ from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.job import Job, identity
 from gfm_objectives.predict.opening import open_scene
 from gfm_objectives.predict.predictor import Predictor, kind_of_card, open_predictor
-from gfm_objectives.predict.raster import class_codes, shares
+from gfm_objectives.predict.raster import CACHE_MB, class_codes, shares
 from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic
 from gfm_objectives.predict.tiling import Tiling, block_side
 from gfm_objectives.predict.vectors import SUFFIXES, polygonise
@@ -39,6 +39,13 @@ EVERY = 15.0  # seconds between lines of progress
 def run(cfg: DictConfig) -> Path:
     """Map the scene of `cfg` (configs/predict.yaml), or go on with it; the file that was written, or the folder of
     blocks while other jobs' are missing."""
+    import rasterio
+
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):  # else a share of the machine's memory
+        return _run(cfg)
+
+
+def _run(cfg: DictConfig) -> Path:
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     for key in ("model", "output"):
         if cfg[key] is None:
