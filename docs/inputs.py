@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from inputs_scenes import SCENES, lay_scenes
+from inputs_scenes import SCENES, TOLD, lay_scenes
 
 
 class Case(NamedTuple):
@@ -205,7 +205,7 @@ CASES: dict[str, list[Case]] = {
         Case("eval suite=onedate.yaml contenders=unet"),
         Case(f"{EVAL} contenders=map plan_only=true", ends=0),
     ],
-    "Scenes, maps and models": [Case(typed) for typed in SCENES],
+    "Scenes, maps and models": [*map(Case, SCENES), *(Case(typed, ends=0) for typed in TOLD)],
 }
 
 

@@ -33,7 +33,6 @@ SCENES = [
     f"{MAP} input=coarse.tif scale=0.0001",
     f"{MAP} input=small.tif,placeless.tif scale=0.0001",
     f"{MAP} input=placeless.yaml",
-    f"{MAP} input=nothing.tif scale=0.0001",
     f"{MAP} input=cut.tif scale=0.0001",
     f"{MAP} input=sensor.yaml",
     f"{MAP} input=key.yaml",
@@ -70,6 +69,11 @@ SCENES = [
     "finetune task=flood also=nowhere.yaml",
 ]
 
+TOLD = [
+    f"{MAP} input=nothing.tif scale=0.0001",
+    f"{MAP} input=small.tif scale=0.0001 labels=elsewhere.tif overwrite=true",
+]
+
 
 def lay_scenes(desk: Path) -> None:
     """Small models, scenes with one fault each, a map and a sample."""
@@ -94,7 +98,8 @@ def lay_scenes(desk: Path) -> None:
         "sensor.yaml": f"sensors: {{s9: {block}}}\n",
         "key.yaml": "sensors: {s2: {file: small.tif, sclae: 1.0e-4}}\n",
         "lost.yaml": "sensors: {s2: {file: nowhere.tif}}\n",
-        "placeless.yaml": f"sensors: {{s2: [{block}, {{file: placeless.tif, scale: 1.0e-4}}]}}\n",
+        "placeless.yaml": "sensors: {s2: {bands: {B02: small.tif, B03: small.tif, B04: small.tif, B08: placeless.tif}, "
+        "scale: 1.0e-4}}\n",
     }
     for name, text in texts.items():
         (desk / name).write_text(text)

@@ -116,6 +116,9 @@ def test_the_cache_of_rasters_does_not_grow_with_the_machine(model, image, tmp_p
 
 
 def test_blocks_of_another_map_are_refused(model, image, tmp_path, capsys):
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=4/3") == 2
+    assert not (tmp_path / "m.tif.blocks").exists(), "what is refused leaves nothing"
+    capsys.readouterr()
     assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=1/3") == 0
     assert "6 of 9 blocks are left" in capsys.readouterr().out
     assert predict(model, image, tmp_path / "m.tif", "block=64", "overlap=0", "blocks=2/3") == 2
@@ -152,6 +155,16 @@ def test_the_score_is_that_of_evaluation(model, image, tmp_path):
         "across block borders",
         "elsewhere",
     }
+
+
+def test_labels_that_say_nothing_are_told(model, image, tmp_path):
+    write(tmp_path / "elsewhere.tif", np.full((1, 64, 64), 10, np.uint8), origin=(900_000, 4_000_000))
+    write(tmp_path / "others.tif", np.full((1, 150, 130), 99, np.uint8))
+    for name in ("elsewhere", "others"):
+        with pytest.warns(match="labels: no pixel of .*map.tif has one"):
+            words = [f"labels={tmp_path / name}.tif", "overwrite=true"]
+            assert predict(model, image, tmp_path / "map.tif", *words) == 0
+        assert json.loads((tmp_path / "map.tif.json").read_text())["scores"] == {}
 
 
 def test_seams_are_seen_where_they_are():
@@ -296,3 +309,5 @@ def test_a_truncated_file_and_a_full_disk(model, image, tmp_path, capsys, monkey
     assert predict(model, image, tmp_path / "m.tif") == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err and "goes on" in err and err.count("\n") == 1
+    monkeypatch.undo()
+    assert predict(model, image, tmp_path / "m.tif", "overlap=0") == 0, "no block was kept: another map may begin"

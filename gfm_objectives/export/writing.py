@@ -139,7 +139,8 @@ def _library(to: str, s: Subject, sensor: str) -> dict[str, Any]:
                 how += "VisionTransformer: the whole encoder behind timm's interface"
             case "torchgeo":
                 record = libraries.torchgeo_weights(s.folder, sensor)
-                got, how = image(x), f"export.libraries.torchgeo_weights: {record.meta['in_chans']} bands"
+                got = libraries.torchgeo_model(record)(x)
+                how = f"export.libraries.torchgeo_weights, torchgeo_model: {record.meta['in_chans']} bands"
             case _:
                 if loaded := find_spec("terratorch") is not None:
                     from terratorch.registry import BACKBONE_REGISTRY

@@ -68,6 +68,9 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
     if not found.mapped:
         told = f"{target}: nothing is mapped: the input has no data there; nodata= and valid: say what counts as none"
         warnings.warn(told, InputWarning, stacklevel=2)
+    if found.stats is not None and not found.labelled:
+        told = f"labels: no pixel of {target} has one: none lies there, or none is a code of {m.card.legend.name}"
+        warnings.warn(told, InputWarning, stacklevel=2)
     spent = dict(seconds) | {"write": time.perf_counter() - begun}
     about = found.report() | {"seconds": spent, "model": m.model, "digest": m.digest}
     disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
@@ -119,14 +122,18 @@ class Found:
             self.stats = arrays["stats"] + (0 if self.stats is None else self.stats)
             self.edge = arrays["edge"] + (0 if self.edge is None else self.edge)
 
+    @property
+    def labelled(self) -> bool:
+        return self.stats is not None and bool(np.any(self.stats))
+
     def scores(self) -> dict[str, float]:
-        if self.stats is None:
+        if self.stats is None or not self.labelled:
             return {}
         return {k: total(METRICS[k], torch.as_tensor(self.stats)[None]) for k in self.kind.metrics}
 
     def errors(self) -> dict[str, float]:
         """At window borders and inside: the share of labelled pixels that is wrong, or the RMSE of numbers."""
-        if self.stats is None or self.edge is None:
+        if self.stats is None or self.edge is None or not self.labelled:
             return {}
         out = {}
         for name, stats in (("at_borders", self.edge), ("inside", self.stats - self.edge)):

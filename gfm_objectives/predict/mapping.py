@@ -67,6 +67,7 @@ def _run(cfg: DictConfig) -> Path:
     scene = open_scene(list(cfg.input), card, options)
     tiling = _tiling(scene, predictor, options)
     mapper = Mapper(predictor, scene, tiling, tuple(cfg.extra), _labels(cfg.labels))
+    mine = _share(cfg.blocks, len(tiling))
     about = {
         "model": digest(cfg.model if Path(cfg.model).is_dir() else Path(cfg.model).parent),
         "input": [identity(scene.files), repr(scene.ground), repr(scene.images)],
@@ -76,7 +77,6 @@ def _run(cfg: DictConfig) -> Path:
         "precision": str(dtype),
     }
     job = Job(output, about, len(tiling))
-    mine = _share(cfg.blocks, len(tiling))
     todo = [n for n in job.missing() if n in mine]
     _tell(scene, tiling, len(mine), len(mine) - len(todo))
     with torch.inference_mode():
