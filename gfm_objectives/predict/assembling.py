@@ -39,7 +39,7 @@ from gfm_objectives.runs.segmenter import Card
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """What a map is made of, when all its blocks are done."""
+    """What a map is made of, when all its blocks are done. begun: time.process_time() when the command began."""
 
     card: Card
     scene: Scene
@@ -49,6 +49,7 @@ class Map:
     segmentation: bool
     model: str
     digest: str
+    begun: float
 
 
 def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
@@ -72,7 +73,8 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
         told = f"labels: no pixel of {target} has one: none lies there, or none is a code of {m.card.legend.name}"
         warnings.warn(told, InputWarning, stacklevel=2)
     spent = dict(seconds) | {"write": time.perf_counter() - begun}
-    about = found.report() | {"seconds": spent, "model": m.model, "digest": m.digest}
+    cpu = time.process_time() - m.begun
+    about = found.report() | {"seconds": spent, "cpu_seconds": cpu, "model": m.model, "digest": m.digest}
     disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
     print("\n".join([*found.lines(), _shares(spent, found.pixels * (m.scene.gsd / 1000) ** 2)]))
 

@@ -46,6 +46,7 @@ def run(cfg: DictConfig) -> Path:
 
 
 def _run(cfg: DictConfig) -> Path:
+    begun = time.process_time()
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     for key in ("model", "output"):
         if cfg[key] is None:
@@ -86,7 +87,7 @@ def _run(cfg: DictConfig) -> Path:
             f"{len(missing)} of {len(tiling)} blocks are left to other jobs; the same command without blocks= ends it"
         )
         return job.folder
-    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, str(about["model"]))
+    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, str(about["model"]), begun)
     raster = job.folder / f"{output.stem}.tif" if vector else output
     try:
         assemble(made, raster, mapper.seconds)
