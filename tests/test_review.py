@@ -145,6 +145,11 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
         got = cut.read()
         assert np.nanmax(np.abs(got - np.where(part < 0, np.nan, part))) < 1e-6
         assert (cut.transform.c, cut.transform.f) == (500_000 + 10 * column, 5_000_000 - 10 * row)
+    with rasterio.open(out / "guess" / f"{name}.tif") as guess, rasterio.open(root / "map.tif") as file:
+        said = file.read(1)[row : row + 32, column : column + 32]
+        assert (guess.read(1) == said).all(), "codes of the legend come in another order than labels of the map"
+    shares = [(said == code).sum() / (said != 255).sum() for code in LEGEND.codes]
+    assert [tiles[0]["properties"][c] for c in LEGEND.classes] == pytest.approx(shares, abs=1e-4)
     for t in tiles[:2]:
         with rasterio.open(out / "labels" / f"{t['properties']['id']}.tif", "r+") as file:
             assert (file.read(1) == 255).all()

@@ -31,6 +31,7 @@ def look(options: Mapping[str, Any], out: Path) -> None:
         raise InputError(
             f"map={m.path}: has the classes {', '.join(m.classes)}, the model {', '.join(card.legend.classes)}"
         )
+    m = m.in_order(card.legend.classes)
     scene = open_scene(options["input"], card, options)
     if (scene.ground.height, scene.ground.width) != (m.ground.height, m.ground.width):
         raise InputError(f"map={m.path}: is not of this input: {m.ground.height} x {m.ground.width} pixels")
@@ -92,8 +93,7 @@ def _notes(card: Card) -> list[str]:
 
 def _areas(m: ReadMap, card: Card) -> list[dict[str, str]]:
     """Mapped areas, and, where the model was tested on areas, what those say they are."""
-    order = [m.classes.index(c) for c in card.legend.classes]
-    pixels = m.counts()[order]
+    pixels = m.counts()
     km2 = pixels.sum() * (m.gsd / 1000) ** 2
     rows = [
         {"class": c, "mapped km2": f"{km2 * p / max(pixels.sum(), 1):.4g}"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class ReadMap:
         """Labels of the window (top, left, height, width) inside the map."""
         with open_raster(self.path) as file:
             return self._labels(file, box)
+
+    def in_order(self, classes: Sequence[str]) -> ReadMap:
+        """The same with its labels numbered as `classes`, which are its own: codes of a map come sorted."""
+        return replace(self, classes=tuple(classes), codes=tuple(self.codes[self.classes.index(c)] for c in classes))
 
     def small(self, side: int) -> np.ndarray:
         """Labels of the whole map, every so many, at most `side` x `side`."""
