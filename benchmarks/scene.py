@@ -211,7 +211,7 @@ def keep(section: str, row: common.Row, folder: Path = common.RESULTS) -> None:
 NOTES = (
     "A made-up scene of 4 bands (int16, compressed), an untrained U-Net of width 8, windows of 128 pixels; untrained, "
     "so that its seams are worse than those of a model that has learned.",
-    "Without Python's start. Where others use the core too, seconds of the clock are too long; speed is by CPU seconds.",
+    "Without Python's start. Where others use the core, seconds of the clock are too long: speed is by CPU seconds.",
     "TerraTorch's and torchgeo's sides read the scene, run the model and leave an array; ours also writes the map.",
 )
 
