@@ -20,7 +20,7 @@ from gfm_objectives.predict.raster import no_room
 class Job:
     """The folder `<output>.blocks`: job.json, which says what the blocks are of, and a file for each that is done.
 
-    InputError where the folder holds blocks of another job.
+    InputError where the folder holds blocks of another job; one that left none is forgotten.
     """
 
     def __init__(self, output: Path, about: Mapping[str, Any], count: int) -> None:
@@ -28,7 +28,7 @@ class Job:
         text = json.dumps(about, sort_keys=True, indent=1) + "\n"
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         note = self.folder / "job.json"
-        if note.exists() and note.read_text(errors="replace") != text:
+        if any(self.folder.glob("*.npz")) and note.exists() and note.read_text(errors="replace") != text:
             before = disk.read_json(note, f"delete {self.folder}, and the same command starts again")
             differ = ", ".join(k for k in about if before.get(k) != json.loads(text)[k])
             raise InputError(
