@@ -114,8 +114,15 @@ def describe_batch(
         counts = torch.bincount(rows.flatten(), minlength=len(batch) * (k + 1)).view(len(batch), -1)[:, :k].float()
         classes = counts / y[0].numel()
     figures = embedder.figures(batch) if embedder and embedder.figures else seen.figures
-    tensors = (seen.reason, seen.quality, figures, classes, lonlat)
-    return Described(found, *(t.numpy() for t in tensors), np.zeros(0))
+    return Described(
+        points=found,
+        reason=seen.reason.numpy(),
+        quality=seen.quality.numpy(),
+        figures=figures.numpy(),
+        classes=classes.numpy(),
+        lonlat=lonlat.numpy(),
+        spent=np.zeros(0),
+    )
 
 
 def layer_of(source: Source) -> tuple[str, int] | None:
