@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gfm_objectives import disk
+from gfm_objectives.data.far import is_far, stamp
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.raster import no_room
 
@@ -81,4 +82,4 @@ class Job:
 
 def identity(files: list[Path]) -> list[list[Any]]:
     """Names, sizes and times of change: blocks of files that have changed are not of this map."""
-    return [[str(f.resolve()), (s := f.stat()).st_size, s.st_mtime_ns] for f in files]
+    return [[str(f if is_far(f) else f.resolve()), *stamp(f)] for f in files]
