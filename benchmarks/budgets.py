@@ -22,7 +22,7 @@ import numpy as np
 from gfm_objectives.config.values import number
 from gfm_objectives.svg import Axis, Chart
 
-FOLDERS = ("baseline_landcover", "budgets_landcover")
+FOLDERS = ("baseline_landcover", "budgets_landcover", "budgets_reading")
 PAGE, PICTURE = common.ROOT / "docs" / "results.md", common.ROOT / "docs" / "images" / "budgets.svg"
 MARK = re.compile(r"(<!-- budgets -->\n).*?(<!-- end -->)", re.DOTALL)
 KINDS = {
@@ -34,7 +34,7 @@ SEEN = {"conv_map_input": "no blocks, reading the map", "unet_map_input": "U-Net
 Seeds = dict[int, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """test, val: mIoU in points by Earth; budget: FLOPs of pretraining."""
 
@@ -125,20 +125,26 @@ def picture(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
     found = {
         n: {b: common.interval(over(r.test, best.test)) for b, r in sorted(by.items())} for n, by in by_name.items()
     }
-    seen = {r.name: common.interval(over(r.test, best.test))[0] for r in rows[2]}
-    ends = [v for by in found.values() for m, h in by.values() for v in (m - h, m + h)] + list(seen.values())
+    seen = {r: common.interval(over(r.test, best.test)) for r in rows[2]}
+    ends = [v for by in (*found.values(), seen) for m, h in by.values() for v in (m - h, m + h)]
     chart = Chart(
         Axis.around([b for by in found.values() for b in by], "FLOPs of pretraining", log=True),
-        Axis.around(ends, "points of mIoU over the best from scratch", zero=True),
-        "What pretraining gained: land cover, 20 labelled places",
+        Axis.around(ends, "mIoU over the best from scratch without map", zero=True),
+        "What pretraining gained: land cover, 20 labels",
         "Gain in mIoU over the best rival from scratch against pretraining FLOPs",
         width=720,
         height=400,
     )
     chart.line([(chart.x.low, 0.0), (chart.x.high, 0.0)], 7, width=1)
-    for name, mean in seen.items():
-        chart.line([(chart.x.low, mean), (chart.x.high, mean)], 7, "5 4", width=1.4)
-        chart.text(chart.x.low, mean, f"{name}: {mean:+.0f}", 7, dx=6)
+    for row, (mean, half) in seen.items():
+        if row.budget:  # pretrained, too
+            x = row.budget * 1.1
+            chart.interval(mean - half, mean + half, x, 7, upright=True)
+            chart.dot(x, mean, 7, hollow=True, about=f"{row.name}: {mean:+.1f} [{mean - half:.1f}, {mean + half:.1f}]")
+            chart.text(x, mean, f"{row.name}: {mean:+.0f}", 7, anchor="end", dx=-12, dy=4)
+        else:
+            chart.line([(chart.x.low, mean), (chart.x.high, mean)], 7, "5 4", width=1.4)
+            chart.text(chart.x.low, mean, f"from scratch, {row.name}: {mean:+.0f}", 7, dx=6)
     for color, (name, by) in enumerate(sorted(found.items(), key=lambda n: -list(n[1].values())[-1][0])):
         points = [(b * 1.05 ** (color - (len(found) - 1) / 2), mean, half) for b, (mean, half) in by.items()]
         chart.line([(x, mean) for x, mean, _ in points], color)

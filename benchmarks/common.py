@@ -154,14 +154,16 @@ def write(
     notes: Sequence[str] = (),
     device: str = "cpu",
     folder: Path = RESULTS,
+    shown: str | None = None,
 ) -> Path:
-    """Prints the last table and the notes, and keeps all with the device, the versions and the date as
-    folder/name.json (of a GPU, name_cuda.json): a benchmark calls it after each section, so that none is lost.
+    """Prints one table, the last unless `shown` names another, and the notes, and keeps all with the device, the
+    versions and the date as folder/name.json (of a GPU, name_cuda.json): a benchmark calls it after each section, so
+    that none is lost.
 
     notes: what the figures say, in sentences made of them.
     """
-    last = list(sections)[-1]
-    print("\n".join([f"\n{last}\n", table(sections[last]), "", *notes]), flush=True)
+    shown = shown or list(sections)[-1]
+    print("\n".join([f"\n{shown}\n", table(sections[shown]), "", *notes]), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{'' if device == 'cpu' else '_cuda'}.json"
     about = {

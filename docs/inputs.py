@@ -1,8 +1,8 @@
 """Types wrong inputs as a new user would and writes docs/inputs.md, the table of what is answered.
 
-    PYTHONPATH=. python docs/inputs.py          # some minutes; its column "before" is kept as it stands
-    PYTHONPATH=. python docs/inputs.py Devices  # some kinds alone
-    PYTHONPATH=. python docs/inputs.py new      # what the page has no answer to yet
+    PYTHONPATH=.:tests python docs/inputs.py          # some minutes; its column "before" is kept as it stands
+    PYTHONPATH=.:tests python docs/inputs.py Devices  # some kinds alone
+    PYTHONPATH=.:tests python docs/inputs.py new      # what the page has no answer to yet
 
 `CASES` are what is typed, by kind; `lay` makes the desk they are typed at: a folder with odd files and damaged runs.
 """
@@ -23,6 +23,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from inputs_scenes import SCENES, TOLD, lay_scenes
 
 
 class Case(NamedTuple):
@@ -218,6 +220,7 @@ CASES: dict[str, list[Case]] = {
         Case("eval suite=onedate.yaml contenders=unet"),
         Case(f"{EVAL} contenders=map plan_only=true", ends=0),
     ],
+    "Scenes, maps and models": [*map(Case, SCENES), *(Case(typed, ends=0) for typed in TOLD)],
 }
 
 
@@ -314,6 +317,7 @@ def lay(desk: Path) -> None:
             content = (",".join(STATISTICS_COLUMNS) + "\n" + ",".join(["1"] * len(STATISTICS_COLUMNS)) + "\n").encode()
         (folder / file).write_bytes(content)
     os.symlink("/dev/full", desk / "full")
+    lay_scenes(desk)
 
 
 class Opened:
@@ -403,10 +407,11 @@ def document(rows: Rows) -> str:
     lines = [
         "# What is answered to wrong inputs",
         "",
-        "Typed as a new user would, on data that needs no download; `PYTHONPATH=. python docs/inputs.py` types it all "
-        "again and writes this page. An input that is wrong is answered by one line that names the key or the file and "
-        "the remedy, with exit code 2; nothing is half written, and finished runs stay as they are. So are faults of "
-        "the machine: a full disk, no memory, a killed worker. `GFM_TRACEBACK=1` shows the place in the code as well.",
+        "Typed as a new user would, on data that needs no download; `PYTHONPATH=.:tests python docs/inputs.py` "
+        "types it all again and writes this page. An input that is wrong is answered by one line that names the "
+        "key or the file and the remedy, with exit code 2; nothing is half written, and finished runs stay as they"
+        " are. So are faults of the machine: a full disk, no memory, a killed worker. `GFM_TRACEBACK=1` shows the "
+        "place in the code as well.",
         "",
         f"{len(rows)} inputs. Before: {tell(before)}. Now: {tell(now)}.",
         "",

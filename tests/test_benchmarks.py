@@ -13,8 +13,13 @@ import gpu_study
 import page
 import peers
 import pytest
+import scene
+import scene_peers
 import torch
 from torch import nn
+
+from gfm_objectives.data.windows import sliding
+from gfm_objectives.runs.segmenter import load_segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,6 +106,25 @@ def test_page_prints_every_file_of_both_folders(tmp_path, capsys):
 
 def test_page_in_the_docs_is_that_of_the_results():
     assert page.PAGE.read_text() == page.page(ROOT / "results"), "python benchmarks/page.py"
+
+
+def test_a_peer_maps_the_scene_in_place(tmp_path):
+    """torchgeo's grid begins at the bottom: its windows are put where they were read."""
+    scene.write_scene(tmp_path / "s.tif", 128)
+    scene.write_model(tmp_path / "m", 64)
+    network, (x, valid) = load_segmenter(tmp_path / "m").network, scene_peers.read(tmp_path / "s.tif")
+    assert (~valid).sum() == 16 * 16 and not valid[:16, :16].any()
+    with torch.inference_mode():
+        classes, p = scene_peers.torchgeo(network, tmp_path / "s.tif", 64)
+        wanted = sliding(network, scene_peers.batch(x[None], valid[None]), 64).softmax(0)
+    assert (classes == wanted.argmax(0)).float().mean() > 0.999 and (p - wanted.amax(0)).abs().max() < 1e-4
+
+
+def test_rows_of_scenes_are_replaced_and_joined(tmp_path):
+    for overlap, extra in ((0.25, {"a": 1}), (0.0, {"a": 2}), (0.25, {"a": 3}), (0.25, {"b": 4})):
+        scene.keep(scene.SEAMS, {"pixels a side": 64, "overlap": overlap, **extra}, tmp_path)
+    rows = json.loads((tmp_path / "scene.json").read_text())["sections"][scene.SEAMS]
+    assert [(r["overlap"], r["a"], r.get("b")) for r in rows] == [(0.25, 3, 4), (0.0, 2, None)]
 
 
 def test_the_gpu_script_runs_in_small_on_a_cpu(tmp_path: Path) -> None:

@@ -54,57 +54,90 @@ def write(path: Path, values: np.ndarray, about: dict[str, Any], mask: np.ndarra
                 file.write_mask(mask)
 
 
-@settings(max_examples=40, **FEW)
-@given(made=files(), radar=st.booleans())
-def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
+def read(folder: Path, pattern: str, name: str, band: str) -> Any:
+    """The first tile of a folder, as stored, by the reader of chips."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # pixel sizes
+        sensors = {name: {"file": pattern, "bands": {band: 1}, "scale": 1.0}}
+        options = {"name": "chips", "root": str(folder), "gsd": 10, "size": 16, "sensors": sensors}
+        return build_source(options, "pretrain")._decoded(0).sensors[name]  # type: ignore[attr-defined]
+
+
+def shown(made: Any) -> np.ndarray:
+    """(H, W): where band 1 is neither no data nor hidden."""
     values, about, mask = made
-    write(tmp_path / "a.tif", values, about, mask)
-    name, band = ("s1", "VV") if radar else ("s2", "B02")
     wanted = np.isfinite(values[0])
     if about["nodata"] is not None:  # of one band, all is any
         wanted &= values[0] != values.dtype.type(about["nodata"])
-    if mask is not None:
-        wanted &= mask
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)  # pixel sizes
-        try:
-            source = build_source(
-                {"name": "chips", "root": str(tmp_path), "gsd": 10, "size": 16,
-                 "sensors": {name: {"file": "{chip}.tif", "bands": {band: 1}, "scale": 1.0}}}, "pretrain")  # fmt: skip
-        except InputError as error:
-            assert not wanted.any() and "no valid pixel" in str(error) and "\n" not in str(error)
-            return
-        tile = source._decoded(0).sensors[name]  # type: ignore[attr-defined]
-    assert np.array_equal(tile.valid[0, 0].numpy(), wanted)
-    assert np.array_equal(tile.x[0, 0, 0].numpy()[wanted], values[0][wanted].astype(np.float32))
+    return wanted if mask is None else wanted & mask
 
 
-@settings(max_examples=32, **FEW)
-@given(made=files(), cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6))
-@pytest.mark.parametrize("ending", [".tif", ".png", ".npy", ".jp2", ".vrt"])
-def test_a_broken_file_is_one_line(made: Any, cut: float, flips: list[tuple[float, int]], ending: str, tmp_path: Path):
-    values = made[0]
-    path = tmp_path / f"a{ending}"
-    path.unlink(missing_ok=True)  # the broken one before it, which GDAL would try to read
-    if ending == ".npy":
+def as_written(series: Any, values: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether validity and values of band 1 are those that were written."""
+    x, valid = series.x[0, 0, 0].numpy(), series.valid[0, 0].numpy()
+    return np.array_equal(valid, wanted) and np.array_equal(x[wanted], values[0][wanted].astype(np.float32))
+
+
+@settings(max_examples=40, **FEW)
+@given(made=files(), radar=st.booleans())
+def test_what_was_written_is_read(made: Any, radar: bool, tmp_path: Path):
+    write(tmp_path / "a.tif", *made)
+    wanted = shown(made)
+    try:
+        series = read(tmp_path, "{chip}.tif", *(("s1", "VV") if radar else ("s2", "B02")))
+    except InputError as error:
+        assert not wanted.any() and "no valid pixel" in str(error) and "\n" not in str(error)
+        return
+    assert as_written(series, made[0], wanted)
+
+
+def plain(path: Path, values: np.ndarray) -> np.ndarray:
+    """Write values alone, in the format of the name; those that are in the file."""
+    path.unlink(missing_ok=True)  # the one before it, which GDAL would try to read
+    if path.suffix == ".npy":
         np.save(path, values)
-    elif ending == ".vrt":
+        return values
+    if path.suffix == ".vrt":
+        plain(path.with_suffix(".tif"), values)
+        (height, width), kind = values.shape[1:], values.dtype.name.capitalize().replace("Uint", "UInt")
+        band = f"dataType='{kind.replace('UInt8', 'Byte')}'"
+        source = f"<SourceFilename relativeToVRT='1'>{path.stem}.tif</SourceFilename><SourceBand>1</SourceBand>"
         path.write_text(
-            "<VRTDataset rasterXSize='4' rasterYSize='4'><VRTRasterBand dataType='Byte' band='1'/></VRTDataset>"
+            f"<VRTDataset rasterXSize='{width}' rasterYSize='{height}'><VRTRasterBand {band} band='1'>"
+            f"<SimpleSource>{source}</SimpleSource></VRTRasterBand></VRTDataset>"
         )
-    else:
-        driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG"}[ending]
-        whole = values[: 3 if len(values) == 2 else len(values)].astype("uint8" if ending != ".tif" else values.dtype)
-        whole = whole[:1] if len(whole) == 2 else whole
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, "w", driver=driver, count=len(whole), height=whole.shape[1], width=whole.shape[2],
-                               dtype=whole.dtype) as file:  # fmt: skip
-                file.write(whole)
+        return values[:1]
+    driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG"}[path.suffix]
+    values = values[:1] if len(values) == 2 else values[:3]  # a second or fourth band would be alpha
+    more = {"QUALITY": 100, "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {}
+    values = values if path.suffix == ".tif" else np.nan_to_num(values).clip(0, 255).astype("uint8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver=driver, count=len(values), height=values.shape[1], width=values.shape[2],
+                           dtype=values.dtype, **more) as file:  # fmt: skip
+            file.write(values)
+    return values
+
+
+def damage(path: Path, cut: float, flips: list[tuple[float, int]]) -> None:
+    """The file ends early, and some of its bytes are others."""
     data = bytearray(path.read_bytes()[: int(cut * path.stat().st_size) + 1])
     for at, byte in flips:
         data[int(at * (len(data) - 1))] = byte
     path.write_bytes(bytes(data))
+
+
+ENDINGS = (".tif", ".png", ".npy", ".jp2", ".vrt")
+FLIPS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6)
+
+
+@settings(max_examples=32, **FEW)
+@given(made=files(), cut=st.floats(0, 1), flips=FLIPS)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_broken_file_is_one_line(made: Any, cut: float, flips: list[tuple[float, int]], ending: str, tmp_path: Path):
+    path = tmp_path / f"a{ending}"
+    plain(path, made[0])
+    damage(path, cut, flips)
     try:
         read_bands(path, (1,))
     except FileFault as fault:

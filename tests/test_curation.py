@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +20,12 @@ from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.curating import curate
 from gfm_objectives.curation.describing import describe
 from gfm_objectives.curation.embedders import open_embedder
+from gfm_objectives.curation.engines import Local, _Reader
 from gfm_objectives.curation.examination import REASONS, Limits, examine
-from gfm_objectives.curation.fingerprints import channels, comparisons, windowed
+from gfm_objectives.curation.fingerprints import Channel, channels, comparisons, picture, windowed
 from gfm_objectives.curation.handover import export, read_answer
 from gfm_objectives.curation.keep import Rules, decide
-from gfm_objectives.curation.neighbours import Pairs, find_pairs
+from gfm_objectives.curation.neighbours import Pairs, candidates, find_pairs, often
 from gfm_objectives.curation.page import balance
 from gfm_objectives.data import build_source
 from gfm_objectives.data.kept import Curated
@@ -84,7 +89,30 @@ def test_bands_are_grouped_by_wavelength_and_height_is_static(spec):
     ]
 
 
+@pytest.mark.parametrize("bands", [(0, 1, 2), (3, 4), (0, 2, 4)])
+def test_a_picture_is_the_mean_of_its_bands(bands):
+    batch = Scenes(strangers(2)).read([0, 1])
+    shown, valid = picture(batch, Channel("s2", "some", bands, False))
+    torch.testing.assert_close(shown, batch.sensors["s2"].x[:, 0, list(bands)].mean(1))
+    assert valid.all() and shown.shape == (2, 64, 64)
+
+
 # ---------------------------------------------------------------- pairs
+
+
+def test_matches_are_those_of_two_places_that_have_enough_in_common():
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 2**63, 60, dtype=np.uint64)
+    code[30:36] = code[:6] ^ np.uint64(1 << 40)  # six points of place 0 again in place 3, a bit apart
+    code[40:43] = code[10:13]  # three of place 1 in place 4
+    code[7] = code[3]  # of one place: no match, and there once
+    place = np.repeat(np.arange(6), 10)
+    i, j = candidates(code, place)
+    expected = [*range(6), 10, 11, 12]
+    assert i.tolist() == expected and (j - i).tolist() == [30] * 9
+    assert often(place, i, j, 4).tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(often(place, i, j, 3)) == 9 and not len(often(place, i, j, 7))
+    assert candidates(code, place, across=1)[0].tolist() == expected[:6] and not len(candidates(code, place, 5)[0])
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (5, -8), (24, 0), (17, 13)])
@@ -199,20 +227,25 @@ def test_other_embeddings_tell_copies_from_strangers_and_are_charged(kind, tmp_p
 
 
 def test_what_nemo_curator_reads_and_its_answer(tmp_path):
-    """The columns and types of its documentation; its pairwise step, done here, gives what ours does."""
+    """Columns and types are the defaults of its SemanticDeduplicationWorkflow (docs.nvidia.com/nemo/curator); its
+    pairwise step, by its own matrix, says what ours does wherever a cosine is above 0."""
     v = embeddings.standardised(np.random.default_rng(0).normal(size=(9, 5)))
     export(v, tmp_path / "in")
     table = pq.read_table(tmp_path / "in")
     assert str(table.schema.field("id").type) == "int64"
     assert str(table.schema.field("embeddings").type.value_type) == "float"
     np.testing.assert_array_equal(np.stack(table["embeddings"].to_numpy()), v)
+    assert [f.name for f in table.schema] == ["id", "embeddings"]
     ours = embeddings.compare(v, np.arange(9), 1)
-    twin = np.where(ours.twin < 0, np.arange(9), ours.twin)  # it names the first of a cluster as its own
-    answer = pa.table({"id": np.arange(9), "max_id": twin, "cosine_sim_score": ours.cosine})
+    cosine, twin = torch.triu(torch.tensor(v @ v.T), diagonal=1).max(0)
+    answer = pa.table({"id": np.arange(9), "max_id": twin.numpy(), "cosine_sim_score": cosine.numpy()})
     (tmp_path / "out" / "pairwise_results").mkdir(parents=True)
     pq.write_table(answer, tmp_path / "out" / "pairwise_results" / "cluster_0.parquet")
     theirs = read_answer(tmp_path / "out", 9)
-    assert np.array_equal(theirs.twin, ours.twin) and np.array_equal(theirs.cosine, ours.cosine)
+    alike = ours.cosine > 0
+    assert alike.sum() > 5 and np.array_equal(theirs.twin[alike], ours.twin[alike])
+    np.testing.assert_allclose(theirs.cosine[alike], ours.cosine[alike], atol=1e-6)
+    assert theirs.cosine[~alike].max() <= 0
     with pytest.raises(InputError, match="says nothing of 1 of 10 places"):
         read_answer(tmp_path / "out", 10)
     with pytest.raises(InputError, match="answer to other data"):
@@ -314,6 +347,38 @@ def test_a_second_process_of_the_same_list_is_refused(tmp_path, capsys, monkeypa
     assert "k.stages: in use" in capsys.readouterr().err
 
 
+class Elsewhere(Local):
+    """As far machines do it: what is found comes back in another order, as bytes."""
+
+    def parts(self, read, numbers):
+        for number in reversed(numbers):
+            row = _Reader(read)({"part": np.array([number])})
+            yield int(row["part"][0]), dict(np.load(io.BytesIO(row["arrays"][0])))
+
+    def clusters(self, within, vectors, cluster, rank):
+        yield from reversed([*super().clusters(within, vectors, cluster, rank)])
+
+
+def test_parts_and_clusters_may_come_back_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("gfm_objectives.curation.describing.PART", 8)
+    x = strangers(20)
+    source, rules = Scenes(torch.cat([x, x[:3] + 0.05])), Rules(epsilon=1e-3)
+    here = curate(source, Limits(), rules, clusters=3)
+    there = curate(source, Limits(), rules, tmp_path, clusters=3, engine=Elsewhere())
+    assert (~here.kept.keep).sum() == 3 and len(there.described.spent) == 3 and there.described.spent.min() > 0
+    for a, b in ((here.alike, there.alike), (here.kept, there.kept), (here.pairs, there.pairs)):
+        for name in a.__slots__:
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    reads, again = source.reads, curate(source, Limits(), rules, tmp_path, clusters=3)
+    assert source.reads == reads and again.seconds > there.described.spent.sum()  # resumed, and charged all the same
+
+
+def test_a_missing_ray_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["curate", *WORDS, f"out={tmp_path / 'keep.parquet'}", "engine=ray"]) == 2
+    assert "engine=ray: Ray is missing: pip install" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- the list, and who reads it
 
 SMALL = {"name": "synthetic", "size": 32, "dates": 1, "sensors": ["s2"], "places": {"pretrain": 24, "val": 6}}
@@ -369,11 +434,54 @@ def about(**of):
 def test_every_source_takes_a_list_a_users_yaml_too(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("name: chips\nroot: /nowhere\ngsd: 10\nsensors: {}\n")
-    for data in ("synthetic", "oscd", "hls_water", str(own)):
+    shipped = [path.stem for path in (Path(__file__).parent.parent / "configs" / "data").glob("*.yaml")]
+    assert len(shipped) > 15
+    for data in (*shipped, str(own)):
         assert compose("train", [f"data={data}", "data.keep=some.parquet", "name=x"])[0].data.keep == "some.parquet"
 
 
+def test_shards_hold_what_a_list_keeps_and_bear_its_cost(tmp_path, capsys):
+    """Of a source without units of its own, too, and again of shards; the other splits whole."""
+    out = tmp_path / "keep.parquet"
+    cli.main(["curate", *WORDS, f"out={out}", "tests.entropy=2.6"])
+    part = build_source(SMALL | {"keep": str(out)}, "pretrain")
+    words, both = ["prepare", *WORDS, f"out={tmp_path}", "workers=1"], "splits=[pretrain,val]"
+    assert cli.main([*words, both, f"keep={out}", "name=kept"]) == 0
+    assert cli.main([*words, "name=whole"]) == 0
+    again = [f"data.root={tmp_path / 'whole'}", f"data.keep={out}", f"out={tmp_path}", "workers=1"]
+    assert cli.main(["prepare", "data=shards", *again, "name=twice"]) == 0
+    for name in ("kept", "twice"):
+        shards = build_source({"name": "shards", "root": str(tmp_path / name)}, "pretrain")
+        assert len(shards) == len(part) < 24 and shards.fingerprint == part.fingerprint
+        ends = [0, len(part) - 1]
+        assert torch.equal(shards.read(ends).sensors["s2"].x, part.read(ends).sensors["s2"].x)
+        assert shards.preparation(9) == part.preparation(9) and f"{len(part)} of 24" in shards.notes()[-1]
+    val = build_source({"name": "shards", "root": str(tmp_path / "kept")}, "val")
+    assert len(val) == 6 and val.preparation(9) == (0.0, 0.0)
+    capsys.readouterr()
+    for wrong, why in (
+        ("splits=[val]", "is of another split than val"),
+        ("data.keep=other.parquet", "two lists; give one"),
+    ):
+        assert cli.main([*words, wrong, f"keep={out}", "name=x"]) == 2
+        assert why in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- real chips
+
+
+@pytest.mark.parametrize("data", ["hls_water", "oscd"])
+def test_real_readers_hand_out_what_a_list_keeps(data, gfm_data, tmp_path):
+    from gfm_objectives.config.files import load_choice
+
+    options = load_choice("data", data)
+    whole = build_source(options, "pretrain")
+    every_other = decide(np.arange(len(whole)) % 2, np.ones(len(whole)), none(), alone(len(whole)), 64, Rules())
+    keep.write(every_other, whole.names(), about(fingerprint=whole.fingerprint, places=len(whole)), tmp_path / "k")
+    part = build_source(options | {"keep": str(tmp_path / "k")}, "pretrain")
+    assert part.names() == whole.names()[::2] and part.spec == whole.spec and not part.normalised
+    for name, series in part.raw([1]).sensors.items():
+        torch.testing.assert_close(series.x, whole.raw([2]).sensors[name].x, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.slow

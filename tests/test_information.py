@@ -9,7 +9,9 @@ import pytest
 import torch
 from scenes import Scenes
 
-from gfm_objectives.curation.information import NOISE, account, entropy, lines, steps
+from gfm_objectives import cli
+from gfm_objectives.curation.information import NOISE, Bits, account, draw, entropy, lines, steps
+from gfm_objectives.inspection import looking
 from gfm_objectives.sensors import SENSORS
 
 # One value of normalised B02 in steps of its noise: what `steps` makes of 1.
@@ -73,3 +75,27 @@ def test_what_is_told_names_each_state_of_knowledge():
     told = lines(found, 0.75)
     assert "75.0%" in told[0] and "given the patch beside it" in told[1] and "given the date before" in told[1]
     assert "other sensors" not in told[1]
+
+
+def test_the_chart_shows_the_share_that_is_new_and_leaves_out_what_the_data_has_not():
+    figure = draw([Bits("s2", 9, 10.0, 9.0, 5.0, None), Bits("dem", 9, 0.5, 0.25, None, None)], True)
+    alone, share = figure.axes
+    assert [round(p.get_height(), 2) for p in alone.patches] == [10, 0.5]
+    assert [round(p.get_height(), 2) for p in share.patches] == [0.9, 0.5, 0.5]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "given the patch beside it",
+        "given the date before",
+    ]
+    assert "synthetic" in figure.get_suptitle() and [t.get_text() for t in share.texts] == ["90%", "50%", "50%"]
+
+
+def test_the_figures_stand_in_the_text_too(tmp_path, capsys, monkeypatch):
+    """As one line each, however wide the terminal is."""
+    line = (
+        "s2: 10.00 bits per pixel alone (noise 0.002 reflectance); 9.00 given the patch beside it (90% new) [and more]"
+    )
+    monkeypatch.setattr(looking, "tell", lambda source, places, path: [line])
+    small = ["data.size=16", "data.dates=1", "data.sensors=[dem]", "data.layers=[]", "places=1"]
+    small += [f"data.places.{split}=2" for split in ("train", "val", "test")]
+    assert cli.main(["inspect", *small, "information=true", f"out={tmp_path}", "name=x"]) == 0
+    assert line in capsys.readouterr().out and line in (tmp_path / "x" / "inspect.txt").read_text()

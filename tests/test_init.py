@@ -80,18 +80,26 @@ def test_a_folder_for_each_place_with_dates_and_names_of_bands(tmp_path: Path, c
 
 def test_one_scene_with_polygons(tmp_path: Path, capsys: Any):
     import geopandas
+    import rasterio
     from shapely.geometry import box
 
     root = tmp_path / "farm"
-    tif(root / "scene.tif", RNG.integers(100, 4000, (4, 1300, 1500)).astype(np.uint16))
+    scene = RNG.integers(100, 4000, (4, 1300, 1500)).astype(np.uint16)
+    scene[:, :, :40] = 0  # the edge of the swath, far from the middle
+    tif(root / "scene.tif", scene)
+    with rasterio.open(root / "scene.tif", "r+") as file:
+        file.descriptions = ("blue", "green", "red", "nir")  # which any sensor may have: this is no hls
     parcels = [box(5e5 + 1000 * i, 5e6 - 1000 * j - 900, 5e5 + 1000 * i + 900, 5e6 - 1000 * j)
                for i in range(15) for j in range(13)]  # fmt: skip
     crops = [("wheat", "maize", "grass")[k % 3] for k in range(len(parcels))]
+    crops[0] = None  # a field nobody visited
     table = geopandas.GeoDataFrame({"crop": crops, "id": range(len(parcels))}, geometry=parcels, crs="EPSG:32633")
     table.to_crs("EPSG:4326").to_file(root / "fields.gpkg")
     options, said = init(root, capsys, "attribute=crop")
     assert options["layers"]["label"]["classes"] == ["grass", "maize", "wheat"] and options["tile"] == 512
-    assert "whose" not in said and "the polygon that covers their centre" in said
+    assert [*options["sensors"]] == ["optical"] and options["size"] == 128
+    assert options["sensors"]["optical"]["nodata"] == {"value": 0, "when": "all"}
+    assert "1 polygons whose crop is empty are not drawn" in said and "the polygon that covers their centre" in said
     sources = {s: build_source(options, s) for s in ("train", "val", "test")}
     assert {s: source.tiles() > 0 for s, source in sources.items()} == dict.fromkeys(sources, True)
     assert sum(source.tiles() for source in sources.values()) == 9
@@ -99,6 +107,24 @@ def test_one_scene_with_polygons(tmp_path: Path, capsys: Any):
     assert 0.75 < (y >= 0).float().mean() < 0.87 and y.unique().tolist() == [-1, 0, 1, 2]  # 90 % of each side
     assert cli.main(["init", str(root), "attribute=kind", "out=other.yaml"]) == 2
     assert "attribute=kind: fields.gpkg has no such column; it has crop, id" in capsys.readouterr().err
+
+
+def test_tables_of_splits_and_of_pairs_are_used(tmp_path: Path, capsys: Any):
+    root = tmp_path / "ponds"
+    (root / "labels").mkdir(parents=True)
+    rows = ["chip,area,split", *(f"p{i:02d},{i // 2},{('train', 'val', 'test')[i // 2 % 3]}" for i in range(12))]
+    for i in range(12):
+        (root / "images").mkdir(exist_ok=True)
+        np.save(root / f"images/p{i:02d}.npy", RNG.integers(1, 4000, (4, 32, 32)).astype(np.uint16))
+        Image.fromarray(RNG.integers(0, 2, (32, 32)).astype(np.uint8)).save(root / f"labels/p{i:02d}.png")
+    (root / "split.csv").write_text("\n".join(rows))
+    (root / "pairs.csv").write_text("chip_a,chip_b,overlap\np00,p01,0.4\n")
+    (root / "other.csv").write_text("chip_a,chip_b\nq00,q01\n")
+    options, said = init(root, capsys)
+    wanted = {"by": "column", "file": "split.csv", "id": "chip", "column": "split", "group": "area",
+              "values": {"train": "train", "val": "val", "test": "test"}, "overlaps": "pairs.csv"}  # fmt: skip
+    assert options["splits"] == wanted and "pairs.csv names chips that share ground" in said
+    assert build_source(options, "val").names() == ["p02", "p03", "p08", "p09"]
 
 
 LAYOUTS = {
@@ -123,6 +149,33 @@ def test_names_of_files_become_patterns(tmp_path: Path, layout: str):
     made = groups(tmp_path, find(tmp_path)[0])
     assert sorted(g.pattern for g in made) == patterns
     assert {len(g.chips) for g in made} == {4}
+
+
+def test_kinds_of_file_that_show_no_pixel_are_told(tmp_path: Path, capsys: Any):
+    root = tmp_path / "mixed"
+    for i in range(4):
+        tif(root / f"s2/a{i}.tif", RNG.integers(1, 4000, (4, 32, 32)).astype(np.uint16), 5e5 + 9e4 * i)
+        tif(root / f"sar/a{i}.tif", np.full((2, 32, 32), -9999, np.float32), 5e5 + 9e4 * i, nodata=-9999)
+        (root / "dem").mkdir(exist_ok=True)
+        (root / f"dem/a{i}.tif").write_text("no raster")
+    options, said = init(root, capsys)
+    assert [*options["sensors"]] == ["s2"]
+    assert said.count("left out, as no pixel of it can be read (4 chips)") == 2
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/a.tif").write_text("no raster")
+    assert cli.main(["init", "none"]) == 2 and "no pixel of it can be read" in capsys.readouterr().err
+
+
+def test_no_data_is_no_value_to_guess_by(tmp_path: Path, capsys: Any):
+    """A radar in 8 bits filled with -9999 holds no decibels; baseline 04.00 no low value, but for an empty edge."""
+    root = tmp_path / "sea"
+    for i in range(4):
+        radar, optical = RNG.integers(0, 255, (1, 40, 40)).astype(np.int16), RNG.integers(1200, 4000, (10, 40, 40))
+        radar[:, :8], optical[:, :8] = -9999, 0
+        tif(root / f"sar/a{i}.tif", radar, 5e5 + 9e4 * i, nodata=-9999)
+        tif(root / f"s2/a{i}.tif", optical.astype(np.uint16), 5e5 + 9e4 * i, nodata=0)
+    options, said = init(root, capsys)
+    assert "no value is negative, so these are no decibels" in said and options["sensors"]["s2"]["offset"] == -0.1
 
 
 def test_faults_of_the_command(tmp_path: Path, capsys: Any):

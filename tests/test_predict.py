@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from kept import BANDS, LEGEND, kept, scene, write
+from rasterio import _env
 
 from gfm_objectives import cli
 from gfm_objectives.batch import Batch, Series
@@ -17,6 +18,8 @@ from gfm_objectives.data.windows import sliding
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.evaluation import evaluate
 from gfm_objectives.predict.job import Job
+from gfm_objectives.predict.mapping import Mapper
+from gfm_objectives.predict.raster import CACHE_MB
 from gfm_objectives.predict.seams import Seams
 from gfm_objectives.predict.tiling import Tiling
 from gfm_objectives.runs.segmenter import load_segmenter
@@ -102,7 +105,21 @@ def test_killed_and_resumed_to_the_same_bytes(model, image, tmp_path, monkeypatc
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
+def test_the_cache_of_rasters_does_not_grow_with_the_machine(model, image, tmp_path, monkeypatch):
+    seen, read = set(), Mapper.read
+
+    def told(self, number):
+        seen.add(_env.get_gdal_config("GDAL_CACHEMAX"))
+        return read(self, number)
+
+    monkeypatch.setattr(Mapper, "read", told)
+    assert predict(model, image, tmp_path / "m.tif") == 0 and seen == {CACHE_MB}, "of the thread that reads"
+
+
 def test_blocks_of_another_map_are_refused(model, image, tmp_path, capsys):
+    assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=4/3") == 2
+    assert not (tmp_path / "m.tif.blocks").exists(), "what is refused leaves nothing"
+    capsys.readouterr()
     assert predict(model, image, tmp_path / "m.tif", "block=64", "blocks=1/3") == 0
     assert "6 of 9 blocks are left" in capsys.readouterr().out
     assert predict(model, image, tmp_path / "m.tif", "block=64", "overlap=0", "blocks=2/3") == 2
@@ -139,6 +156,16 @@ def test_the_score_is_that_of_evaluation(model, image, tmp_path):
         "across block borders",
         "elsewhere",
     }
+
+
+def test_labels_that_say_nothing_are_told(model, image, tmp_path):
+    write(tmp_path / "elsewhere.tif", np.full((1, 64, 64), 10, np.uint8), origin=(900_000, 4_000_000))
+    write(tmp_path / "others.tif", np.full((1, 150, 130), 99, np.uint8))
+    for name in ("elsewhere", "others"):
+        with pytest.warns(match="labels: no pixel of .*map.tif has one"):
+            words = [f"labels={tmp_path / name}.tif", "overwrite=true"]
+            assert predict(model, image, tmp_path / "map.tif", *words) == 0
+        assert json.loads((tmp_path / "map.tif.json").read_text())["scores"] == {}
 
 
 def test_seams_are_seen_where_they_are():
@@ -242,7 +269,8 @@ def test_bands_by_wavelength_by_common_names_and_by_word(model, image, tmp_path)
 
 def test_an_empty_scene_is_no_data_everywhere(model, tmp_path):
     write(tmp_path / "e.tif", np.full((4, 70, 70), -9999, np.int16), nodata=-9999, names=BANDS["s2"])
-    assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
+    with pytest.warns(match="nothing is mapped: the input has no data"):
+        assert predict(model, tmp_path / "e.tif", tmp_path / "m.tif", "block=64") == 0
     with rasterio.open(tmp_path / "m.tif") as file:
         assert (file.read(1) == 255).all()
 
@@ -315,3 +343,5 @@ def test_a_truncated_file_and_a_full_disk(model, image, tmp_path, capsys, monkey
     assert predict(model, image, tmp_path / "m.tif") == 2
     err = capsys.readouterr().err
     assert "No space left on device" in err and "goes on" in err and err.count("\n") == 1
+    monkeypatch.undo()
+    assert predict(model, image, tmp_path / "m.tif", "overlap=0") == 0, "no block was kept: another map may begin"

@@ -10,10 +10,13 @@ import pytest
 import rasterio
 import torch
 from kept import LEGEND, kept, scene, write
+from PIL import Image
 
 from gfm_objectives import cli
+from gfm_objectives.predict.raster import rgb
 from gfm_objectives.review.areas import allocate, from_chips, stratified
 from gfm_objectives.review.choosing import unlike
+from gfm_objectives.review.words import plus_minus
 
 # Olofsson et al. 2014, table 8: deforestation, gain, stable forest, stable non-forest; rows = map.
 PAPER = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
@@ -58,6 +61,12 @@ def test_chips_give_an_interval_only_where_there_are_areas():
 
 def test_allocation():
     assert allocate(np.array([900, 100, 0, 5]), 100, 20).tolist() == [20 + 49, 20 + 5, 0, 5]
+
+
+def test_figures_have_the_digits_of_their_intervals():
+    nan = float("nan")
+    said = [plus_minus(*x) for x in ((877.5, 187.3), (0.95312, 0.0204), (3.14159, None), (2, nan), (nan, 1), (5, 0))]
+    assert said == ["880 +- 190", "0.953 +- 0.020", "3.142", "2", "unknown", "5 +- 0"]
 
 
 def test_unlike_rows_are_chosen():
@@ -133,6 +142,11 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
     assert len(tiles) == 5 and all(-180 <= t["geometry"]["coordinates"][0][0][0] <= 180 for t in tiles)
     page = (out / "index.html").read_text()
     assert page.count("<figure tabindex") == 5 and "http" not in page
+    assert all(f'href="#{t["properties"]["id"]}"' in page for t in tiles) and page.count("±") == 3
+    with Image.open(out / "pictures" / "overview.png") as picture, rasterio.open(root / "map.tif") as file:
+        assert picture.size == (192, 160)
+        colours = {code: rgb(c) for code, c in zip(LEGEND.codes, LEGEND.colors, strict=True)} | {255: (255, 255, 255)}
+        assert all(picture.getpixel((x, y)) == colours[file.read(1)[y, x]] for x, y in ((3, 3), (90, 80), (191, 159)))
     for t in tiles:
         for what in ("image", "map", "doubt"):
             assert (out / t["properties"][f"thumbnail_{what}"]).is_file()
@@ -143,6 +157,11 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
         got = cut.read()
         assert np.nanmax(np.abs(got - np.where(part < 0, np.nan, part))) < 1e-6
         assert (cut.transform.c, cut.transform.f) == (500_000 + 10 * column, 5_000_000 - 10 * row)
+    with rasterio.open(out / "guess" / f"{name}.tif") as guess, rasterio.open(root / "map.tif") as file:
+        said = file.read(1)[row : row + 32, column : column + 32]
+        assert (guess.read(1) == said).all(), "codes of the legend come in another order than labels of the map"
+    shares = [(said == code).sum() / (said != 255).sum() for code in LEGEND.codes]
+    assert [tiles[0]["properties"][c] for c in LEGEND.classes] == pytest.approx(shares, abs=1e-4)
     for t in tiles[:2]:
         with rasterio.open(out / "labels" / f"{t['properties']['id']}.tif", "r+") as file:
             assert (file.read(1) == 255).all()

@@ -15,6 +15,7 @@ from gfm_objectives import disk, lock
 from gfm_objectives.curation import embeddings, keep
 from gfm_objectives.curation.describing import Described, describe
 from gfm_objectives.curation.embedders import Embedder, open_embedder
+from gfm_objectives.curation.engines import Engine, open_engine
 from gfm_objectives.curation.examination import Limits
 from gfm_objectives.curation.fingerprints import channels
 from gfm_objectives.curation.handover import export, read_answer
@@ -35,7 +36,7 @@ class Curation:
     pairs: Pairs
     alike: embeddings.Alike
     kept: KeepList
-    seconds: float  # of CPU, reading included
+    seconds: float  # of CPU: of every part's reading, whichever call or process did it, and of this one
 
 
 def run(cfg: DictConfig) -> Path:
@@ -59,9 +60,9 @@ def _run(cfg: DictConfig, out: Path) -> Path:
     embedder = open_embedder(cfg.embedding, source.spec)
     rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
     answer = Path(os.path.expanduser(cfg["import"])) if cfg["import"] else None
-    found = curate(
-        source, Limits(**cfg.tests), rules, out.with_suffix(".stages"), cfg.clusters, answer, embedder, bar=True
-    )
+    engine = open_engine(cfg.engine)
+    stages = out.with_suffix(".stages")
+    found = curate(source, Limits(**cfg.tests), rules, stages, cfg.clusters, answer, embedder, True, engine)
     if cfg.export:
         export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
     about = {
@@ -92,22 +93,23 @@ def curate(
     answer: Path | None = None,
     embedder: Embedder | None = None,
     bar: bool = False,
+    engine: Engine | None = None,
 ) -> Curation:
     """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
-    Curator it says who is alike."""
-    began = time.process_time()
+    Curator it says who is alike; by Ray the places are read and the clusters compared on other processes."""
     with Telling("places", len(source), bar) as tell:
-        described = describe(source, limits, folder, tell.done, embedder)
+        described = describe(source, limits, folder, tell.done, embedder, engine)
+        began = time.process_time()
         pairs = find_pairs(described.points, channels(source.spec), progress=tell.stage)
         tell.stage("clustering")
         order = keep.prefer(described.reason, described.quality)
         alike = (
             read_answer(answer, len(source))
             if answer
-            else embeddings.compare(embeddings.standardised(described.figures), order, clusters)
+            else embeddings.compare(embeddings.standardised(described.figures), order, clusters, engine=engine)
         )
     kept = keep.decide(described.reason, described.quality, pairs, alike, source.spec.size, rules)
-    return Curation(described, pairs, alike, kept, time.process_time() - began)
+    return Curation(described, pairs, alike, kept, float(described.spent.sum()) + time.process_time() - began)
 
 
 def write_pairs(pairs: Pairs, source: Source, path: Path) -> Path:

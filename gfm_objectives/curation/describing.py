@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -16,20 +17,22 @@ import torch
 from gfm_objectives import disk, lock
 from gfm_objectives.batch import Batch
 from gfm_objectives.curation.embedders import STATISTICS, Embedder
+from gfm_objectives.curation.engines import Arrays, Engine, Local
 from gfm_objectives.curation.examination import Limits, examine
 from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels, fingerprint
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 
 PART = 512  # places in a file
-VERSION = 1  # raise it when what is described changes
+VERSION = 2  # raise it when what is described changes
 MAP = "map"  # the layer whose balance is told; else the first
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
     """What is known of N places: points in order of their places; reason (N,) uint8; quality (N,); figures (N, D);
-    classes (N, K) share of pixels of each class of the layer told of, K = 0 without; lonlat (N, 2), NaN without."""
+    classes (N, K) share of pixels of each class of the layer told of, K = 0 without; lonlat (N, 2), NaN without; spent
+    (parts,) seconds of CPU that reading each part took, 0 where nobody counted."""
 
     points: Points
     reason: np.ndarray
@@ -37,9 +40,20 @@ class Described:
     figures: np.ndarray
     classes: np.ndarray
     lonlat: np.ndarray
+    spent: np.ndarray
 
     def __len__(self) -> int:
         return len(self.reason)
+
+    def arrays(self) -> Arrays:
+        """By name, those of the points too: what goes to disk and between machines."""
+        held = {f.name: getattr(self.points, f.name) for f in fields(Points)}
+        return held | {f.name: getattr(self, f.name) for f in fields(Described) if f.name != "points"}
+
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray]) -> Described:
+        points = Points(*(arrays[f.name] for f in fields(Points)))
+        return Described(points, *(arrays[f.name] for f in fields(Described) if f.name != "points"))
 
     @staticmethod
     def join(parts: list[Described]) -> Described:
@@ -56,6 +70,7 @@ def describe(
     folder: Path | None,
     progress: Callable[[int], None] = lambda done: None,
     embedder: Embedder | None = None,
+    engine: Engine | None = None,
 ) -> Described:
     """Every place of `source`; with a folder, parts that an earlier call of the same data has left there are read.
 
@@ -64,19 +79,21 @@ def describe(
     chosen, layer, embedder = channels(source.spec), layer_of(source), embedder or Embedder(STATISTICS)
     if folder is not None:
         _open(folder, [VERSION, source.fingerprint, len(source), PART, asdict(limits), embedder.digest])
-    parts = []
-    for number, first in enumerate(range(0, len(source), PART)):
+    numbers = range(-(-len(source) // PART))
+    paths = [folder / f"part-{n:06}.npz" for n in numbers] if folder is not None else []
+    parts = {n: _load(path) for n, path in enumerate(paths) if path.is_file()}
+
+    def read(number: int) -> Arrays:
+        first = number * PART
         last = min(first + PART, len(source))
-        path = folder / f"part-{number:06}.npz" if folder is not None else None
-        if path is not None and path.is_file():
-            part = _load(path)
-        else:
-            part = _part(source, first, last, chosen, layer, limits, embedder)
-            if path is not None:
-                _save(part, path)
-        parts.append(part)
-        progress(last)
-    return Described.join(parts)
+        return _part(source, first, last, chosen, layer, limits, embedder).arrays()
+
+    for number, arrays in (engine or Local()).parts(read, [n for n in numbers if n not in parts]):
+        if paths:
+            _save(arrays, paths[number])
+        parts[number] = Described.of(arrays)
+        progress(min(len(parts) * PART, len(source)))
+    return Described.join([parts[n] for n in numbers])
 
 
 def describe_batch(
@@ -99,8 +116,15 @@ def describe_batch(
         counts = torch.bincount(rows.flatten(), minlength=len(batch) * (k + 1)).view(len(batch), -1)[:, :k].float()
         classes = counts / y[0].numel()
     figures = embedder.figures(batch) if embedder and embedder.figures else seen.figures
-    tensors = (seen.reason, seen.quality, figures, classes, lonlat)
-    return Described(found, *(t.numpy() for t in tensors))
+    return Described(
+        points=found,
+        reason=seen.reason.numpy(),
+        quality=seen.quality.numpy(),
+        figures=figures.numpy(),
+        classes=classes.numpy(),
+        lonlat=lonlat.numpy(),
+        spent=np.zeros(0),
+    )
 
 
 def layer_of(source: Source) -> tuple[str, int] | None:
@@ -119,15 +143,16 @@ def _part(
     limits: Limits,
     embedder: Embedder,
 ) -> Described:
-    threads = torch.get_num_threads()
+    began, threads = time.process_time(), torch.get_num_threads()
     torch.set_num_threads(1)  # small pictures: threads cost more than they bring
     try:
-        return Described.join(
+        part = Described.join(
             [
                 describe_batch(source.read(range(k, min(k + CHUNK, last))), k, chosen, layer, limits, embedder)
                 for k in range(first, last, CHUNK)
             ]
         )
+        return replace(part, spent=np.array([time.process_time() - began]))
     finally:
         torch.set_num_threads(threads)
 
@@ -146,9 +171,7 @@ def _open(folder: Path, what: list[object]) -> None:
     disk.write(note, key)
 
 
-def _save(part: Described, path: Path) -> None:
-    arrays = {f.name: getattr(part.points, f.name) for f in fields(Points)}
-    arrays |= {f.name: getattr(part, f.name) for f in fields(Described) if f.name != "points"}
+def _save(arrays: Arrays, path: Path) -> None:
     with disk.replacing(path) as scratch:
         np.savez(scratch, **arrays)  # type: ignore[arg-type]
 
@@ -156,7 +179,6 @@ def _save(part: Described, path: Path) -> None:
 def _load(path: Path) -> Described:
     try:
         with path.open("rb") as file, np.load(file) as f:
-            points = Points(*(f[field.name] for field in fields(Points)))
-            return Described(points, *(f[x.name] for x in fields(Described) if x.name != "points"))
+            return Described.of(f)
     except (ValueError, EOFError, KeyError, BadZipFile, zlib.error):
         raise InputError(f"{path}: damaged; delete it, and the same command reads those places again") from None

@@ -6,11 +6,11 @@ The algorithm of SemDeDup (Abbas et al. 2023, https://arxiv.org/abs/2303.09540),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from gfm_objectives.curation.engines import Engine, Local
 from gfm_objectives.errors import InputError
 
 PER_CLUSTER = 500  # places, on average
@@ -45,7 +45,9 @@ def standardised(figures: np.ndarray) -> np.ndarray:
     return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6)).astype(np.float32)
 
 
-def compare(vectors: np.ndarray, preference: np.ndarray, clusters: int | None, seed: int = 0) -> Alike:
+def compare(
+    vectors: np.ndarray, preference: np.ndarray, clusters: int | None, seed: int = 0, engine: Engine | None = None
+) -> Alike:
     """Unit vectors (N, D) compared inside of clusters (None: one for PER_CLUSTER places); preference (N,): places in
     order, the first is kept of those alike."""
     n = len(vectors)
@@ -53,20 +55,23 @@ def compare(vectors: np.ndarray, preference: np.ndarray, clusters: int | None, s
     rank = np.empty(n, np.int64)
     rank[preference] = np.arange(n)
     cosine, twin = np.full(n, -1, np.float32), np.full(n, -1, np.int64)
-    order = np.lexsort((rank, cluster))
-    bounds = np.flatnonzero(np.r_[True, cluster[order][1:] != cluster[order][:-1], True])
-    for first, last in pairwise(bounds.tolist()):
-        members = order[first:last]
-        part = vectors[members]
-        for start in range(0, len(members), BLOCK):
-            stop = min(start + BLOCK, len(members))
-            c = part[start:stop] @ part[:stop].T
-            c[np.arange(stop)[None] >= np.arange(start, stop)[:, None]] = -1  # itself and those after it
-            best = c.argmax(1)
-            cosine[members[start:stop]] = c[np.arange(stop - start), best]
-            twin[members[start:stop]] = members[best]
+    for place, most, other in (engine or Local()).clusters(within, vectors, cluster, rank):
+        cosine[place], twin[place] = most, other
     twin[cosine == -1] = -1
     return Alike(cluster, cosine, twin)
+
+
+def within(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of unit vectors (M, D) in order of preference, the greatest cosine (M,) with one before, -1 where none is, and
+    the row (M,) of that one."""
+    most, best = np.empty(len(vectors), np.float32), np.empty(len(vectors), np.int64)
+    for start in range(0, len(vectors), BLOCK):
+        stop = min(start + BLOCK, len(vectors))
+        c = vectors[start:stop] @ vectors[:stop].T
+        c[np.arange(stop)[None] >= np.arange(start, stop)[:, None]] = -1  # itself and those after it
+        best[start:stop] = c.argmax(1)
+        most[start:stop] = c[np.arange(stop - start), best[start:stop]]
+    return most, best
 
 
 def assign(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -97,13 +97,16 @@ def looks(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n = image.shape[0]
     step = (image[..., 1:] - image[..., :-1]).abs_().mean((-2, -1))
     middle = image.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)  # where a bin is centred: an edge there cuts in two
-    level = ((image - middle[:, None, None]) / STEP + LEVELS / 2 + 0.5).clamp_(0, LEVELS - 1).to(torch.int64)
-    if not valid.all():
+    level = (image - middle[:, None, None]).div_(STEP).add_(LEVELS / 2).add_(0.5).clamp_(0, LEVELS - 1).to(torch.int32)
+    whole = bool(valid.all())
+    if not whole:
         level = torch.where(valid, level, LEVELS)
-    rows = level.flatten(1) + torch.arange(n)[:, None] * (LEVELS + 1)
+    rows = level.flatten(1).add_(torch.arange(n, dtype=torch.int32)[:, None], alpha=LEVELS + 1)
     counts = torch.bincount(rows.flatten(), minlength=n * (LEVELS + 1)).view(n, -1)[:, :LEVELS].float()
     total = counts.sum(1).clamp(min=1)
     p = counts / total[:, None]
     bits = -(p * p.clamp(min=1e-9).log2()).sum(1)
+    if whole:
+        return step, bits, (image == image.amax((-2, -1), keepdim=True)).sum((-2, -1)) / total
     top = image.masked_fill(~valid, -torch.inf).amax((-2, -1), keepdim=True)
     return step, bits, ((image == top) & valid).sum((-2, -1)) / total

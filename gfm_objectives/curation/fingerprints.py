@@ -24,8 +24,9 @@ APART = 4  # pixels: of two points closer than this the stronger one is taken
 MARGIN = max(REACH, 2 * APART)  # pixels at the edges without points
 AREA = 340  # pixels of a picture for each point: 12 of 64 x 64
 FLOOR = 0.01  # deviations: contrast below which a point is none, as of values that are nearly constant
+ELSEWHERE = 1e9  # how far below 0 what is no extreme is put, times what it lacks
 INFRARED = 700.0  # nm, from which a band is of the other group
-CHUNK = 32  # places at a time: what a core's cache holds
+CHUNK = 64  # places at a time: a call costs as much as 7 places, and more of them leave the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ def fingerprint(batch: Batch, chosen: Sequence[Channel], first: int = 0) -> Poin
 def picture(batch: Batch, channel: Channel) -> tuple[Tensor, Tensor]:
     """The channel's pictures (B * T, H, W) and where they are valid."""
     s = batch.sensors[channel.sensor]
-    part = s.x if len(channel.bands) == s.x.shape[2] else s.x[:, :, list(channel.bands)]
+    first, count = channel.bands[0], len(channel.bands)
+    run = channel.bands == tuple(range(first, first + count))  # then it is no copy, which would take most of the time
+    part = s.x[:, :, first : first + count] if run else s.x[:, :, list(channel.bands)]
     return part.mean(2).flatten(0, 1), s.valid.flatten(0, 1)
 
 
@@ -99,10 +102,13 @@ def _channel_points(batch: Batch, channel: Channel, number: int, first: int) -> 
     h, w = gray.shape[-2:]
     count = max(8, round(h * w / AREA))
     smooth = blur(gray)
-    strength = salience(smooth).masked_fill_(~inside(valid), 0)
-    best, at = strength.flatten(1).topk(min(count, h * w))
+    strength = salience(smooth)[:, MARGIN : h - MARGIN, MARGIN : w - MARGIN]
+    if not valid.all():
+        strength = strength.masked_fill(~seen(valid)[:, MARGIN : h - MARGIN, MARGIN : w - MARGIN], 0)
+    best, at = strength.flatten(1).topk(min(count, strength[0].numel()))
     image, kept = (best > FLOOR).nonzero(as_tuple=True)
     at = at[image, kept]
+    at = (at // (w - 2 * MARGIN) + MARGIN) * w + at % (w - 2 * MARGIN) + MARGIN
     a, b = (smooth.flatten()[(image * h * w + at)[:, None] + offset] for offset in comparisons(w))
     code = np.packbits((a > b).numpy(), axis=1).view(np.uint64)[:, 0]
     image_, at_ = image.numpy(), at.numpy()
@@ -140,24 +146,19 @@ def blur(x: Tensor) -> Tensor:
 
 
 def salience(smooth: Tensor) -> Tensor:
-    """How far a smoothed picture (N, H, W) lies above or below the mean around it, at local extremes; 0 elsewhere.
+    """How far a smoothed picture (N, H, W) lies above or below the mean around it, at local extremes; elsewhere < 0.
 
     Not to be used within MARGIN of an edge, see `windowed`.
     """
     side = 2 * APART + 1
     response = (smooth - windowed(smooth, side, torch.add) / side**2).abs_()
-    return torch.where(response == windowed(response, side, torch.maximum), response, 0)
+    short = response - windowed(response, side, torch.maximum)  # 0 at an extreme
+    return response.add_(short, alpha=ELSEWHERE)  # twice as fast as to compare and to choose
 
 
-def inside(valid: Tensor) -> Tensor:
-    """Where a point may lie (N, H, W): all that its fingerprint looks at is valid and in the picture."""
-    if valid.all():
-        ok = torch.ones_like(valid)
-    else:
-        ok = windowed((~valid).float(), 2 * REACH + 1, torch.maximum) == 0
-    ok[:, :MARGIN] = ok[:, -MARGIN:] = False
-    ok[:, :, :MARGIN] = ok[:, :, -MARGIN:] = False
-    return ok
+def seen(valid: Tensor) -> Tensor:
+    """Where all that a fingerprint looks at (N, H, W) is valid, right away from the edges."""
+    return windowed((~valid).float(), 2 * REACH + 1, torch.maximum) == 0
 
 
 def windowed(x: Tensor, side: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

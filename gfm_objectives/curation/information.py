@@ -233,18 +233,27 @@ def tell(source: Source, places: Sequence[int], path: Path) -> list[str]:
 
 
 def draw(found: Sequence[Bits], synthetic: bool) -> Figure:
-    """Bits per pixel of each sensor: alone, and what is left of them where more is known."""
+    """Bits per pixel of each sensor alone, and the share of them that is still new where more is known."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
-    figure = Figure(figsize=(2.2 + 1.9 * len(found), 3.4), layout="constrained")
-    ax = figure.subplots()
-    names = ["alone", *(f"given {what}" for what, _ in states(found[0]))]
-    for k, (name, color) in enumerate(zip(names, ("0.6", "#2b6cb0", "#c05621", "#2f855a"), strict=True)):
-        values = [[b.alone, *(v for _, v in states(b))][k] for b in found]
-        at = np.arange(len(found)) + 0.2 * (k - 1.5)
-        ax.bar(at, [v or 0 for v in values], 0.18, color=color, label=name)
-    ax.set_xticks(range(len(found)), [b.sensor for b in found])
-    ax.set_ylabel("bits per pixel, all bands")
-    ax.set_title(f"What is new{', synthetic data' if synthetic else ''}", fontsize=10)
-    ax.legend(fontsize=7, frameon=False)
+    figure = Figure(figsize=(4.2 + 1.5 * len(found), 3.4), layout="constrained")
+    bits, share = figure.subplots(1, 2, width_ratios=(1, 2))
+    bars = bits.bar([b.sensor for b in found], [b.alone for b in found], 0.5, color="0.6")
+    bits.bar_label(bars, fmt="{:.2f}", fontsize=7)
+    bits.set_ylabel("bits per pixel alone, all bands")
+    for k, color in enumerate(("#2b6cb0", "#c05621", "#2f855a")):
+        what = states(found[0])[k][0]
+        rest = {at: v / max(b.alone, 1e-9) for at, b in enumerate(found) if (v := states(b)[k][1]) is not None}
+        if rest:
+            bars = share.bar(
+                [at + 0.26 * (k - 1) for at in rest], list(rest.values()), 0.24, color=color, label=f"given {what}"
+            )
+            share.bar_label(bars, fmt="{:.0%}", fontsize=7)
+    for ax in (bits, share):
+        ax.margins(y=0.12)
+        ax.set_xlim(-0.6, len(found) - 0.4)
+    share.set_xticks(range(len(found)), [b.sensor for b in found])
+    share.set_ylabel("share that is still new")
+    figure.suptitle(f"What is new{', synthetic data' if synthetic else ''}", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     return figure

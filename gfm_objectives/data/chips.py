@@ -16,6 +16,7 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.cutting import Heads, Part, sides, tiled
 from gfm_objectives.data.decoding import Decoder
 from gfm_objectives.data.description import parse_sensors, select
+from gfm_objectives.data.far import stamp
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.keys import number, whole
@@ -70,7 +71,7 @@ class Chips(Windows):
     ) -> None:
         assert split in SPLITS, split
         self.license = license
-        self._split, self._root = split, find_folder(root)
+        self._split, self._root = split, find_folder(root, far=True)
         self._gsd = number("data.gsd", gsd)
         if self._gsd <= 0:
             raise InputError(f"data.gsd={gsd}: expected metres per pixel, greater than 0")
@@ -254,8 +255,8 @@ class Chips(Windows):
     def _stats(self, names: Sequence[str]) -> list[Any]:
         """Sizes and times of change of all files of these chips."""
         chips = dict.fromkeys(self._heads.part(name).chip for name in names)
-        every = [[c, [(str(f), s.st_size, s.st_mtime_ns) for f in files[c].values() for s in [f.stat()]]]
-                 for files in self._decoder.files.values() for c in chips]  # fmt: skip
+        files = self._decoder.files.values()
+        every = [[c, [(str(f), *stamp(f)) for f in of[c].values()]] for of in files for c in chips]
         return [list(names), every]
 
     def _cuts(self, shape: tuple[int, int]) -> tuple[int, list[At]]:

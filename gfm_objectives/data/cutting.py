@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfm_objectives.data.decoding import Decoder
+from gfm_objectives.data.far import stamp
 from gfm_objectives.data.folder import cache_file
 from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.layers import FileFault, Window
@@ -36,7 +37,7 @@ class Heads:
     def __init__(self, decoder: Decoder, chips: Sequence[str]) -> None:
         reference = decoder.files[decoder.grid]
         paths = {c: next(iter(reference[c].values())) for c in chips if c in reference}
-        stats = [(str(p), s.st_size, s.st_mtime_ns) for p in paths.values() for s in [p.stat()]]
+        stats = [(str(p), *stamp(p)) for p in paths.values()]
         memo = cache_file("heads", ".json", FORMAT, decoder.grid, stats)
         try:
             notes: dict[str, Any] = dict(json.loads(memo.read_text()))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
+from gfm_objectives.data.far import is_far, listed
 from gfm_objectives.errors import InputError
 
 CHIP, DATE = "{chip}", "{date}"
@@ -86,7 +87,7 @@ def find_files(
     wildcard = re.sub(r"\[", "[[]", pattern).replace(CHIP, "*").replace(DATE, "*")
     found: Files = {}
     left = {} if left is None else left
-    for name in sorted(glob.iglob(wildcard, root_dir=root, recursive=True, include_hidden=True)):
+    for name in _names(root, wildcard, pattern):
         path = root / name
         match = regex.fullmatch(Path(name).as_posix())
         if why := _unused(path, match is not None, DATE in pattern):
@@ -113,6 +114,14 @@ def find_files(
                 known = f"one of {', '.join(words)}" if words else WRITE
                 raise InputError(f"{root / names[0]}: no date where {DATE} stands; {known}")
     return {chip: dict(sorted(files.items())) for chip, files in sorted(found.items())}
+
+
+def _names(root: Path, wildcard: str, pattern: str) -> list[str]:
+    """What the wildcards find below a folder, in order."""
+    if is_far(root):
+        anything = re.compile(_regex(pattern.replace(CHIP, "*").replace(DATE, "*"), None))
+        return [name for name in listed(root) if anything.fullmatch(name)]
+    return sorted(glob.iglob(wildcard, root_dir=root, recursive=True, include_hidden=True))
 
 
 def _unused(path: Path, matches: bool, dated: bool) -> str:

@@ -11,11 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives.data.far import is_far, reach
 from gfm_objectives.errors import InputError
 
 
-def find_folder(root: str) -> Path:
-    """The folder `root`, ~ and $VARIABLES filled in. InputError says which variable or path is wrong."""
+def find_folder(root: str, far: bool = False) -> Path:
+    """The folder `root`, ~ and $VARIABLES filled in. far: whether it may be one that only GDAL reads (/vsizip/, s3://).
+    InputError says which variable or path is wrong."""
     path = os.path.expandvars(os.path.expanduser(str(root)))
     unset = re.search(r"\$\{?(\w+)", path)
     if unset:
@@ -23,11 +25,16 @@ def find_folder(root: str) -> Path:
             f"data.root={root}: the environment variable {unset[1]} is not set; "
             f"export {unset[1]}=/folder/of/the/data or give data.root=/path"
         )
-    if not Path(path).is_dir():
+    folder = reach(path)
+    if is_far(folder):
+        if far:
+            return folder
+        raise InputError(f"data.root={root}: this reader needs a folder of this machine; copy or mount it")
+    if not folder.is_dir():
         variable = re.search(r"\$\{?(\w+)", str(root))
         hint = f"check the environment variable {variable[1]}" if variable else "check the path"
         raise InputError(f"data.root={root}: no folder {path}; {hint} or give data.root=/path")
-    return Path(path)
+    return folder
 
 
 def fingerprint(root: Path, files: Iterable[Path], *described: object, whole: Iterable[Path] = ()) -> str:

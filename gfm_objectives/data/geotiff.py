@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives.data.far import gdal_name, is_far, stamp
 from gfm_objectives.data.layers import Raster, Said, Window, at, positions, told
 
 OPAQUE = 128  # of 255: from which alpha on a pixel counts as shown
@@ -25,7 +26,8 @@ TAIL = 4096  # bytes, in which the mark that ends a JPEG or JPEG 2000 stands
 @lru_cache(maxsize=65536)
 def _check(path: Path, stamp: tuple[int, int]) -> None:
     """FileFault where a PNG, JPEG or JPEG 2000 is cut off or, of a PNG, damaged: GDAL fills what is missing with
-    whatever it has and says nothing. stamp: size and time of change, so that each file is checked once."""
+    whatever it has and says nothing. And where a VRT is no UTF-8. stamp: size and time of change, so that each file is
+    checked once."""
     kind = path.suffix.lower()
     with told(path), path.open("rb") as file:
         if kind == ".png":
@@ -37,6 +39,8 @@ def _check(path: Path, stamp: tuple[int, int]) -> None:
             file.seek(-min(TAIL, stamp[0]), 2)
             if b"\xff\xd9" not in file.read():
                 raise ValueError("the file ends before its last part")
+        elif kind == ".vrt":
+            file.read().decode()  # of other bytes rasterio prints a traceback of its own
 
 
 def _chunk(file: Any, size: int) -> bytes:
@@ -59,13 +63,15 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
     from rasterio.windows import Window as Cut
 
     with told(path):
-        about = path.stat()
-    _check(path, (about.st_size, about.st_mtime_ns))
+        stated = stamp(path)
+    if not is_far(path):
+        _check(path, stated)
     with warnings.catch_warnings(), told(path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
         warnings.simplefilter("ignore", NodataShadowWarning)
-        with rasterio.open(path) as file:
-            if path.suffix.lower() != ".vrt" and file.height * file.width > ROOM + DENSEST * about.st_size:
+        with rasterio.open(gdal_name(path)) as file:
+            here = path.suffix.lower() != ".vrt" and not is_far(path)
+            if here and file.height * file.width > ROOM + DENSEST * stated[0]:
                 raise ValueError(f"its header says {file.height} x {file.width} pixels, more than it can hold")
             palette = _palette(file)
             top, left, height, width = window or (0, 0, file.height, file.width)

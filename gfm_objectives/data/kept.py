@@ -19,14 +19,15 @@ from gfm_objectives.errors import InputError
 class Curated(Source):
     """The places `index` of `source`, in its order; they are tiles too, for what is curated is trained on, not scored.
 
-    digest: of the list, which the fingerprint covers; cost: FLOPs and seconds that making it took, charged to the run.
+    digest: of the list, which the fingerprint covers; cost: FLOPs and seconds that making it took, charged to the run;
+    told: the line that notes carry.
     """
 
     def __init__(self, source: Source, index: np.ndarray, digest: str, cost: tuple[float, float], told: str) -> None:
         self.source, self.index = source, index.astype(np.int64)
         self.spec, self.synthetic, self.license = source.spec, source.synthetic, source.license
         self.fingerprint = hashlib.sha256(f"{source.fingerprint}/{digest}".encode()).hexdigest()[:16]
-        self._cost, self._told = cost, told
+        self.cost, self.told = cost, told
 
     def __len__(self) -> int:
         return len(self.index)
@@ -36,6 +37,10 @@ class Curated(Source):
 
     def raw(self, indices: Sequence[int]) -> Batch:
         return self.source.raw(self._of_source(indices))
+
+    @property
+    def normalised(self) -> bool:
+        return self.source.normalised
 
     def groups(self) -> list[str]:
         groups = self.source.groups()
@@ -51,11 +56,11 @@ class Curated(Source):
         return [every[i] for i in self.index] if alike else super().footprints()
 
     def notes(self) -> list[str]:
-        return [*self.source.notes(), self._told]
+        return [*self.source.notes(), self.told]
 
     def preparation(self, places: int) -> tuple[float, float]:
         flops, seconds = self.source.preparation(places)
-        return flops + self._cost[0], seconds + self._cost[1]
+        return flops + self.cost[0], seconds + self.cost[1]
 
     def _of_source(self, indices: Sequence[int]) -> list[int]:
         return self.index[list(indices)].tolist()

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import disk, lock
 from gfm_objectives.batch import Batch
 from gfm_objectives.data import build_source
+from gfm_objectives.data.kept import Curated
 from gfm_objectives.data.records import arrays, encode, make_up
 from gfm_objectives.data.shards import FORMAT, INDEX, chunks, describe_spec
 from gfm_objectives.data.source import Source
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> Path:
             f"data.protocol={options['protocol']}: shards know the figures of the sensor table alone; prepare without "
             "it, and read the set itself where its own figures are wanted"
         )
-    sources = {split: build_source(options, split) for split in cfg.splits}
+    sources = _sources(options, cfg.keep, cfg.splits)
     out = Path(cfg.out) / cfg.name
     root = os.path.expandvars(os.path.expanduser(str(options.get("root") or "")))
     if root and Path(root).resolve().is_relative_to(out.resolve()):
@@ -49,6 +50,20 @@ def run(cfg: DictConfig) -> Path:
         _open(out, plan, cfg.overwrite)
         _fill(cfg, out, sources, per, nbytes)
     return out
+
+
+def _sources(options: dict[str, Any], keep: str | None, splits: Sequence[str]) -> dict[str, Source]:
+    """Each split's source; of the split that a keep-list was made of the places it keeps."""
+    named = options.get("keep")
+    if keep and named and keep != named:
+        raise InputError(f"keep={keep} and data.keep={named}: two lists; give one")
+    options["keep"] = keep = keep or named
+    sources = {split: build_source(options, split) for split in splits}
+    if keep and not any(isinstance(s, Curated) for s in sources.values()):
+        raise InputError(
+            f"keep={keep}: is of another split than {', '.join(splits)}; add it to splits=, or leave keep out"
+        )
+    return sources
 
 
 def _fill(cfg: DictConfig, out: Path, sources: Mapping[str, Source], per: int, nbytes: int) -> None:
@@ -69,7 +84,7 @@ def _fill(cfg: DictConfig, out: Path, sources: Mapping[str, Source], per: int, n
 
 def read(source: Source, k: int) -> Batch:
     """One place in the sensors' units; normalised where the source has nothing else."""
-    return source.read([k]) if type(source).raw is Source.raw else source.raw([k])
+    return source.read([k]) if source.normalised else source.raw([k])
 
 
 def chunk(source: Source, k: int, per: int) -> range:
@@ -196,6 +211,8 @@ def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dic
         lines = [f"{level}\t{area}" for level, area in zip(rows, source.groups(), strict=True)]
         disk.write(out / split / "places.tsv", "\n".join(lines))
         splits[split] = {"fingerprint": source.fingerprint, "places": f"{split}/places.tsv", "shards": shards}
+        if isinstance(source, Curated):
+            splits[split]["kept"] = {"told": source.told, "cost": source.cost}
     statistics = {
         sensor: {band: _figures(*row) for band, row in zip(first.spec.bands[sensor], total, strict=True)}
         for sensor, total in totals.items()
@@ -205,7 +222,7 @@ def _index(out: Path, name: str, sources: Mapping[str, Source], per: int) -> dic
         "name": name,
         "license": first.license,
         "synthetic": first.synthetic,
-        "normalised": type(first).raw is Source.raw,
+        "normalised": first.normalised,
         "spec": describe_spec(first.spec),
         "levels": levels,
         "statistics": statistics,

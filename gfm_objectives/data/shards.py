@@ -34,7 +34,8 @@ class Shards(Source):
 
     root: the folder it wrote to, or a URL such as s3://bucket/mmearth (needs fsspec's reader of that kind of store);
     license: instead of the source's own. Tiles are places. Fingerprint, licence and legends are those of the source:
-    a run on shards is the same run. InputError names what is missing, cut short or of a format that is refused.
+    a run on shards is the same run, and bears the cost of the keep-list they were written by. InputError names what is
+    missing, cut short or of a format that is refused.
     """
 
     def __init__(self, split: str, *, root: str, license: str = "") -> None:
@@ -52,6 +53,7 @@ class Shards(Source):
         self.synthetic, self.license = index["synthetic"], license or index["license"]
         self._about = f"{index['name']}, prepared"
         self._normalised: bool = index["normalised"]
+        self._kept: dict[str, Any] = held.get("kept", {})
         self._levels: list[dict[str, str]] = index["levels"]
         self._files = [s["file"] for s in held["shards"]]
         self._made = [read_make_up(s["make_up"], root) for s in held["shards"]]
@@ -73,7 +75,16 @@ class Shards(Source):
         return list(self._areas)
 
     def notes(self) -> list[str]:
-        return [f"{self._about}: {len(self)} places in {len(self._files)} shards"]
+        kept = [self._kept["told"]] if self._kept else []
+        return [f"{self._about}: {len(self)} places in {len(self._files)} shards", *kept]
+
+    def preparation(self, places: int) -> tuple[float, float]:
+        flops, seconds = self._kept.get("cost", (0.0, 0.0))
+        return flops, seconds
+
+    @property
+    def normalised(self) -> bool:
+        return self._normalised
 
     def read(self, indices: Sequence[int]) -> Batch:
         batch = self._decoded(indices)

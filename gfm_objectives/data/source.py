@@ -40,6 +40,11 @@ class Source(ABC):
         """The same with values in the sensors' units (reflectance 0..1, decibel, metre), anything where invalid."""
         raise NotImplementedError(f"{type(self).__name__} hands out normalised values only")
 
+    @property
+    def normalised(self) -> bool:
+        """Whether values come normalised, so that there is `read` and no `raw`."""
+        return type(self).raw is Source.raw
+
     def groups(self) -> list[str]:
         """For each place, the area it belongs to; intervals resample areas. By default each place is its own."""
         return [str(i) for i in range(len(self))]

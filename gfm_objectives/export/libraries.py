@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +98,7 @@ def torchgeo_weights(folder: str | Path, sensor: str = "s2", bands: Sequence[str
     encoder = open_image_encoder(folder, sensor, bands)
     meta = {
         "dataset": Path(folder).name,
+        "sensor": encoder.sensor,
         "model": "gfm_encoder",
         "publication": None,
         "repo": "gfm-objectives",
@@ -106,6 +109,13 @@ def torchgeo_weights(folder: str | Path, sensor: str = "s2", bands: Sequence[str
     }
     url = (Path(folder).resolve() / "encoder.safetensors").as_uri()
     return Weights(url=url, transforms=Normalised(encoder.sensor, encoder.bands, encoder.level), meta=meta)
+
+
+def torchgeo_model(weights: Any) -> ImageEncoder:
+    """The module that a record of `torchgeo_weights` tells of, with the weights its url names; torchgeo's own models
+    are functions of `weights=` too."""
+    folder = Path(url2pathname(urlparse(weights.url).path)).parent
+    return open_image_encoder(folder, weights.meta["sensor"], weights.meta["bands"], weights.meta["resolution"])
 
 
 class Normalised(nn.Module):
@@ -149,7 +159,8 @@ class TerraTorchEncoder(nn.Module):
 
 
 def register_terratorch() -> None:
-    """Make `backbone: gfm_encoder` work in TerraTorch. Not loaded in the library: written against its documentation."""
+    """Make `backbone: gfm_encoder` work in TerraTorch, with `backbone_folder:` of the run; 1.2.13 wants Python 3.12.
+    InputError where it is not installed."""
     try:
         from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
     except ImportError:
@@ -230,7 +241,8 @@ def write_pangaea(folder: str | Path, out: Path, sensor: str) -> list[Path]:
     about = {"sensor": sensor, "bands": bands, "optical": optical, "scale": 1e-4 if optical else 1.0}
     files = {"gfm_encoder.py": PANGAEA.format(**about)}
     group = "optical" if optical else "sar"
-    files["gfm_encoder.yaml"] = PANGAEA_YAML.format(folder=Path(folder).resolve(), group=group, bands=", ".join(bands))
+    names = ", ".join(b.replace("B0", "B") for b in bands)  # B2 where the sensor table has B02
+    files["gfm_encoder.yaml"] = PANGAEA_YAML.format(folder=Path(folder).resolve(), group=group, bands=names)
     for name, text in files.items():
         disk.write(out / name, text)
     return [out / name for name in files]

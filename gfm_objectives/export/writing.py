@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,19 @@ def _library(to: str, s: Subject, sensor: str) -> dict[str, Any]:
                 how += "VisionTransformer: the whole encoder behind timm's interface"
             case "torchgeo":
                 record = libraries.torchgeo_weights(s.folder, sensor)
-                got, how = image(x), f"export.libraries.torchgeo_weights: {record.meta['in_chans']} bands"
+                got = libraries.torchgeo_model(record)(x)
+                how = f"export.libraries.torchgeo_weights, torchgeo_model: {record.meta['in_chans']} bands"
             case _:
-                got = libraries.TerraTorchEncoder(image)(x)[0]
+                if loaded := find_spec("terratorch") is not None:
+                    from terratorch.registry import BACKBONE_REGISTRY
+
+                    libraries.register_terratorch()
+                    levels = BACKBONE_REGISTRY.build("gfm_encoder", folder=str(s.folder), sensor=sensor)
+                else:
+                    levels = libraries.TerraTorchEncoder(image)
+                got = levels(x)[0]
                 how = "backbone: gfm_encoder after export.libraries.register_terratorch()"
     error = float((got - wanted).abs().max() / wanted.abs().max())
-    if to == "terratorch":
+    if to == "terratorch" and not loaded:
         return {"files": how, "checked": "not loaded in the library", "error": error}
     return {"files": how, "checked": f"{to} {version(to)}, largest relative difference {error:.1e}", "error": error}

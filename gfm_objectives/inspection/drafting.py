@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gfm_objectives import disk
-from gfm_objectives.data.cutting import SIDE, WHOLE
+from gfm_objectives.data.cutting import SIDE
 from gfm_objectives.data.footprints import blocks
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import READERS, FileFault, read_bands
@@ -71,7 +71,8 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     lines = [f"wrote {path}{f' and {task}' if draft.task else ''}", "guessed:", *(f"  {g}" for g in draft.guessed)]
     lines += ["by hand:", *(f"  {g}" for g in draft.left)] if draft.left else []
     lines += ["next:", f"  gfm inspect {path}"]
-    lines += [f"  gfm eval suite={task} contenders=unet,conv,pixel  # the rivals from scratch"] if draft.task else []
+    scored = draft.task and "splits" in draft.options
+    lines += [f"  gfm eval suite={task} contenders=unet,conv,pixel  # the rivals from scratch"] if scored else []
     lines += [f"  gfm train data={path} objective=mae"]
     return "\n".join(lines)
 
@@ -83,12 +84,14 @@ def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
     rasters = [r for r in rasters if not r.startswith(made)] if made else rasters
     if not rasters:
         raise InputError(f"{root}: holds no raster that can be read ({', '.join(sorted(READERS))})")
-    found = _seen(groups(root, rasters))
+    found, lost = _seen(groups(root, rasters))
     if any(g.dated and is_label(g, s) for g, s in found):
-        found = _seen(groups(root, rasters, dated=False))
+        found, lost = _seen(groups(root, rasters, dated=False))
+    if not found:
+        raise InputError(f"{root}: {'; '.join(lost)}")
     if all(g.pattern.startswith("{chip}/") and [*g.chips] == [root.name] for g, _ in found):
         root = root.parent  # a single scene, named by its folder
-    draft = Draft(name, {"name": "chips", "root": str(root)})
+    draft = Draft(name, {"name": "chips", "root": str(root)}, left=lost)
     labels = [(g, s) for g, s in found if is_label(g, s)]
     images = [(g, s) for g, s in found if not is_label(g, s)]
     if not images:
@@ -100,9 +103,10 @@ def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
     for group, seen in images:
         blocks, lines = guessing.sensors(group, seen, sensors)
         if group.words:
+            order = words if {*group.words} <= {*words} else group.words
             for block in blocks.values():
-                block["dates"] = dict.fromkeys(words if {*group.words} <= {*words} else group.words)
-            said = f"{', '.join(group.words)} stand for dates, in that order; give them where you know them"
+                block["dates"] = dict.fromkeys(order)
+            said = f"{', '.join(order)} stand for dates, in that order; give them where you know them"
             lines.append(f"{', '.join(blocks)}: {said}")
         sensors |= blocks
         draft.guessed += lines + [f"could not be read: {f}" for f in seen.faults]
@@ -112,8 +116,11 @@ def describe(root: Path, name: str, attribute: str | None = None) -> Draft:
     return draft
 
 
-def _seen(made: list[Group]) -> list[tuple[Group, Seen]]:
-    return [(g, s) for g in made if (s := see(g)) is not None]
+def _seen(made: list[Group]) -> tuple[list[tuple[Group, Seen]], list[str]]:
+    """Kinds of file with what they hold, and lines on those that show no pixel."""
+    looked = [(g, see(g)) for g in made]
+    lost = [f"{g.pattern}: left out, as no pixel of it can be read ({len(g.chips)} chips)" for g, s in looked if not s]
+    return [(g, s) for g, s in looked if s is not None], lost
 
 
 def _frame(draft: Draft, images: list[tuple[Group, Seen]]) -> None:
@@ -124,10 +131,11 @@ def _frame(draft: Draft, images: list[tuple[Group, Seen]]) -> None:
         draft.left.append("gsd: files are not georeferenced; 10 m per pixel is written, give the true one")
     shapes = {shape for _, s in images[:1] for shape in s.shapes}
     high = max(max(s) for s in shapes)
-    if high > WHOLE or len(shapes) > 1 or any(h != w for h, w in shapes):
+    if high > 2 * SIDE or len(shapes) > 1 or any(h != w for h, w in shapes):
         low = min(min(s) for s in shapes)
         draft.options["size"] = min(SIDE, 2 ** int(math.log2(max(1.0, 1.1 * low))))
-        draft.guessed.append(f"size: chips of {low} to {high} px are cut into windows of {draft.options['size']} px")
+        span = f"{low} to {high}" if low < high else str(high)
+        draft.guessed.append(f"size: chips of {span} px are cut into windows of {draft.options['size']} px")
     if high > 2 * TILE and len(images[0][0].chips) < AREAS:
         draft.options["tile"] = TILE
         draft.guessed.append(f"tile: few large scenes, so splits are dealt out in tiles of {TILE} px")
@@ -152,11 +160,13 @@ def _layers(
     if not layers and vectors:
         scenes = {chip: files[0] for chip, files in images[0][0].chips.items()}
         vector = root / vectors[0]
-        classes, column = rasterise(vector, scenes, attribute, root / f"labels_{vector.stem}")
+        classes, column, without = rasterise(vector, scenes, attribute, root / f"labels_{vector.stem}")
         draft.guessed.append(
             f"label: {vectors[0]} {f'by its column {column}' if column else 'as one class'} was laid over {len(scenes)}"
             f" scenes, into labels_{vector.stem}/; pixels belong to the polygon that covers their centre"
         )
+        if without:
+            draft.guessed.append(f"label: {without} polygons whose {column} is empty are not drawn")
         block = {
             "file": f"labels_{vector.stem}/{{chip}}.tif",
             "classes": classes,
@@ -180,6 +190,15 @@ def _layers(
 
 
 def _splits(draft: Draft, root: Path, tables: list[str], images: list[tuple[Group, Seen]]) -> None:
+    _rule(draft, root, tables, images)
+    pairs = guessing.table_of_pairs(root, tables, {*images[0][0].chips})
+    if pairs and "splits" in draft.options:
+        draft.options["splits"]["overlaps"] = pairs
+        draft.guessed.append(f"splits: {pairs} names chips that share ground, which are never dealt to two sides")
+
+
+def _rule(draft: Draft, root: Path, tables: list[str], images: list[tuple[Group, Seen]]) -> None:
+    """What deals chips out to splits."""
     group, seen = images[0]
     chips = {*group.chips}
     if len(chips) < 3 and "tile" not in draft.options:

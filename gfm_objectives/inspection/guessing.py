@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gfm_objectives.data.layers import FileFault, read_bands
+from gfm_objectives.data.splits import PAIR
 from gfm_objectives.inspection.grouping import Group
 from gfm_objectives.inspection.seeing import FILES, HEIGHT, MANY, RADAR, S2, Seen
 from gfm_objectives.sensors import S2_TEN, SENSORS, USUAL_WAVES
@@ -51,7 +52,9 @@ def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any
     named = {_plain(t): i + 1 for i, t in enumerate(said) if t}
     for name in ("s2", "s1", "hls"):
         bands = {b: named[_plain(b)] for b in SENSORS[name].band_names if _plain(b) in named}
-        if len(bands) >= min(3, len(SENSORS[name].bands)) or (name == "s1" and bands):
+        shared = name == "hls" and not re.search("hls", hint, re.I)  # names of colours, which any sensor may have
+        least = len(SENSORS[name].bands) if shared else min(3, len(SENSORS[name].bands))
+        if len(bands) >= least or (name == "s1" and bands):
             return name, bands, {}, [f"{name}: bands as the files name them"]
     usual = {b: named[b] for b in USUAL_WAVES if b in named}
     if len(usual) >= 3:
@@ -202,14 +205,7 @@ def _painted(group: Group) -> list[str] | None:
 
 def table_of_splits(root: Path, tables: Sequence[str], chips: set[str]) -> dict[str, Any] | None:
     """A table that says where chips belong: one column holds their ids, another words such as train and test."""
-    import csv
-
-    for name in tables:
-        try:
-            rows = list(csv.DictReader((root / name).read_text(encoding="utf-8-sig").splitlines()))
-        except (OSError, UnicodeDecodeError, csv.Error):
-            continue
-        columns = {k: [r[k] for r in rows] for k in (rows[0] if rows else {}) if k}
+    for name, columns in _columns(root, tables):
         ids = next(
             (k for k, v in columns.items() if len({*v} & chips) > 0.5 * len(chips) and len({*v}) == len(v)), None
         )
@@ -222,3 +218,23 @@ def table_of_splits(root: Path, tables: Sequence[str], chips: set[str]) -> dict[
             block |= {"group": area} if area else {}
             return block | {"values": {"train": "train", **({"val": val} if val else {}), "test": "test"}}
     return None
+
+
+def table_of_pairs(root: Path, tables: Sequence[str], chips: set[str]) -> str | None:
+    """A table of chips that share ground, as `gfm curate` writes it."""
+    for name, columns in _columns(root, tables):
+        if {*PAIR} <= columns.keys() and {*columns[PAIR[0]], *columns[PAIR[1]]} & chips:
+            return name
+    return None
+
+
+def _columns(root: Path, tables: Sequence[str]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """The tables that can be read, each with its columns."""
+    import csv
+
+    for name in tables:
+        try:
+            rows = list(csv.DictReader((root / name).read_text(encoding="utf-8-sig").splitlines()))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            continue
+        yield name, {k: [r[k] for r in rows] for k in (rows[0] if rows else {}) if k}

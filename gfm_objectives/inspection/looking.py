@@ -49,13 +49,14 @@ def run(cfg: DictConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))
     samples = first.read(spread(len(first), SAMPLES))
-    if cfg.information:
-        print("\n".join(tell(first, spread(len(first), MOST), folder / "information.png")))
+    told = tell(first, spread(len(first), MOST), folder / "information.png") if cfg.information else []
     with disk.replacing(folder / "inspect.png") as scratch:
         draw_page(cfg.name, first.spec, samples, looks).savefig(scratch, dpi=110)
     text = io.StringIO()
     for console in (Console(), Console(file=text, width=110)):
         console.print(render(cfg.name, sources, looks, options))
+        for line in told:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     disk.write(folder / "inspect.txt", text.getvalue())
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
     if faults:

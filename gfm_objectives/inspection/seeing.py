@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.layers import FileFault, Raster, read_bands
+from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
+from gfm_objectives.data.validity import DECLARED, equals_any
 from gfm_objectives.inspection.grouping import Group
 
 FILES = 12  # of a kind that are looked into
 SIDE = 512  # pixels of each, from its middle
+CORNER = 128  # pixels at each corner of what is larger: scenes are empty at their edges first
 MANY = 40  # values from which whole numbers are no classes
 LABEL = re.compile(
     r"mask|label|lbl|target|(?<![a-z])(gt|lc|lulc|class(es)?|truth)(?![a-z])|annot|landcover|water|cover|agbm?|biomass",
@@ -30,7 +32,7 @@ class Seen:
 
     count: int
     kind: str
-    values: np.ndarray  # (C, n) a sample of valid pixels
+    values: np.ndarray  # (C, n) a sample of pixels that are no no data, neither declared nor by the usual values
     raster: Raster  # the header of the first
     grid: Grid
     shapes: set[tuple[int, int]]
@@ -42,7 +44,7 @@ class Seen:
 
 
 def see(group: Group) -> Seen | None:
-    """Look into some files of a group; None where none can be read."""
+    """Look into some files of a group; None where none can be read, or none shows a valid pixel."""
     paths = [p for files in group.chips.values() for p in files]
     paths = [paths[int((i + 0.5) * len(paths) / min(FILES, len(paths)))] for i in range(min(FILES, len(paths)))]
     seen: Seen | None = None
@@ -52,31 +54,34 @@ def see(group: Group) -> Seen | None:
     for path in paths:
         try:
             head = read_bands(path, ())
-            window = _middle(head.shape)
-            raster = read_bands(path, range(1, head.count + 1), window=window)
+            looks = [read_bands(path, range(1, head.count + 1), window=w) for w in _windows(head.shape)]
         except FileFault as fault:
             faults.append(str(fault))
             continue
-        x = raster.values[0]
-        ok = np.isfinite(x).all(0) & (True if raster.valid is None else raster.valid[0])
-        pixels += ok.size
-        zeros += int(((x == 0).all(0) & ok).sum())
-        for value in odd:
-            odd[value] += int((x == value).any(0).sum())
-        every = np.unique(x[0][np.isfinite(x[0])])
-        if codes is not None:
-            codes |= set(every.tolist())
-            codes = None if len(codes) > MANY else codes
-        if seen is None:
-            seen = Seen(
-                head.count, x.dtype.kind, x[:, ok][:, :1], raster, Grid(*head.shape, head.place), set(), 0, {}, None
-            )
-        seen.shapes.add(head.shape)
-        if x.shape[0] == seen.count:
-            samples.append(x[:, ok][:, :: max(1, int(ok.sum()) // 4000)].astype(np.float64))
+        for raster in looks:
+            x = raster.values[0]
+            ok = np.isfinite(x).all(0) & (True if raster.valid is None else raster.valid[0])
+            pixels += ok.size
+            zeros += int(((x == 0).all(0) & ok).sum())
+            for value in odd:
+                odd[value] += int((x == value).any(0).sum())
+            if codes is not None:
+                codes |= set(np.unique(x[0][np.isfinite(x[0])]).tolist())
+                codes = None if len(codes) > MANY else codes
+            if seen is None:
+                grid = Grid(*head.shape, head.place)
+                seen = Seen(head.count, x.dtype.kind, x[:, ok][:, :1], raster, grid, set(), 0, {}, None)
+            shown = ok & ~DECLARED.hidden(raster.values, raster.said.nodata, True)[0] & ~equals_any(x, [*odd]).any(0)
+            shown &= (x != 0).any(0) if len(x) > 1 else True
+            if x.shape[0] == seen.count:
+                samples.append(x[:, shown][:, :: max(1, int(shown.sum()) // 4000)].astype(np.float64))
+        if seen is not None:
+            seen.shapes.add(head.shape)
     if seen is None:
         return None
     seen.values = np.concatenate(samples, 1)
+    if not seen.values.shape[1]:
+        return None
     seen.zeros, seen.odd = zeros / max(1, pixels), {v: n / max(1, pixels) for v, n in odd.items() if n}
     if seen.count > 4:
         few = [len(np.unique(v)) <= MANY and bool((v % 1 == 0).all()) for v in seen.values]
@@ -86,9 +91,14 @@ def see(group: Group) -> Seen | None:
     return seen
 
 
-def _middle(shape: tuple[int, int]) -> tuple[int, int, int, int]:
+def _windows(shape: tuple[int, int]) -> list[Window]:
+    """The middle of a raster, and the corners of one that is larger."""
     height, width = min(SIDE, shape[0]), min(SIDE, shape[1])
-    return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
+    windows = [((shape[0] - height) // 2, (shape[1] - width) // 2, height, width)]
+    if max(shape) > SIDE:
+        h, w = min(CORNER, shape[0]), min(CORNER, shape[1])
+        windows += [(top, left, h, w) for top in {0, shape[0] - h} for left in {0, shape[1] - w}]
+    return windows
 
 
 def is_label(group: Group, seen: Seen) -> bool:

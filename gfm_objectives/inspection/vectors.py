@@ -17,11 +17,12 @@ FEW = 100  # classes that one attribute may have
 
 def rasterise(
     vector: Path, scenes: Mapping[str, Path], attribute: str | None, out: Path
-) -> tuple[list[str], str | None]:
+) -> tuple[list[str], str | None, int]:
     """Write `out`/<chip>.tif for every scene: 0 where no polygon lies, else 1 + the place of its value among all.
 
-    A pixel belongs to the polygon that covers its centre (`all_touched` off). Returns the classes in order and the
-    attribute that gave them, None = every polygon is of one class, named after the file. attribute: None = the only
+    A pixel belongs to the polygon that covers its centre (`all_touched` off). Returns the classes in order, the
+    attribute that gave them, None = every polygon is of one class, named after the file, and how many polygons are not
+    drawn, as their attribute is empty. attribute: None = the only
     column of few values there is. InputError names the columns there are.
     """
     import geopandas
@@ -39,6 +40,8 @@ def rasterise(
     if not len(shapes):
         raise InputError(f"{vector}: holds no polygons")
     column = _column(vector, shapes, attribute)
+    known = shapes if column is None else shapes[shapes[column].notna()]
+    without, shapes = len(shapes) - len(known), known
     values = [vector.stem] * len(shapes) if column is None else [str(v) for v in shapes[column]]
     classes = sorted({*values})
     if len(classes) > FEW:
@@ -60,7 +63,7 @@ def rasterise(
             raise InputError(f"{vector}: none of its polygons lies on {scene.name}; check the coordinate systems")
         with rasterio.open(out / f"{chip}.tif", "w", **about) as file:
             file.write(codes, 1)
-    return classes, column
+    return classes, column, without
 
 
 def _column(vector: Path, shapes: Any, attribute: str | None) -> str | None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from gfm_objectives import disk
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.predictor import kind_of_card
@@ -38,7 +39,7 @@ from gfm_objectives.runs.segmenter import Card
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """What a map is made of, when all its blocks are done."""
+    """What a map is made of, when all its blocks are done. begun: time.process_time() when the command began."""
 
     card: Card
     scene: Scene
@@ -48,6 +49,7 @@ class Map:
     segmentation: bool
     model: str
     digest: str
+    begun: float
 
 
 def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
@@ -64,8 +66,15 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
         part.unlink()
     if m.segmentation:
         write_names(target, class_codes(m.card.legend)[0], m.card.legend)
+    if not found.mapped:
+        told = f"{target}: nothing is mapped: the input has no data there; nodata= and valid: say what counts as none"
+        warnings.warn(told, InputWarning, stacklevel=2)
+    if found.stats is not None and not found.labelled:
+        told = f"labels: no pixel of {target} has one: none lies there, or none is a code of {m.card.legend.name}"
+        warnings.warn(told, InputWarning, stacklevel=2)
     spent = dict(seconds) | {"write": time.perf_counter() - begun}
-    about = found.report() | {"seconds": spent, "model": m.model, "digest": m.digest}
+    cpu = time.process_time() - m.begun
+    about = found.report() | {"seconds": spent, "cpu_seconds": cpu, "model": m.model, "digest": m.digest}
     disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
     print("\n".join([*found.lines(), _shares(spent, found.pixels * (m.scene.gsd / 1000) ** 2)]))
 
@@ -97,7 +106,7 @@ class Found:
     """What is counted of a map while it is written."""
 
     def __init__(self, m: Map) -> None:
-        self.m, self.kind, self.pixels = m, kind_of_card(m.card), 0
+        self.m, self.kind, self.pixels, self.mapped = m, kind_of_card(m.card), 0, 0
         self.codes: np.ndarray
         self.codes, self.nothing = class_codes(m.card.legend) if m.segmentation else (np.zeros(0), 0)
         self.counts = np.zeros(len(self.codes), np.int64)
@@ -107,6 +116,7 @@ class Found:
 
     def add(self, number: int, block: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
         self.pixels += block.size
+        self.mapped += int((block != self.nothing).sum() if self.m.segmentation else np.isfinite(block).sum())
         if self.m.segmentation:
             self.counts += np.array([(block == c).sum() for c in self.codes])
             self.seams.add(number, block, block != self.nothing)
@@ -114,14 +124,18 @@ class Found:
             self.stats = arrays["stats"] + (0 if self.stats is None else self.stats)
             self.edge = arrays["edge"] + (0 if self.edge is None else self.edge)
 
+    @property
+    def labelled(self) -> bool:
+        return self.stats is not None and bool(np.any(self.stats))
+
     def scores(self) -> dict[str, float]:
-        if self.stats is None:
+        if self.stats is None or not self.labelled:
             return {}
         return {k: total(METRICS[k], torch.as_tensor(self.stats)[None]) for k in self.kind.metrics}
 
     def errors(self) -> dict[str, float]:
         """At window borders and inside: the share of labelled pixels that is wrong, or the RMSE of numbers."""
-        if self.stats is None or self.edge is None:
+        if self.stats is None or self.edge is None or not self.labelled:
             return {}
         out = {}
         for name, stats in (("at_borders", self.edge), ("inside", self.stats - self.edge)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives.data.far import gdal_name, is_far
 from gfm_objectives.errors import InputError
 
 OPEN = 64  # files kept open at a time
@@ -182,12 +183,12 @@ def open_raster(path: Path) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    if not path.exists():
+    if not is_far(path) and not path.exists():
         raise InputError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
+            return rasterio.open(gdal_name(path))
     except (RasterioError, OSError) as error:
         raise unreadable(path, error) from error
 

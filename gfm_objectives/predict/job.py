@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gfm_objectives import disk
+from gfm_objectives.data.far import is_far, stamp
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.raster import no_room
 
@@ -22,7 +23,7 @@ from gfm_objectives.predict.raster import no_room
 class Job:
     """The folder `<output>.blocks`: job.json, which says what the blocks are of, and a file for each that is done.
 
-    InputError where the folder holds blocks of another job.
+    InputError where the folder holds blocks of another job; one that left none is forgotten.
     """
 
     def __init__(self, output: Path, about: Mapping[str, Any], count: int) -> None:
@@ -30,7 +31,7 @@ class Job:
         text = json.dumps(about, sort_keys=True, indent=1) + "\n"
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         note = self.folder / "job.json"
-        if note.exists() and note.read_text(errors="replace") != text:
+        if any(self.folder.glob("*.npz")) and note.exists() and note.read_text(errors="replace") != text:
             before = disk.read_json(note, f"delete {self.folder}, and the same command starts again")
             differ = ", ".join(k for k in about if before.get(k) != json.loads(text)[k])
             raise InputError(
@@ -87,4 +88,4 @@ class Job:
 
 def identity(files: list[Path]) -> list[list[Any]]:
     """Names, sizes and times of change: blocks of files that have changed are not of this map."""
-    return [[str(f.resolve()), (s := f.stat()).st_size, s.st_mtime_ns] for f in files]
+    return [[str(f if is_far(f) else f.resolve()), *stamp(f)] for f in files]

@@ -24,7 +24,7 @@ from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.job import Job, identity
 from gfm_objectives.predict.opening import open_scene
 from gfm_objectives.predict.predictor import Predictor, kind_of_card, open_predictor
-from gfm_objectives.predict.raster import class_codes, shares
+from gfm_objectives.predict.raster import CACHE_MB, class_codes, shares
 from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic
 from gfm_objectives.predict.tiling import Tiling, block_side
 from gfm_objectives.predict.vectors import SUFFIXES, polygonise
@@ -40,6 +40,14 @@ EVERY = 15.0  # seconds between lines of progress
 def run(cfg: DictConfig) -> Path:
     """Map the scene of `cfg` (configs/predict.yaml), or go on with it; the file that was written, or the folder of
     blocks while other jobs' are missing."""
+    import rasterio
+
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):  # else a share of the machine's memory
+        return _run(cfg)
+
+
+def _run(cfg: DictConfig) -> Path:
+    begun = time.process_time()
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     for key in ("model", "output"):
         if cfg[key] is None:
@@ -63,6 +71,7 @@ def run(cfg: DictConfig) -> Path:
     if output.resolve() in {f.resolve() for f in (*scene.files, *_labels(cfg.labels))}:
         raise InputError(f"output={output}: is what is read; give another name")
     mapper = Mapper(predictor, scene, tiling, tuple(cfg.extra), _labels(cfg.labels))
+    mine = _share(cfg.blocks, len(tiling))
     about = {
         "model": digest(cfg.model if Path(cfg.model).is_dir() else Path(cfg.model).parent),
         "input": [identity(scene.files), repr(scene.ground), repr(scene.images)],
@@ -72,7 +81,6 @@ def run(cfg: DictConfig) -> Path:
         "precision": str(dtype),
     }
     job = Job(output, about, len(tiling))
-    mine = _share(cfg.blocks, len(tiling))
     todo = [n for n in job.missing() if n in mine]
     _tell(scene, tiling, len(mine), len(mine) - len(todo))
     with torch.inference_mode():
@@ -82,7 +90,7 @@ def run(cfg: DictConfig) -> Path:
             f"{len(missing)} of {len(tiling)} blocks are left to other jobs; the same command without blocks= ends it"
         )
         return job.folder
-    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, str(about["model"]))
+    made = Map(card, scene, tiling, job, tuple(cfg.extra), segmentation, cfg.model, str(about["model"]), begun)
     raster = job.folder / f"{output.stem}.tif" if vector else output
     try:
         assemble(made, raster, mapper.seconds)

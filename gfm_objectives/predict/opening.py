@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.config import read_yaml
+from gfm_objectives.data.far import is_far, reach
 from gfm_objectives.data.finding import day_of
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.bands import match_bands
@@ -167,8 +168,10 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
     """Files, those in folders, and those that globs match, in order. InputError where there are none."""
     out: list[Path] = []
     for word in words:
-        path = base / Path(os.path.expanduser(word))
-        if path.is_dir():
+        path = base / reach(os.path.expanduser(word))
+        if is_far(path):  # GDAL's to find
+            found = [path]
+        elif path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTERS)
         elif any(c in word for c in "*?["):
             found = sorted(path.parent.glob(path.name))
@@ -178,7 +181,7 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
             raise InputError(f"input={word}: no raster files there; known are {', '.join(RASTERS)}")
         out += found
     for path in out:
-        if not path.is_file():
+        if not is_far(path) and not path.is_file():
             raise InputError(f"input={path}: no such file")
     return tuple(out)
 

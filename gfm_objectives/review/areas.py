@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from gfm_objectives.review.words import plus_minus
+
 LEVEL = 0.95
 MIN_AREAS = 5  # test areas below which no interval is given
 
@@ -95,24 +97,14 @@ def allocate(pixels: np.ndarray, n: int, least: int) -> np.ndarray:
 
 def rows(estimate: Estimate, names: Sequence[str], unit: float) -> list[Mapping[str, str]]:
     """A line of words for each class; unit: km2 of the whole map."""
-
-    def pm(x: float, half: float, factor: float = 1.0) -> str:
-        return (
-            "unknown"
-            if np.isnan(x)
-            else f"{factor * x:.4g} +- {factor * half:.2g}"
-            if half == half
-            else f"{factor * x:.4g}"
-        )
-
     e = estimate
     return [
         {
             "class": name,
             "mapped km2": f"{unit * e.mapped[k]:.4g}",
-            "estimated km2": pm(e.area[k], e.area_half[k], unit),
-            "user's accuracy": pm(e.users[k], e.users_half[k]),
-            "producer's accuracy": pm(e.producers[k], e.producers_half[k]),
+            "estimated km2": plus_minus(unit * e.area[k], unit * e.area_half[k]),
+            "user's accuracy": plus_minus(e.users[k], e.users_half[k]),
+            "producer's accuracy": plus_minus(e.producers[k], e.producers_half[k]),
         }
         for k, name in enumerate(names)
     ]

@@ -16,8 +16,8 @@ from gfm_objectives.review.areas import MIN_AREAS, from_chips
 from gfm_objectives.review.choosing import Tile, doubtful
 from gfm_objectives.review.maps import ReadMap, beside, read_map
 from gfm_objectives.review.page import write_page
-from gfm_objectives.review.tiles import write_chips, write_pictures
-from gfm_objectives.review.words import polygon, table, write_geojson
+from gfm_objectives.review.tiles import write_chips, write_overview, write_pictures
+from gfm_objectives.review.words import plus_minus, polygon, table, write_geojson
 from gfm_objectives.runs.segmenter import Card, read_card
 
 
@@ -31,6 +31,7 @@ def look(options: Mapping[str, Any], out: Path) -> None:
         raise InputError(
             f"map={m.path}: has the classes {', '.join(m.classes)}, the model {', '.join(card.legend.classes)}"
         )
+    m = m.in_order(card.legend.classes)
     scene = open_scene(options["input"], card, options)
     if (scene.ground.height, scene.ground.width) != (m.ground.height, m.ground.width):
         raise InputError(f"map={m.path}: is not of this input: {m.ground.height} x {m.ground.width} pixels")
@@ -43,10 +44,11 @@ def look(options: Mapping[str, Any], out: Path) -> None:
         names = write_pictures(tile, m, doubt, read(tile.box), card, pictures)
         shown.append((tile, names))
         features.append(polygon(_ring(m, tile), _about(tile, card, names)))
+    write_overview(m, card, pictures)
     write_geojson(out / "tiles.geojson", features)
     described = write_chips(tiles, m, scene, out)
     rows, notes = _areas(m, card), _notes(card)
-    write_page(out / "index.html", card, shown, rows, notes)
+    write_page(out / "index.html", card, shown, rows, notes, (m.ground.height, m.ground.width))
     print("\n".join([*notes, table(rows)]))
     print(f"{len(tiles)} tiles -> {out / 'index.html'}, {out / 'tiles.geojson'}")
     model = Path(options["model"])
@@ -91,8 +93,7 @@ def _notes(card: Card) -> list[str]:
 
 def _areas(m: ReadMap, card: Card) -> list[dict[str, str]]:
     """Mapped areas, and, where the model was tested on areas, what those say they are."""
-    order = [m.classes.index(c) for c in card.legend.classes]
-    pixels = m.counts()[order]
+    pixels = m.counts()
     km2 = pixels.sum() * (m.gsd / 1000) ** 2
     rows = [
         {"class": c, "mapped km2": f"{km2 * p / max(pixels.sum(), 1):.4g}"}
@@ -104,5 +105,5 @@ def _areas(m: ReadMap, card: Card) -> list[dict[str, str]]:
     key = "km2, assumes that the test chips represent the map"
     few = f" (no interval from fewer than {MIN_AREAS} test areas)"
     for k, row in enumerate(rows):
-        row[key] = f"{km2 * share[k]:.4g}" + (f" +- {km2 * half[k]:.2g}" if half is not None else few)
+        row[key] = plus_minus(km2 * share[k], km2 * half[k]) if half is not None else f"{km2 * share[k]:.4g}{few}"
     return rows

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ class ReadMap:
         with open_raster(self.path) as file:
             return self._labels(file, box)
 
+    def in_order(self, classes: Sequence[str]) -> ReadMap:
+        """The same with its labels numbered as `classes`, which are its own: codes of a map come sorted."""
+        return replace(self, classes=tuple(classes), codes=tuple(self.codes[self.classes.index(c)] for c in classes))
+
+    def small(self, side: int) -> np.ndarray:
+        """Labels of the whole map, every so many, at most `side` x `side`."""
+        factor = min(1.0, side / max(self.ground.height, self.ground.width))
+        shape = tuple(max(1, round(n * factor)) for n in (self.ground.height, self.ground.width))
+        with open_raster(self.path) as file:
+            return self._labels(file, (0, 0, self.ground.height, self.ground.width), shape)
+
     def counts(self) -> np.ndarray:
         """Pixels of each class (K,)."""
         out = np.zeros(len(self.codes), np.int64)
@@ -54,13 +65,13 @@ class ReadMap:
         (lon,), (lat,) = transform(self.ground.crs, "EPSG:4326", [x], [y])[:2]
         return lon, lat
 
-    def _labels(self, file: Any, box: tuple[int, int, int, int]) -> np.ndarray:
+    def _labels(self, file: Any, box: tuple[int, int, int, int], shape: tuple[int, ...] | None = None) -> np.ndarray:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
         top, left, height, width = box
         try:
-            values = file.read(1, window=Window(left, top, width, height))  # type: ignore[call-arg]
+            values = file.read(1, window=Window(left, top, width, height), out_shape=shape)  # type: ignore[call-arg]
         except (RasterioError, OSError) as error:
             raise unreadable(self.path, error) from error
         table = np.full(int(max(*self.codes, self.nothing or 0)) + 1, -1, np.int16)

@@ -16,7 +16,9 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}figure{margin:1rem 0;padding:1rem;border:1px solid #ccc;border-radius:6px}
-figure:focus{outline:3px solid #0b62c4}figure img{width:31%;min-width:9rem;image-rendering:pixelated;margin-right:1%}
+figure:focus{outline:3px solid #0b62c4}figcaption{margin-top:.5rem}
+figure div{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem}
+figure img{width:100%;aspect-ratio:1;image-rendering:pixelated}#overview{width:100%;max-height:30rem}
 .key{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.1em;margin:0 .3em 0 1em}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#eee}td,th{border-color:#444}}
 """
@@ -35,8 +37,10 @@ def write_page(
     tiles: Sequence[tuple[Tile, Sequence[str]]],
     areas: Sequence[Mapping[str, str]],
     notes: Sequence[str],
+    size: tuple[int, int],
 ) -> None:
-    """tiles: with the names of their pictures (image, map, doubt); areas: rows of the table of areas."""
+    """tiles: with the names of their pictures (image, map, doubt); areas: rows of the table of areas; size: of the map,
+    height and width in pixels, of which pictures/overview.png shows all."""
     legend = "".join(
         f'<span class="key" style="background:{c}"></span>{escape(n)}'
         for n, c in zip(card.legend.classes, colours(card.legend), strict=True)
@@ -51,6 +55,7 @@ def write_page(
         f"<h2>{len(tiles)} tiles to look at</h2>",
         "<p>The least sure, no two alike. Keys: j and k, or the arrows. Left the image, then the map, then the doubt "
         f"(black none, white most).</p><p>{legend}</p>",
+        _overview([t for t, _ in tiles], size),
         figures,
     ]
     title = escape(f"Review: {card.task['name']}")
@@ -62,6 +67,21 @@ def write_page(
     )
 
 
+def _overview(tiles: Sequence[Tile], size: tuple[int, int]) -> str:
+    """The whole map, with a frame around every tile that leads to it."""
+    height, width = size
+    frame = 'fill="#fff" fill-opacity="0" stroke="#d00000" stroke-width="2" vector-effect="non-scaling-stroke"'
+    frames = "".join(
+        f'<a href="#{t.name}" aria-label="tile {k}">'
+        f'<rect x="{t.column}" y="{t.row}" width="{t.size}" height="{t.size}" {frame}/></a>'
+        for k, t in enumerate(tiles, 1)
+    )
+    return (
+        f'<svg id="overview" viewBox="0 0 {width} {height}" role="img" aria-label="the map and its tiles">'
+        f'<image href="pictures/overview.png" width="{width}" height="{height}"/>{frames}</svg>'
+    )
+
+
 def _figure(number: int, tile: Tile, names: Sequence[str], card: Card) -> str:
     order = sorted(zip(tile.shares, card.legend.classes, strict=True), reverse=True)[:3]
     shares = ", ".join(f"{escape(n)} {s:.0%}" for s, n in order if s)
@@ -70,8 +90,8 @@ def _figure(number: int, tile: Tile, names: Sequence[str], card: Card) -> str:
         f'<img src="pictures/{n}" alt="{what} of tile {number}" loading="lazy">'
         for n, what in zip(names, ("image", "map", "doubt"), strict=True)
     )
-    where = f"draw into labels/{tile.name}.tif (guess/ has the map's own)"
-    return f'<figure tabindex="0" id="{tile.name}">{pictures}<figcaption>{said}<br>{where}</figcaption></figure>'
+    said += f"<br>draw into labels/{tile.name}.tif (guess/ has the map's own)"
+    return f'<figure tabindex="0" id="{tile.name}"><div>{pictures}</div><figcaption>{said}</figcaption></figure>'
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -79,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
         return ""
     head = "".join(f"<th>{escape(k)}</th>" for k in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{escape(v)}</td>' for v in r.values())}</tr>" for r in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<table><tr>{head}</tr>{body}</table>".replace("+-", "±")
 
 
 def _calibration(about: Mapping[str, Any]) -> str:
@@ -87,16 +107,23 @@ def _calibration(about: Mapping[str, Any]) -> str:
     if not about:
         return ""
     drawings = "".join(_reliability(name, points) for name, points in about["reliability"].items())
-    return f"<p>Reliability on test, after the temperature; the line is what it should be.</p><p>{drawings}</p>"
+    told = (
+        "Reliability on test, after the temperature: across the probability that is said, up the share that is right."
+    )
+    return f"<p>{told} On the line they agree.</p><p>{drawings}</p>"
 
 
 def _reliability(name: str, points: Sequence[Sequence[float]]) -> str:
+    """Of one class: across the probability that is said, up the share that is right; larger dots are more pixels."""
     most = max((n for n, _, _ in points), default=1)
-    at = [(10 + 100 * p, 110 - 100 * right, 2 + 4 * (n / most) ** 0.5) for n, p, right in points]
+    at = [(34 + 120 * p, 130 - 120 * right, 2 + 4 * (n / most) ** 0.5) for n, p, right in points]
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="#0b62c4"/>' for x, y, r in at)
-    told = f"{escape(name)}: {sum(n for n, _, _ in points):.0f} pixels"
+    pixels = f"{sum(n for n, _, _ in points):,.0f} pixels"
+    words = [(34, 144, "start", "0"), (154, 144, "end", "1"), (28, 130, "end", "0"), (28, 18, "end", "1")]
+    words += [(94, 144, "middle", "said"), (28, 74, "end", "right"), (34, 164, "start", f"{escape(name)}: {pixels}")]
+    texts = "".join(f'<text x="{x}" y="{y}" text-anchor="{a}">{t}</text>' for x, y, a, t in words)
     return (
-        f'<svg width="130" height="140" role="img" aria-label="reliability of {escape(name)}">'
-        f'<path d="M10 110L110 10M10 10V110H110" stroke="#888" fill="none"/>{dots}'
-        f'<text x="10" y="130" font-size="11" fill="currentColor">{told}</text></svg>'
+        f'<svg width="200" height="172" font-size="12" fill="currentColor" role="img" '
+        f'aria-label="reliability of {escape(name)}"><path d="M34 130L154 10M34 10V130H154" stroke="#888" fill="none"/>'
+        f"{dots}{texts}</svg>"
     )

@@ -17,7 +17,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import place
 from gfm_objectives.review.areas import allocate, rows, stratified
 from gfm_objectives.review.maps import ReadMap, read_map
-from gfm_objectives.review.words import point, table, write_geojson
+from gfm_objectives.review.words import plus_minus, point, table, write_geojson
 
 COLUMNS = ("id", "lon", "lat", "x", "y", "row", "column", "reference")
 NOTED = ("classes", "codes", "pixels", "km2", "strata")  # of sample.json
@@ -105,7 +105,7 @@ def estimate(path: str) -> dict[str, Any]:
     left = len(about["strata"]) - len(labels)
     print(f"{len(labels)} labelled places, {left} left out as unsure or empty; 95 % intervals, Olofsson et al. 2014")
     print(table(rows(e, about["classes"], about["km2"])))
-    print(f"overall accuracy {e.overall:.3f} +- {e.overall_half:.3f}")
+    print(f"overall accuracy {plus_minus(e.overall, e.overall_half)}")
     found = {
         "classes": about["classes"],
         "km2": about["km2"],

@@ -24,6 +24,7 @@ from gfm_objectives.runs.segmenter import Card
 from gfm_objectives.sensors import SENSORS
 
 SIDE = 256  # pixels of a picture
+OVERVIEW = 960  # at most, of the picture of the whole map
 COLOUR_NM = (660.0, 560.0, 490.0)
 
 
@@ -87,14 +88,24 @@ def _describe(folder: Path, card: Card, days: dict[str, list[float]], nothing: i
 
 def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card: Card, folder: Path) -> list[str]:
     """PNGs of the image, of the map and of the doubt (H, W, 0..1); their names."""
-    palette = np.array([rgb(c) for c in colours(card.legend)] + [(255, 255, 255)], np.uint8)
-    pictures = {"image": colour(batch), "map": palette[m.read(tile.box)], "doubt": heat(doubt)}
+    pictures = {"image": colour(batch), "map": painted(m.read(tile.box), card), "doubt": heat(doubt)}
     names = []
     for what, pixels in pictures.items():
         names.append(f"{tile.name}_{what}.png")
         with disk.replacing(folder / names[-1]) as scratch:
             Picture.fromarray(pixels).resize((SIDE, SIDE), Picture.Resampling.NEAREST).save(scratch)
     return names
+
+
+def write_overview(m: ReadMap, card: Card, folder: Path) -> None:
+    """overview.png, the whole map."""
+    with disk.replacing(folder / "overview.png") as scratch:
+        Picture.fromarray(painted(m.small(OVERVIEW), card)).save(scratch)
+
+
+def painted(labels: np.ndarray, card: Card) -> np.ndarray:
+    """(H, W) labels, -1 = none, in the colours of their classes, (H, W, 3) uint8."""
+    return np.array([rgb(c) for c in colours(card.legend)] + [(255, 255, 255)], np.uint8)[labels]
 
 
 def colour(batch: Batch) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(
         "  ".join(r[n].ljust(width[n]) if n == names[0] else r[n].rjust(width[n]) for n in names) for r in lines
     )
+
+
+def plus_minus(value: float, half: float | None) -> str:
+    """A figure and half the width of its interval, both to the second digit of that half; the figure alone where the
+    half is not known, "unknown" where neither is."""
+    if math.isnan(value):
+        return "unknown"
+    if half is None or math.isnan(half):
+        return f"{value:.4g}"
+    if half == 0:
+        return f"{value:.4g} +- 0"
+    places = 1 - math.floor(math.log10(half))
+    return " +- ".join(f"{round(x, places):.{max(places, 0)}f}" for x in (value, half))
 
 
 def point(at: Sequence[float], about: Mapping[str, Any]) -> dict[str, Any]:
