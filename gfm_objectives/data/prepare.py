@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> Path:
             f"data.protocol={options['protocol']}: shards know the figures of the sensor table alone; prepare without "
             "it, and read the set itself where its own figures are wanted"
         )
-    sources = _sources(options, cfg.keep, cfg.splits)
+    sources = _sources(options, cfg.get("keep"), cfg.splits)
     out = Path(cfg.out) / cfg.name
     root = os.path.expandvars(os.path.expanduser(str(options.get("root") or "")))
     if root and Path(root).resolve().is_relative_to(out.resolve()):
