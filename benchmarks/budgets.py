@@ -1,11 +1,11 @@
-"""What the same labels give after each budget of pretraining: docs/results.md's table, and docs/images/budgets.svg.
+"""What the same labels give after each budget of pretraining: docs/results.md's tables, and docs/images/budgets.svg.
 
     python benchmarks/budgets.py
 
-One task of the synthetic Earth in several folders of results (FOLDERS), whose rivals, F and places are the same. A gain
-is over the best rival from scratch on validation, of those with F and those with F + P/n, which is F and the first
-budget: so n, the number of tasks that share P, is 1 at the first budget, 10 at ten times as much. Intervals are
-Student's t over Earths, those of the slope too: points per decade of each Earth's own line.
+A task of the synthetic Earth lies in several folders of results (FOLDERS), whose rivals, F and places are the same. A
+gain is over the best rival from scratch on validation: of those with F, and, where they were run, those with F + P/n,
+which is F and the first budget: so n, the number of tasks that share P, is 1 at the first budget, 10 at ten times as
+much. Intervals are Student's t over Earths, those of the slope too: points per decade of each Earth's own line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ import numpy as np
 from gfm_objectives.config.values import number
 from gfm_objectives.svg import Axis, Chart
 
-FOLDERS = ("baseline_landcover", "budgets_landcover", "budgets_reading")
+FOLDERS = {
+    "landcover": ("baseline_landcover", "budgets_landcover", "budgets_reading"),
+    "flood": ("baseline_flood", "budgets_flood"),
+}
 PAGE, PICTURE = common.ROOT / "docs" / "results.md", common.ROOT / "docs" / "images" / "budgets.svg"
-MARK = re.compile(r"(<!-- budgets -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- budgets (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 KINDS = {
     "pretrained": "",
     "conv_map": "no blocks, ",
@@ -44,16 +47,19 @@ class Row:
     val: Seeds
 
 
-def read(folders: Iterable[str] = FOLDERS) -> tuple[list[Row], list[Row], list[Row]]:
+Rows = tuple[list[Row], list[Row], list[Row]]
+
+
+def read(task: str) -> Rows:
     """Pretrained rows, those from scratch, and those that read the map."""
     found: dict[tuple[str, str, float, float], tuple[Seeds, Seeds]] = {}
-    for folder in folders:
+    for folder in FOLDERS[task]:
         with (common.ROOT / "results" / folder / "scores.csv").open(newline="") as f:
             for r in csv.DictReader(f):
                 key = (r["kind"], r["recipe"].split(" flops=")[0], float(r["pretrain_flops"]), float(r["extra_flops"]))
                 test, val = found.setdefault(key, ({}, {}))
                 test[int(r["seed"])], val[int(r["seed"])] = 100 * float(r["value"]), 100 * float(r["val"])
-    rows: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    rows: Rows = ([], [], [])
     for (kind, recipe, budget, extra), sides in found.items():
         if kind in KINDS:
             rows[0].append(Row(KINDS[kind] + recipe.split(" ")[-1], budget, *sides))
@@ -96,14 +102,15 @@ def curves(rows: Iterable[Row]) -> dict[str, dict[float, Row]]:
     return out
 
 
-def table(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
+def table(rows: Rows) -> str:
     """A row for each network and objective: the score and the gain after each budget, and points per decade."""
     best, by_name = rival(rows[1]), curves(rows[0])
     budgets = sorted({b for by in by_name.values() for b in by})
+    shared = any(" + " in r.name for r in rows[1])  # rivals have a part of P
     out = []
     for name, by in sorted(by_name.items(), key=lambda n: -max(map(score, n[1].values()))):
         row = {"pretrained on the map or by": name}
-        row |= {f"P = {number(b)}, n = {b / budgets[0]:.0f}": _cell(by.get(b), best) for b in budgets}
+        row |= {f"P = {number(b)}" + f", n = {b / budgets[0]:.0f}" * shared: _cell(by.get(b), best) for b in budgets}
         out.append(row | {"a decade": told(slopes(by)) if len(by) > 1 else ""})
     seen = "; ".join(f"{r.name}: {score(r):.1f}" for r in rows[2])
     return f"{common.table(out)}\n\nBest from scratch on validation: {best.name}, {score(best):.1f}. {seen}."
@@ -119,7 +126,7 @@ def _cell(row: Row | None, best: Row) -> str:
     return f"{score(row):.1f}, {told(over(row.test, best.test))}" if row else "not run"
 
 
-def picture(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
+def picture(rows: Rows) -> str:
     """Gain against FLOPs of pretraining, a colour for each network and objective; dashed: those that read the map."""
     best, by_name = rival(rows[1]), {n: by for n, by in curves(rows[0]).items() if len(by) > 1}
     found = {
@@ -155,12 +162,12 @@ def picture(rows: tuple[list[Row], list[Row], list[Row]]) -> str:
     return chart.svg(standalone=True)
 
 
-def fill(text: str, rows: tuple[list[Row], list[Row], list[Row]]) -> str:
-    """The page with the table of these rows."""
-    return MARK.sub(lambda m: f"{m[1]}{table(rows)}\n{m[2]}", text)
+def fill(text: str, rows: Mapping[str, Rows]) -> str:
+    """The page with the tables of these tasks."""
+    return MARK.sub(lambda m: f"{m[1]}{table(rows[m[2]])}\n{m[3]}", text)
 
 
 if __name__ == "__main__":
-    everything = read()
-    PICTURE.write_text(picture(everything))
+    everything = {task: read(task) for task in FOLDERS}
+    PICTURE.write_text(picture(everything["landcover"]))
     PAGE.write_text(fill(PAGE.read_text(), everything))

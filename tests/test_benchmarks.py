@@ -182,21 +182,23 @@ def test_budgets_gain_over_who_validates_best_and_slopes_are_each_earths_own():
         return budgets.Row(name, budget, dict(enumerate(test)), dict.fromkeys(range(len(test)), val))
 
     pretrained = [row("mae", 1e12, (50, 51, 52)), row("mae", 1e14, (54, 57, 60)), row("latent", 1e12, (40, 40, 40))]
-    scratch = [row("unet", 0.0, (45, 45, 45), val=70), row("conv", 0.0, (49, 49, 49), val=60)]
+    scratch = [row("unet + 1e12 FLOPs", 0.0, (45, 45, 45), val=70), row("conv", 0.0, (49, 49, 49), val=60)]
     rows = pretrained, scratch, [row("reading", 0.0, (58, 58, 58))]
     assert budgets.slopes({r.budget: r for r in pretrained[:2]}) == pytest.approx([2, 3, 4])
     lines = budgets.table(rows).splitlines()
     assert lines[0].startswith("| pretrained on the map or by | P = 1e12, n = 1 | P = 1e14, n = 100 |")
     assert lines[2].startswith("| mae | 51.0, **+6.0 [3.5, 8.5]** | 57.0, **+12.0 [4.5, 19.5]** | **+3.0 [0.5, 5.5]**")
     assert lines[3].startswith("| latent | 40.0, **-5.0 [-5.0, -5.0]** | not run |")
-    assert lines[-1] == "Best from scratch on validation: unet, 45.0. reading: 58.0."
+    assert lines[-1] == "Best from scratch on validation: unet + 1e12 FLOPs, 45.0. reading: 58.0."
+    assert "n = 1" not in budgets.table((pretrained, scratch[1:], rows[2])), "nobody was given a part of P"
     assert budgets.picture(rows).count("<circle") >= 2 and "reading: +13" in budgets.picture(rows)
 
 
 def test_table_of_the_budgets_is_that_of_the_scores():
-    text, rows = budgets.PAGE.read_text(), budgets.read()
-    assert budgets.MARK.search(text) and budgets.fill(text, rows) == text, "python benchmarks/budgets.py"
-    assert budgets.PICTURE.read_text() == budgets.picture(rows)
+    text, rows = budgets.PAGE.read_text(), {task: budgets.read(task) for task in budgets.FOLDERS}
+    assert {m[2] for m in budgets.MARK.finditer(text)} == set(rows)
+    assert budgets.fill(text, rows) == text, "python benchmarks/budgets.py"
+    assert budgets.PICTURE.read_text() == budgets.picture(rows["landcover"])
 
 
 def test_table_of_the_crossover_is_that_of_the_runs():
