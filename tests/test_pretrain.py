@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 
 def test_an_unfinished_run_of_another_config_is_not_touched(tmp_path: Path) -> None:
     cfg = small(tmp_path)
-    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "checkpoints").mkdir(parents=True)
     config.save(cfg, tmp_path / "demo" / "config.yaml")
     with pytest.raises(InputError, match=r"unfinished run of another config \(optim\.lr differ"):
         pretrain.run(small(tmp_path, "optim.lr=0.1"))
