@@ -16,12 +16,12 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.cutting import Heads, Part, sides, tiled
 from gfm_objectives.data.decoding import Decoder
 from gfm_objectives.data.description import parse_sensors, select
-from gfm_objectives.data.far import stamp
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.keys import number, whole
 from gfm_objectives.data.labels import parse_layers
 from gfm_objectives.data.layers import FileFault
+from gfm_objectives.data.remote import stamp
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.splits import Splits, parse_splits
 from gfm_objectives.data.survey import KINDS, Found, few, figures, left_out, memo_file, remarked, sift, survey

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfm_objectives.data.decoding import Decoder
-from gfm_objectives.data.far import stamp
 from gfm_objectives.data.folder import cache_file
 from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.layers import FileFault, Window
+from gfm_objectives.data.remote import stamp
 from gfm_objectives.data.survey import Found, keep
 
 WHOLE = 512  # pixels; chips with a longer side are cut into windows

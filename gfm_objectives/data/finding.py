@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
-from gfm_objectives.data.far import is_far, listed
+from gfm_objectives.data.remote import is_remote, listed
 from gfm_objectives.errors import InputError
 
 CHIP, DATE = "{chip}", "{date}"
@@ -118,7 +118,7 @@ def find_files(
 
 def _names(root: Path, wildcard: str, pattern: str) -> list[str]:
     """What the wildcards find below a folder, in order."""
-    if is_far(root):
+    if is_remote(root):
         anything = re.compile(_regex(pattern.replace(CHIP, "*").replace(DATE, "*"), None))
         return [name for name in listed(root) if anything.fullmatch(name)]
     return sorted(glob.iglob(wildcard, root_dir=root, recursive=True, include_hidden=True))

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gfm_objectives.data.far import is_far, reach
+from gfm_objectives.data.remote import is_remote, reach
 from gfm_objectives.errors import InputError
 
 
@@ -26,7 +26,7 @@ def find_folder(root: str, far: bool = False) -> Path:
             f"export {unset[1]}=/folder/of/the/data or give data.root=/path"
         )
     folder = reach(path)
-    if is_far(folder):
+    if is_remote(folder):
         if far:
             return folder
         raise InputError(f"data.root={root}: this reader needs a folder of this machine; copy or mount it")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.far import gdal_name, is_far, stamp
 from gfm_objectives.data.layers import Raster, Said, Window, at, positions, told
+from gfm_objectives.data.remote import gdal_name, is_remote, stamp
 
 OPAQUE = 128  # of 255: from which alpha on a pixel counts as shown
 SOFT = 0.5  # share of values between nothing and full above which a band called alpha is none (near infrared, mostly)
@@ -64,13 +64,13 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
 
     with told(path):
         stated = stamp(path)
-    if not is_far(path):
+    if not is_remote(path):
         _check(path, stated)
     with warnings.catch_warnings(), told(path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place on Earth
         warnings.simplefilter("ignore", NodataShadowWarning)
         with rasterio.open(gdal_name(path)) as file:
-            here = path.suffix.lower() != ".vrt" and not is_far(path)
+            here = path.suffix.lower() != ".vrt" and not is_remote(path)
             if here and file.height * file.width > ROOM + DENSEST * stated[0]:
                 raise ValueError(f"its header says {file.height} x {file.width} pixels, more than it can hold")
             palette = _palette(file)

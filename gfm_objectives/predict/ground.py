@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.far import gdal_name, is_far
+from gfm_objectives.data.remote import gdal_name, is_remote
 from gfm_objectives.errors import InputError
 
 OPEN = 64  # files kept open at a time
@@ -183,7 +183,7 @@ def open_raster(path: Path) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    if not is_far(path) and not path.exists():
+    if not is_remote(path) and not path.exists():
         raise InputError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():

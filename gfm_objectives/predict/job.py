@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gfm_objectives import disk
-from gfm_objectives.data.far import is_far, stamp
+from gfm_objectives.data.remote import is_remote, stamp
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.raster import no_room
 
@@ -88,4 +88,4 @@ class Job:
 
 def identity(files: list[Path]) -> list[list[Any]]:
     """Names, sizes and times of change: blocks of files that have changed are not of this map."""
-    return [[str(f if is_far(f) else f.resolve()), *stamp(f)] for f in files]
+    return [[str(f if is_remote(f) else f.resolve()), *stamp(f)] for f in files]

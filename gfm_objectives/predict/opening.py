@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives.config import read_yaml
-from gfm_objectives.data.far import is_far, reach
 from gfm_objectives.data.finding import day_of
+from gfm_objectives.data.remote import is_remote, reach
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.bands import match_bands
 from gfm_objectives.predict.ground import Ground, open_raster, union
@@ -169,7 +169,7 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
     out: list[Path] = []
     for word in words:
         path = base / reach(os.path.expanduser(word))
-        if is_far(path):  # GDAL's to find
+        if is_remote(path):  # GDAL's to find
             found = [path]
         elif path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in RASTERS)
@@ -181,7 +181,7 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
             raise InputError(f"input={word}: no raster files there; known are {', '.join(RASTERS)}")
         out += found
     for path in out:
-        if not is_far(path) and not path.is_file():
+        if not is_remote(path) and not path.is_file():
             raise InputError(f"input={path}: no such file")
     return tuple(out)
 

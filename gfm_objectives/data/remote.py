@@ -28,7 +28,7 @@ def reach(text: str) -> Path:
     return Path(ARCHIVE.sub(r"/vsi\1/{\2}", text))
 
 
-def is_far(path: Path) -> bool:
+def is_remote(path: Path) -> bool:
     """Whether GDAL alone can read it."""
     return str(path).startswith("/vsi")
 
@@ -41,7 +41,7 @@ def gdal_name(path: Path) -> str:
 def stamp(path: Path) -> tuple[int, int]:
     """Size and time of change, from which a change of a file is seen; those of the archive where it lies in one. What
     lies further away tells neither cheaply, and counts as changed at every start."""
-    if not is_far(path):
+    if not is_remote(path):
         about = path.stat()
         return about.st_size, about.st_mtime_ns
     archive = re.match(r"/vsi\w+/\{(.+?)\}", str(path))

@@ -13,7 +13,7 @@ import torch
 from test_chips_silent import S2, tif
 
 from gfm_objectives.data import build_source
-from gfm_objectives.data.far import gdal_name, is_far, reach
+from gfm_objectives.data.remote import gdal_name, is_remote, reach
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.opening import _paths
 
@@ -59,7 +59,7 @@ def read(root: object, **more: Any):
 )
 def test_addresses(address: str, path: str, opened: str):
     assert (str(reach(address)), gdal_name(reach(address))) == (path, opened)
-    assert is_far(reach(address)) == opened.startswith("/vsi")
+    assert is_remote(reach(address)) == opened.startswith("/vsi")
 
 
 @pytest.mark.parametrize("way", ["file://{root}", "/vsizip/{archive}/set", "/vsizip/{{{archive}}}/set"])
