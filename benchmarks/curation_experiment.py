@@ -3,6 +3,8 @@
     python benchmarks/curation_experiment.py pools [PLACES] [SEEDS]     writes pools/*.parquet
     python benchmarks/curation_experiment.py plan [FLOPS] [SEEDS] [PLACES] [SECONDS]   prints the commands, and what
                                                                         they take where a run takes SECONDS
+    python benchmarks/curation_experiment.py compare FOLDER [KEY=VALUE ...]   gfm eval with the settings that a
+                                    comparison chose for each objective (FOLDER/tuning.json): nothing is searched
 
 Three pools of PLACES entries for each seed (Earth) and redundancy of 80 and 98 %:
   redundant  1 - r of the places are different; their copies follow a power law (rank ** -1.5), so that 1 % of the
@@ -17,6 +19,7 @@ Compared: masked_seg and mae, land cover, gain over scratch with intervals. The 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -96,13 +99,38 @@ def plan(flops: str, seeds: int, places: int, seconds: float) -> None:
     tuned = count + 2 * seeds
     print(f"# {count} runs of {flops} FLOPs x {seconds:g} s = {count * seconds / 60:.0f} min of one core")
     print(f"# then {tuned} runs of fine-tuning, and the search for their settings")
-    print(f"gfm eval checkpoint={runs} suite=landcover seeds={seeds} contenders=pretrained,scratch,unet name=curation")
+    print(
+        f"python benchmarks/curation_experiment.py compare results/baseline_landcover checkpoint={runs} "
+        f"suite.tasks=[landcover] fractions=[0.2] seeds={seeds} finetune.flops=5e11 contenders=[pretrained,scratch] "
+        "name=curation"
+    )
+
+
+def compare(folder: str, words: list[str]) -> None:
+    """eval.py with `words`, each row fine-tuned as FOLDER's search chose for its objective, or for its name."""
+    from gfm_objectives import cli
+    from gfm_objectives.compare import comparison, contenders, trials
+    from gfm_objectives.compare.search import Space
+    from gfm_objectives.finetune import HParams
+
+    rows = json.loads((Path(folder) / "tuning.json").read_text())
+    chosen = {r["contender"]: HParams(**r["hparams"]) for r in rows}
+
+    def space(row: contenders.Contender, *_: object) -> Space:
+        return Space(chosen[max((n for n in chosen if n in row.name), key=len)], {})
+
+    contenders.Contender.space = space  # type: ignore[method-assign,assignment]
+    comparison.Comparison.tune = lambda *_: None  # type: ignore[method-assign]
+    trials.TrialLog.best = lambda _, job: job.hparams  # type: ignore[method-assign]
+    raise SystemExit(cli.evaluate(words))
 
 
 if __name__ == "__main__":
     action, *rest = sys.argv[1:] or ["plan"]
     if action == "pools":
         pools(int(rest[0]) if rest else 20_000, int(rest[1]) if len(rest) > 1 else 5)
+    elif action == "compare":
+        compare(rest[0], rest[1:])
     else:
         flops, seeds, places, seconds = [*rest, *("1e12", "5", "20000", "50")[len(rest) :]]
         plan(flops, int(seeds), int(places), float(seconds))

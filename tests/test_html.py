@@ -121,6 +121,26 @@ def test_headline_without_encoders():
     assert answer.headline(summary).startswith("Nothing pretrained was compared")
 
 
+@pytest.mark.parametrize(
+    ("ground", "well", "says"),
+    [
+        ({}, True, "regions of the synthetic Earth that do not meet"),
+        ({"a": {"training": 0.0, "pretraining": {"mae": 0.0}}}, True, "No test tile"),
+        ({"a": {"training": 0.0, "pretraining": {"mae": None}}}, False, "not known of a."),
+        (
+            {"a": {"training": None, "pretraining": {}}, "b": {"training": 0.0, "pretraining": {}}},
+            False,
+            "not known of a.",
+        ),
+        ({"a": {"training": 0.125, "pretraining": {"mae": None}}}, False, "Up to 12.5 % of a task's test tiles"),
+    ],
+)
+def test_what_a_sceptic_reads_of_leakage_is_what_the_table_knows(ground, well, says):
+    summary = gains({1.0: ("win", "win")}) | {"synthetic": [], "seeds": (5, 5), "knowledge": [], "ground": ground}
+    told = answer._leakage(summary)
+    assert told[0] is well and says in told[1]
+
+
 def test_difference_tells_who_is_right():
     label = np.array([[0, 0, 0, 0, -1]])
     own, rival = np.array([[0, 1, 0, 1, 0]]), np.array([[0, 1, 1, 0, 0]])

@@ -106,8 +106,26 @@ def caveats(summary: Summary, context: Mapping[str, Any]) -> list[tuple[bool, st
         for metric in metrics(summary):
             if line := _map_first(summary, f, metric):
                 out.append((False, line))
-    out.append((False, "Whether test places are among the pretraining data was not audited in this folder."))
+    out.append(_leakage(summary))
     return out
+
+
+def _leakage(summary: Summary) -> tuple[bool, str]:
+    """Whether test tiles show ground that was learned from, as far as the column of shared ground tells."""
+    ground = summary.get("ground", {})
+    shares = {t: [g["training"], *g["pretraining"].values()] for t, g in ground.items()}
+    if not shares:
+        return True, "Places of pretraining, training and test lie in regions of the synthetic Earth that do not meet."
+    unknown = [t for t, told in shares.items() if None in told]
+    worst = max((s for told in shares.values() for s in told if s is not None), default=0.0)
+    if worst > 0:
+        return (
+            False,
+            f"Up to {words.percent(worst)} of a task's test tiles show ground that was learned from: see Scores.",
+        )
+    if unknown:
+        return False, f"Whether test tiles show ground that was learned from is not known of {', '.join(unknown)}."
+    return True, "No test tile shows ground that was learned from."
 
 
 def _map_first(summary: Summary, fraction: float, metric: str) -> str | None:
