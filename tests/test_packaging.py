@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,8 @@ def test_console_script_works_from_an_empty_folder(site, tmp_path, entry):
     typo = in_empty_folder(site, tmp_path, site / "bin" / "gfm", entry, "nmae=x")
     assert typo.returncode == 2 and typo.stderr == "error: nmae: no such key; did you mean name?\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_results_that_the_release_reads_are_there():
+    named = re.findall(r"\$root/(results/\w+)", (ROOT / ".ci" / "release").read_text())
+    assert named and all((ROOT / n / "scores.csv").is_file() for n in named)
