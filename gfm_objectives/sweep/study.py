@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,8 @@ def read(path: str | Path, runs: str) -> Study:
     made: list[DictConfig] = []
     for block in blocks:
         made += config.compose("train", [*_words(path, "train", block), f"runs={Path(runs) / name}"])
-    twice = {c.name for c in made if sum(o.name == c.name for o in made) > 1}
-    if twice:
-        raise InputError(f"{path}: train: two sections make the run {min(twice)}; vary in each what tells them apart")
+    if twice := [n for n, times in Counter(c.name for c in made).items() if times > 1]:
+        raise InputError(f"{path}: train: two sections make the run {twice[0]}; vary in each what tells them apart")
     evaluation = known.get("eval")
     if evaluation is not None and not isinstance(evaluation, dict):
         raise InputError(f"{path}: eval: expected keys of gfm eval, such as suite: core")
