@@ -106,8 +106,12 @@ def plan(flops: str, seeds: int, places: int, seconds: float) -> None:
     )
 
 
-def compare(folder: str, words: list[str]) -> None:
-    """eval.py with `words`, each row fine-tuned as FOLDER's search chose for its objective, or for its name."""
+def words(name: str) -> set[str]:
+    return {*name.replace("(", " ").replace(")", " ").split()}
+
+
+def compare(folder: str, typed: list[str]) -> None:
+    """eval.py with the words `typed`, each row fine-tuned as FOLDER's search chose for the row whose name says no more."""
     from gfm_objectives import cli
     from gfm_objectives.compare import comparison, contenders, trials
     from gfm_objectives.compare.search import Space
@@ -117,12 +121,12 @@ def compare(folder: str, words: list[str]) -> None:
     chosen = {r["contender"]: HParams(**r["hparams"]) for r in rows}
 
     def space(row: contenders.Contender, *_: object) -> Space:
-        return Space(chosen[max((n for n in chosen if n in row.name), key=len)], {})
+        return Space(chosen[max((n for n in chosen if words(n) <= words(row.name)), key=len)], {})
 
     contenders.Contender.space = space  # type: ignore[method-assign,assignment]
     comparison.Comparison.tune = lambda *_: None  # type: ignore[method-assign]
     trials.TrialLog.best = lambda _, job: job.hparams  # type: ignore[method-assign]
-    raise SystemExit(cli.evaluate(words))
+    raise SystemExit(cli.evaluate(typed))
 
 
 if __name__ == "__main__":
