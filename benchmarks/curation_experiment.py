@@ -111,7 +111,7 @@ def words(name: str) -> set[str]:
 
 
 def compare(folder: str, typed: list[str]) -> None:
-    """eval.py with the words `typed`, each row fine-tuned as FOLDER's search chose for the row whose name says no more."""
+    """eval.py with the words `typed`, each row fine-tuned as FOLDER chose for the row whose name says no more."""
     from gfm_objectives import cli
     from gfm_objectives.compare import comparison, contenders, trials
     from gfm_objectives.compare.search import Space
