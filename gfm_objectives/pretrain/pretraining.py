@@ -34,9 +34,9 @@ from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import check_data, folder, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
+from gfm_objectives.signals import listening
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import launched, together
-from gfm_objectives.training.leaving import listening
 from gfm_objectives.training.logging import build_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -83,7 +83,7 @@ def run(cfg: DictConfig) -> Path:
             told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
             print(f"{cfg.name}: {told}", flush=True)
     try:
-        with together(fabric.world_size, out), listening(module.asked):
+        with together(fabric.world_size, out), listening() as module.asked:
             module.fit(measuring, wanted(cfg.compile, device))
             joules = module.joules()
     finally:

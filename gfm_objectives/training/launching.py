@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from gfm_objectives.errors import InputError
+from gfm_objectives.signals import held
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
@@ -41,7 +42,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         # steps of cross_sensor and mix leave the heads of other directions without a gradient
         strategy=DDPStrategy(find_unused_parameters=True, process_group_backend=backend) if several else "auto",
     )
-    fabric.launch()
+    with held():  # an early signal ends none of the processes that begin here
+        fabric.launch()
     return fabric
 
 
