@@ -266,7 +266,7 @@ def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch
             run()
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert told(2) == ["began", "left"]
+    assert told(2) == ["began", "left"] and run.process is not None and run.process.wait() == 75
     pickle.loads(pickle.dumps(again[0])).result()
     assert told(3) == ["began", "left", "finished"]
     with pytest.raises(subprocess.CalledProcessError):

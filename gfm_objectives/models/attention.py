@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfm_objectives.models.slices import in_slices
-
-# Its backward gives nan for 64 tokens, and every odd multiple, once their logits are far below 0
-# (https://github.com/pytorch/pytorch/issues/196678): runs with blocks died of it on an H100.
-torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class CrossBlock(nn.Module):

@@ -15,6 +15,10 @@ from gfm_objectives.models.stem import CELL, Merged
 
 MIXERS = ("attention", "convolution")
 
+# cuDNN's attention: its backward gives nan for 64 tokens, and every odd multiple, once their logits are far below 0
+# (https://github.com/pytorch/pytorch/issues/196678): runs with blocks died of it on an H100.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class ViT(nn.Module):
     """Pre-norm ViT (timm's blocks). A token is a patch of merged cells, whatever the dates and sensors; no class token.
