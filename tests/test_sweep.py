@@ -253,10 +253,11 @@ def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch
     """submitit calls `checkpoint` in a signal's handler, while the run is waited for."""
     pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
     monkeypatch.chdir(tmp_path)
-    run, again = cluster.Run([sys.executable, "-c", LEAVES]), []
+    run, again, said = cluster.Run([sys.executable, "-c", LEAVES]), [], []
 
     def handle(*_: object) -> None:
         again.append(run.checkpoint())
+        said.extend(told(1))
         raise SystemExit(-1)
 
     before = signal.signal(signal.SIGUSR2, handle)
@@ -266,7 +267,7 @@ def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch
             run()
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert told(2) == ["began", "left"] and run.process is not None and run.process.wait() == 75
+    assert said == ["began", "left"] and run.process is not None and run.process.wait() == 75
     pickle.loads(pickle.dumps(again[0])).result()
     assert told(3) == ["began", "left", "finished"]
     with pytest.raises(subprocess.CalledProcessError):

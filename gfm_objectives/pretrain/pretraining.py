@@ -66,6 +66,8 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     cfg = settled(cfg)
     device, dtype = resolve(cfg.device, cfg.precision)
+    if cfg.devices:  # told once, before the others are started
+        places_of(cfg, cfg.devices * cfg.num_nodes)
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
     module = assembled(cfg, fabric, dtype)
