@@ -236,7 +236,7 @@ signal.signal(signal.SIGTERM, leave)
 if os.path.exists("told.txt"):
     sys.exit(print("finished", file=open("told.txt", "a")))
 print("began", file=open("told.txt", "a"))
-time.sleep(60)
+time.sleep(20)
 """
 
 
