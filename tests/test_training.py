@@ -312,6 +312,12 @@ def test_processes_that_others_started_are_not_left_to_train_alone(by: str, monk
     assert (made[0]["devices"], made[0]["num_nodes"]) == (2, 2)
 
 
+def test_far_more_processes_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching.L, "Fabric", lambda **_: pytest.fail("started"))
+    with pytest.raises(InputError, match="devices=300: so many processes"):
+        launching.launched(CPU, 300)
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_told_of_in_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     words = ("objective=supervised", "devices=2", "optim.batch_size=2", "budget.flops=3e10", "checkpoint_every=0.1")

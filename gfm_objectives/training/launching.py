@@ -24,7 +24,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
     """Fabric with its processes running: this one, and, by the same command line, the others.
 
     devices: how many of this machine; None = as many as torchrun or srun started, else all GPUs for device=cuda without
-    a number, else one. InputError where there are fewer GPUs, and where others were started: each would train alone.
+    a number, else one. InputError where there are fewer GPUs, or far fewer cores, and where others were started, each of
+    which would train alone.
     """
     for chatty in ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -40,6 +41,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         )
     if gpu and devices > (1 if device.index is not None else here):
         raise InputError(f"devices={devices}: device={device} has {1 if device.index is not None else here}")
+    if not gpu and devices > 2 * (cores := os.cpu_count() or 1):
+        raise InputError(f"devices={devices}: so many processes would wait for each other on {cores} cores")
     several = devices * nodes > 1
     backend = "nccl" if gpu else "gloo"
     fabric = L.Fabric(
