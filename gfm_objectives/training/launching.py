@@ -24,8 +24,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
     """Fabric with its processes running: this one, and, by the same command line, the others.
 
     devices: how many of this machine; None = as many as torchrun or srun started, else all GPUs for device=cuda without
-    a number, else one. InputError where there are fewer GPUs, or far fewer cores, and where others were started, each of
-    which would train alone.
+    a number, else one. InputError where there are fewer GPUs, or far fewer cores, and where torchrun or srun started
+    another number, each of which would train alone.
     """
     for chatty in ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
