@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,18 +50,13 @@ class Alive(TorchDispatchMode):
 
 
 class Fused(TorchFunctionMode):
-    """Attention in a kernel that keeps no matrix of weights, which the meta device has not of itself; by the rule
-    `fused`, of the number of keys. The CPU's stands for all: each keeps its output and a number for each query."""
-
-    def __init__(self, fused: Callable[[int], bool] = lambda keys: True) -> None:
-        super().__init__()
-        self.fused = fused
+    """Attention in a kernel that keeps no matrix of weights, which the meta device has not of itself. The CPU's stands
+    for all: each keeps its output and a number for each query."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "scaled_dot_product_attention" and self.fused(args[1].shape[-2]):
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 # What autocast runs in the lower precision, and what it brings back to float32, by the names of functions that models

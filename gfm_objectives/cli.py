@@ -7,6 +7,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any
 
 from gfm_objectives import __version__
 from gfm_objectives.errors import InputError, InputWarning, explain
+from gfm_objectives.signals import listening
 
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -27,8 +29,8 @@ class Command:
     and --help answer at once.
 
     bare: the key that words without = belong to; joined: several of them are one list; whole: run takes all configs of
-    a sweep at once; preparing: what is said before torch is loaded, which takes seconds, on a network disk a minute;
-    usage: of a command without a yaml; words: the only ones it knows.
+    a sweep at once; listens: to signals that ask it to leave; preparing: what is said before torch is loaded, which
+    takes seconds, on a network disk a minute; usage: of a command without a yaml; words: the only ones it knows.
     """
 
     about: str
@@ -36,6 +38,7 @@ class Command:
     bare: str = ""
     joined: bool = False
     whole: bool = False
+    listens: bool = False
     preparing: str = ""
     usage: str = ""
     words: tuple[str, ...] = ()
@@ -46,6 +49,7 @@ COMMANDS = {
         "pretrain an encoder with one objective to a budget in FLOPs",
         "pretrain:run_all",
         whole=True,
+        listens=True,
         preparing="the data, the encoder and the count of its FLOPs",
     ),
     "plan": Command(
@@ -149,19 +153,19 @@ COMMANDS = {
 
 def train(argv: Sequence[str] | None = None) -> int:
     """What train.py calls. Returns the exit code."""
-    return guarded(lambda: _run("train", sys.argv[1:] if argv is None else argv, "python train.py"))
+    return guarded(lambda: _called("train", sys.argv[1:] if argv is None else argv, "python train.py"))
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """What eval.py calls. Returns the exit code."""
-    return guarded(lambda: _run("eval", sys.argv[1:] if argv is None else argv, "python eval.py"))
+    return guarded(lambda: _called("eval", sys.argv[1:] if argv is None else argv, "python eval.py"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script `gfm`. Returns the exit code; whatever a command raises for its user is told in one line."""
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if command in COMMANDS:
-        return guarded(lambda: _run(command, rest, f"gfm {command}"))
+        return guarded(lambda: _called(command, rest, f"gfm {command}"))
     if command in ("--version", "-V"):
         return _say(f"gfm-objectives {__version__}")
     if command in ("", "--help", "-h", "help"):
@@ -212,6 +216,12 @@ def _left(error: BrokenPipeError) -> int:
     for fd in (1, 2):
         os.dup2(null, fd)  # Python flushes once more at its end
     return 141  # as the shell says of what ends by SIGPIPE
+
+
+def _called(name: str, argv: Sequence[str], program: str) -> int:
+    """_run, from its first line on with an ear to whoever asks it to leave, where the command listens."""
+    with listening() if COMMANDS[name].listens else nullcontext():
+        return _run(name, argv, program)
 
 
 def _run(name: str, argv: Sequence[str], program: str) -> int:

@@ -18,7 +18,7 @@ from gfm_objectives.models import build_encoder
 from gfm_objectives.models.slices import cut, joined
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
-from gfm_objectives.pretrain import batches
+from gfm_objectives.pretrain import batches, pretraining
 from gfm_objectives.pretrain.batches import hold, largest, micro_of, places_of
 from gfm_objectives.pretrain.steps import Step
 from gfm_objectives.runs.ledger import Ledger
@@ -103,6 +103,15 @@ def test_a_whole_batch_is_dealt_out_evenly(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"batch.global=12: 5 processes cannot share it evenly"):
         places_of(cfg, 5)
     assert places_of(small(tmp_path), 5) == 4
+
+
+def test_a_batch_that_cannot_be_shared_is_told_before_others_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "launched", lambda *_: pytest.fail("several processes, and a line of each"))
+    cfg = small(tmp_path, "optim.batch_size=null", "batch.global=7", "devices=2", "device=cpu")
+    with pytest.raises(InputError, match=r"batch.global=7: 2 processes"):
+        pretrain.run(cfg)
 
 
 def test_a_whole_batch_may_go_on_with_other_processes(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ GROUND = (
     "svg",
     "allocations",
     "ranks",
+    "signals",
 )
 SIBLINGS = ("objectives", "data", "tasks")  # these never import each other
 # Where data and models meet: each may import the ones before it.

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_pretrain import SMALL
+from test_training import train
 
 from gfm_objectives import cli, config, pretrain, ranks
 from gfm_objectives.errors import InputError
+from gfm_objectives.pretrain import pretraining
 from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.signals import SIGNALS, Asked, held, listening
+from gfm_objectives.training import launching
 from gfm_objectives.training.finite import EVERY
-from gfm_objectives.training.leaving import AGAIN, Asked, listening, requeued
+from gfm_objectives.training.leaving import AGAIN, due, requeued
 
 SHORT = ("objective=supervised", "data.size=16", "budget.flops=2e9", "checkpoint_every=1", "loggers=[]", "log_every=1")
 
@@ -85,15 +91,90 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_run_that_is_asked_before_its_first_step_leaves_with_a_checkpoint(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = pretraining.assembled
+
+    def asked_meanwhile(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return ready(*given)
+
+    monkeypatch.setattr(pretraining, "assembled", asked_meanwhile)
+    code, told = ended(start(tmp_path)), (tmp_path / "told.txt").read_text()
+    assert code == AGAIN and "by SIGUSR2, the checkpoint of step 0 (0% of the budget) is written" in told, told
+    monkeypatch.undo()
+    code, told = ended(start(tmp_path)), (tmp_path / "told.txt").read_text()
+    assert code == 0 and "goes on from step 0" in told, told
+    assert weights(tmp_path) == weights(unbroken)
+
+
 def test_signals_mean_afterwards_what_they_meant_before() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    asked = Asked()
-    with listening(asked):
-        assert not asked.at(0, torch.device("cpu"))
-        os.kill(os.getpid(), signal.SIGUSR1)
+    with listening() as asked:
+        assert not due(asked, 0, torch.device("cpu"))
+        with listening() as inner:
+            os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
-    assert asked.signal == signal.SIGUSR1, "the first"
+    assert inner is asked and asked.signal == signal.SIGUSR1, "the first"
     assert signal.getsignal(signal.SIGUSR1) == before
+    with listening() as later:
+        assert later.signal == 0
+
+
+def test_a_process_begun_while_signals_are_held_hears_them_once_it_listens() -> None:
+    """However early they come: it has not even begun to read Python."""
+    code = "from gfm_objectives.signals import listening\nwith listening() as asked: print(int(asked.signal))"
+    with held():
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process.send_signal(signal.SIGUSR1)
+    assert (process.communicate(timeout=60)[0].strip(), process.returncode) == (str(int(signal.SIGUSR1)), 0)
+
+
+def test_further_processes_begin_while_signals_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[set[int]] = []
+    monkeypatch.setattr(
+        launching.L.Fabric, "launch", lambda _: found.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    )
+    launching.launched(torch.device("cpu"))
+    assert found[0] >= {*SIGNALS} and not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {*SIGNALS}
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_asked_leave_go_on_and_end_as_unbroken_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked while the second one is still loading torch, and in mid-run; each time as a job of SLURM's."""
+    called = scontrol(tmp_path, 0, monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    words = ("objective=supervised", "devices=2", "optim.batch_size=2", "budget.flops=2e10", "checkpoint_every=1")
+    whole, last = train(tmp_path / "whole", *words), tmp_path / "asked" / "demo" / "checkpoints" / "last.ckpt"
+    told = whole.communicate(timeout=300)[0]
+    assert whole.returncode == 0, told
+    for early in (True, False):
+        run = train(tmp_path / "asked", *words)
+        deadline = time.monotonic() + 300
+        while not (second(run.pid) if early else last.stat().st_mtime < begun_at(tmp_path / "asked")):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGUSR1)
+        told = run.communicate(timeout=300)[0]
+        assert run.returncode == AGAIN and "job 7 is back in the queue" in told, told
+        assert ("step 0 (0%" in told) == early, told
+    told = (run := train(tmp_path / "asked", *words)).communicate(timeout=300)[0]
+    assert run.returncode == 0 and "goes on from step" in told, told
+    assert weights(tmp_path / "asked") == weights(tmp_path / "whole")
+    assert called.read_text() == "requeue 7\n" * 2
+
+
+def second(pid: int) -> bool:
+    return bool(subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split())
+
+
+def begun_at(folder: Path, lines: int = 4) -> float:
+    """When the last of so many steps was logged; 0 = not yet."""
+    table = folder / "demo" / "metrics.csv"
+    return table.stat().st_mtime if table.exists() and table.read_text().count("\n") >= lines else 0.0
 
 
 def test_of_several_processes_all_leave_at_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +182,7 @@ def test_of_several_processes_all_leave_at_one_step(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setattr(ranks, "worst", lambda t: t.clamp(min=int(signal.SIGTERM)))
     asked = Asked()
-    assert [asked.at(step, torch.device("cpu")) for step in (EVERY - 1, EVERY)] == [False, True]
+    assert [due(asked, step, torch.device("cpu")) for step in (EVERY - 1, EVERY)] == [False, True]
     assert asked.signal == signal.SIGTERM
 
 

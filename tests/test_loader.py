@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from gfm_objectives.chance import mix, order, seed_of
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
+from gfm_objectives.signals import SIGNALS
 
 
 class Numbers(Source):
@@ -146,7 +146,7 @@ def test_a_worker_outlives_the_signals_that_ask_a_job_to_leave():
     steps = iter(loader)
     next(steps)
     (worker,) = loader._loader._iterator._workers
-    for asking in (signal.SIGUSR1, signal.SIGTERM):
+    for asking in SIGNALS:
         os.kill(worker.pid, asking)
     assert len([next(steps) for _ in range(4)]) == 4, "of which it had one or two ready"
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -224,7 +225,7 @@ def test_attention_keeps_a_matrix_of_weights_only_where_it_is_not_fused():
     q = torch.empty(2, 4, 256, 16, device="meta", requires_grad=True)
     sizes = {}
     for fused in (True, False):
-        with Alive() as alive, Fused(lambda keys, fused=fused: fused and keys == 256):
+        with Alive() as alive, Fused() if fused else nullcontext():
             y = torch.nn.functional.scaled_dot_product_attention(q, q, q)
             sizes[fused] = alive.now
             del y
@@ -256,7 +257,7 @@ def test_precision_sides_and_devices_matter(spec):
     assert part.activations < fp32.activations / 2
     several = forecast(objective, spec, whole, 64, several=True)
     assert several.total == fp32.total + fp32.gradients
-    assert forecast(objective, spec, whole, 64, device="cpu").activations > fp32.activations - WORKSPACE["cuda"]
+    assert forecast(objective, spec, whole, 64, device="cpu").activations == fp32.activations - WORKSPACE["cuda"]
 
 
 def test_the_largest_of_the_kinds_of_step_counts():

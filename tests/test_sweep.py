@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +22,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.runs.folder import folder
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import config_hash
-from gfm_objectives.sweep import plan, pool, study, trunks
+from gfm_objectives.sweep import cluster, plan, pool, study, trunks
 
 STUDY = """
 name: mini
@@ -214,7 +218,71 @@ def test_slurm_job_is_shown_without_a_cluster(mini, capsys):
     assert "#SBATCH --partition=gpu" in said and "#SBATCH --time=120" in said
     assert "#SBATCH --array=0-2" in said and "#SBATCH --array=0-1" in said, "three trunks, two branches"
     assert said.count("# run ") == 5 and said.count("#SBATCH --dependency=afterany:") == 1
+    assert said.count("#SBATCH --requeue\n") == 2 and said.count("#SBATCH --signal=USR2@90") == 2
+    assert "ntasks-per-node" not in said and "#SBATCH --cpus-per-task=8" in said
     assert main(["sweep", "study.yaml", "executor=slurm"]) == 2 and "no sbatch here" in capsys.readouterr().err
+    assert main(["sweep", "study.yaml", "executor=slurm", "dry_run=true", "slurm.gpus=4"]) == 0
+    said = capsys.readouterr().out
+    assert "#SBATCH --ntasks-per-node=4" in said and "#SBATCH --cpus-per-task=2" in said, "a process a GPU"
+
+
+LEAVES = """
+import os, signal, sys, time
+def leave(*_):
+    time.sleep(0.3)
+    print("left", file=open("told.txt", "a"))
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+if os.path.exists("told.txt"):
+    sys.exit(print("finished", file=open("told.txt", "a")))
+print("began", file=open("told.txt", "a"))
+time.sleep(20)
+"""
+
+
+def told(wanted: int) -> list[str]:
+    """What the runs of LEAVES said, as soon as it is so many lines."""
+    deadline, file = time.monotonic() + 60, Path("told.txt")
+    while not (file.exists() and file.read_text().count("\n") >= wanted):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return file.read_text().split()
+
+
+def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch):
+    """submitit calls `checkpoint` in a signal's handler, while the run is waited for."""
+    pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
+    monkeypatch.chdir(tmp_path)
+    run, again, said = cluster.Run([sys.executable, "-c", LEAVES]), [], []
+
+    def handle(*_: object) -> None:
+        again.append(run.checkpoint())
+        said.extend(told(1))
+        raise SystemExit(-1)
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    threading.Thread(target=lambda: (told(1), os.kill(os.getpid(), signal.SIGUSR2))).start()
+    try:
+        with pytest.raises(SystemExit):
+            run()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert said == ["began", "left"] and run.process is not None and run.process.wait() == 75
+    pickle.loads(pickle.dumps(again[0])).result()
+    assert told(3) == ["began", "left", "finished"]
+    with pytest.raises(subprocess.CalledProcessError):
+        cluster.Run([sys.executable, "-c", "raise SystemExit(2)"])()
+
+
+@pytest.mark.slow
+def test_submitit_puts_a_run_back_and_it_goes_on(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
+    monkeypatch.chdir(tmp_path)
+    (job,) = submitit.LocalExecutor("jobs").submit_array([cluster.Run([sys.executable, "-c", LEAVES])])
+    told(1)
+    job._interrupt()  # the signal that submitit asks SLURM for
+    job.result()
+    assert told(3) == ["began", "left", "finished"]
 
 
 @pytest.mark.slow

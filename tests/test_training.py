@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.pretrain import module, pretraining
 from gfm_objectives.pretrain.steps import Step
 from gfm_objectives.runs.checkpoint import load_encoder
+from gfm_objectives.training import launching
 from gfm_objectives.training.compiling import compile_parts, eager, wanted
 from gfm_objectives.training.finite import EVERY, Finite
 from gfm_objectives.training.optimiser import adamw
@@ -284,6 +286,36 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for x, y in zip(load_encoder(one).buffers(), load_encoder(tmp_path / "two" / "demo").buffers(), strict=True):
         torch.testing.assert_close(x.float(), y.float(), rtol=0.02, atol=0.02)
     assert not list((tmp_path / "two").rglob("*.tmp"))
+
+
+STARTED = {
+    "torchrun": {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"},
+    "srun": {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"},
+}
+
+
+@pytest.mark.parametrize("by", STARTED)
+def test_processes_that_others_started_are_not_left_to_train_alone(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take itself for the first, and write into the one folder."""
+    made: list[dict[str, Any]] = []
+    fabric = SimpleNamespace(launch=lambda: None)
+    monkeypatch.setattr(launching.L, "Fabric", lambda **options: made.append(options) or fabric)
+    for k, v in STARTED[by].items():
+        monkeypatch.setenv(k, v)
+    with pytest.raises(
+        InputError, match=rf"{by} started 2 processes on each of 2 machines; give devices=2 num_nodes=2"
+    ):
+        launching.launched(CPU)
+    with pytest.raises(InputError, match="devices=1 num_nodes=2"):
+        launching.launched(CPU, 1, 2)
+    launching.launched(CPU, None, 2)
+    assert (made[0]["devices"], made[0]["num_nodes"]) == (2, 2)
+
+
+def test_far_more_processes_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching.L, "Fabric", lambda **_: pytest.fail("started"))
+    with pytest.raises(InputError, match="devices=300: so many processes"):
+        launching.launched(CPU, 300)
 
 
 @pytest.mark.slow

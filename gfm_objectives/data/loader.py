@@ -18,6 +18,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.chance import order
 from gfm_objectives.data.places import Places
 from gfm_objectives.errors import InputError
+from gfm_objectives.signals import SIGNALS
 
 PIXELS = 2**16  # read at a time, in as many steps as that takes: sources that make places make sixteen of 64 x 64 for
 # little more than the price of four
@@ -44,7 +45,8 @@ def _leave_with_parent(worker: int) -> None:
 
     A DataLoader's own watch is on the process id of the worker's parent, here the fork server, which outlives a kill.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for asking in SIGNALS:
+        signal.signal(asking, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
     parent = multiprocessing.parent_process()
     assert parent is not None, worker
@@ -60,7 +62,7 @@ def warm_up() -> Any:
     """Start the server that workers come from, which takes seconds; returns its context of multiprocessing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # the trainer's, not the server's
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS} - {signal.SIGTERM})  # the trainer's, not the server's
     forkserver.ensure_running()  # and from now on, while the caller builds its model
     signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return context

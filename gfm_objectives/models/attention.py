@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gfm_objectives.models.slices import in_slices
-
-# Its backward gives nan for 64 tokens, and every odd multiple, once their logits are far below 0
-# (https://github.com/pytorch/pytorch/issues/196678): runs with blocks died of it on an H100.
-torch.backends.cuda.enable_cudnn_sdp(False)
-
-SHORT = 300  # keys; below it the plain kernel takes a half to a third of the fused one's time on a CPU
-
-
-def attention_kernel(keys: Tensor) -> AbstractContextManager[None]:
-    """The faster kernel for scaled dot-product attention over keys (B, N, D)."""
-    plain = keys.device.type == "cpu" and keys.shape[1] < SHORT
-    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 class CrossBlock(nn.Module):
@@ -41,8 +25,7 @@ class CrossBlock(nn.Module):
         split = (self.heads, q.shape[-1] // self.heads)
         query = self.q(self.norm_q(q)).unflatten(-1, split).transpose(1, 2)
         key, value = (t.unflatten(-1, split).transpose(1, 2) for t in self.kv(self.norm_kv(kv)).chunk(2, -1))
-        with attention_kernel(kv):
-            read = F.scaled_dot_product_attention(query, key, value)
+        read = F.scaled_dot_product_attention(query, key, value)
         q = q + self.out(read.transpose(1, 2).flatten(2))
         return q + self.mlp(self.norm_mlp(q))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
@@ -107,7 +108,10 @@ class Encoder(nn.Module):
         """mask: what of the batch may be seen; None = all of it."""
         height, width = batch.size
         merged, z = in_slices(self.trunk, self.micro, batch.gsd, batch.pad_to(self.patch), mask)
-        return Encoded(z, self.way_back(z, merged, self.patch)[:, :, :height, :width])
+        dense = self.way_back(z, merged, self.patch)
+        if dense.requires_grad:  # in another memory format GELU's backward takes five times as long
+            dense.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+        return Encoded(z, dense[:, :, :height, :width])
 
     def trunk(self, batch: Batch, mask: Mask | None) -> tuple[Merged, Tensor]:
         """Merged cells and tokens, each place for itself."""

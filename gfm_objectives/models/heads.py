@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gfm_objectives import ranks
+from gfm_objectives.models.masking import take
 
 
 class MapHead(nn.Module):
@@ -132,11 +133,12 @@ class PatchHead(nn.Module):
 
     def forward(self, sensor: str, told: Tensor, cells: Tensor, cell: Tensor) -> Tensor:
         """told (B, K, dim), cells as by_cell gives them, cell (B, K) long; returns (B, K, p p, C), float32."""
-        fine = cells.gather(1, cell[..., None].expand(-1, -1, cells.shape[-1])).unflatten(-1, (self.patch**2, -1))
-        pixels = self.token[sensor](told).unflatten(-1, (self.patch**2, -1))
-        return (pixels + self.pixel[sensor](fine * self.gate(told)[:, :, None])).float()
+        fine = take(cells, cell).unflatten(-1, (self.patch**2, -1))  # (B, K, p p, width)
+        pixels, linear = self.token[sensor](told).unflatten(-1, (self.patch**2, -1)), self.pixel[sensor]
+        maps = self.gate(told)[..., None] * linear.weight.mT  # (B, K, width, C): the gate in the map, not in each pixel
+        return (pixels + fine @ maps + linear.bias).float()
 
 
 def by_cell(dense: Tensor, patch: int) -> Tensor:
     """(B, width, H, W) -> (B, cells, p p width): the pixels of each cell in one row."""
-    return rearrange(dense, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
+    return rearrange(dense.movedim(1, -1), "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)

@@ -84,6 +84,12 @@ def hidden_of(mask: Mask, names: Sequence[str], sensor: str, count: int) -> tupl
     return order, mine.gather(1, order).float()
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, K) of x (B, N, D): (B, K, D)."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
+
+
 def _scores(batch: Batch, valid: Tensor, kinds: Sequence[str]) -> Tensor:
     """(B, slots, h, w) random order in which a sample's kind of mask shows cells."""
     b, n, h, w = valid.shape

@@ -79,20 +79,18 @@ class Stem(nn.Module):
 
     def merge(self, name: str, series: Series, ok: Tensor) -> tuple[Tensor, Tensor]:
         """One sensor's cells (B, n, D), 0 where nothing is ok (B, T, H, W), and its composites as in Merged."""
-        x = series.x.masked_fill(~ok[:, :, None], 0)
-        x = rearrange(x, "b t c (h p) (w q) -> b (h w) t (c p q)", p=CELL, q=CELL)
-        shown = rearrange(ok.to(x.dtype), "b t (h p) (w q) -> b (h w) t (p q)", p=CELL, q=CELL)
-        weight = self.embed[name](series.bands).flatten(0, 1)  # (C p q, D)
+        values, weight = in_cells(series.x, ok), self.embed[name](series.bands)  # (B, n, T, C + 1, P), (C, P, D)
         if SENSORS[name].of_classes:
-            whole = x.new_ones(*x.shape[:2], COMPOSITES, 1)
+            whole = values.new_ones(*values.shape[:2], COMPOSITES, 1)
             # its classes say where it is valid: the validity of images, once trained, would disturb at first
-            return x[:, :, 0] @ weight, composites(whole, x, torch.zeros_like(shown))
-        told = shown @ self.validity + self.told(name, series)[:, None]  # (B, n, T, D)
-        y = F.gelu(torch.addmm(told.flatten(0, 2), x.flatten(0, 2), weight).unflatten(0, x.shape[:3]))
-        share = date_shares(self.score(y), shown.amax(-1) > 0).to(y.dtype)  # (B, n, T, heads + COMPOSITES)
+            values[..., -1, :] = 0
+            return values[:, :, 0, :-1].flatten(2) @ weight.flatten(0, 1), composites(whole, values)
+        y = values.flatten(3) @ torch.cat([weight, self.validity[None]]).flatten(0, 1)  # (B, n, T, D)
+        y = F.gelu(y + self.told(name, series)[:, None].to(y.dtype))
+        share = date_shares(self.score(y), values[..., -1, :].sum(-1) > 0).to(y.dtype)  # (B, n, T, heads + COMPOSITES)
         heads, weights = share.split([self.heads, COMPOSITES], -1)
         cells = (y.unflatten(-1, (self.heads, -1)) * heads[..., None]).sum(2).flatten(2)
-        return cells, composites(weights.mT, x, shown)
+        return cells, composites(weights.mT, values)
 
     def told(self, name: str, series: Series) -> Tensor:
         """(B, T, D): what is said of each date of a sensor, its day and whose it is."""
@@ -114,10 +112,18 @@ def date_shares(score: Tensor, alive: Tensor) -> Tensor:
     return torch.cat([nothing, score], 2).softmax(2)[:, :, 1:]
 
 
-def composites(weight: Tensor, x: Tensor, shown: Tensor) -> Tensor:
-    """Weighted means over dates: weight (B, n, g, T), x (B, n, T, C P), shown (B, n, T, P) -> (B, n, g, C + 1, P)."""
-    parts = [(weight @ t).unflatten(-1, (-1, shown.shape[-1])) for t in (x, shown)]
+def in_cells(x: Tensor, ok: Tensor) -> Tensor:
+    """x (B, T, C, H, W) by cell: (B, n, T, C + 1, P), 0 where it is not ok (B, T, H, W), which is the last channel."""
+    x = torch.where(ok[:, :, None], x, 0)
+    parts = [
+        rearrange(t, "b t c (h p) (w q) -> b (h w) t c (p q)", p=CELL, q=CELL) for t in (x, ok[:, :, None].to(x.dtype))
+    ]
     return torch.cat(parts, 3)
+
+
+def composites(weight: Tensor, values: Tensor) -> Tensor:
+    """Weighted means over dates: weight (B, n, g, T), values (B, n, T, C + 1, P) -> (B, n, g, C + 1, P)."""
+    return (weight @ values.flatten(3)).unflatten(-1, values.shape[3:])
 
 
 def spread(grid: Tensor, times: int) -> Tensor:

@@ -9,11 +9,15 @@ from einops import rearrange
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from gfm_objectives.models.attention import attention_kernel
+from gfm_objectives.models.masking import take
 from gfm_objectives.models.positions import metres
 from gfm_objectives.models.stem import CELL, Merged
 
 MIXERS = ("attention", "convolution")
+
+# cuDNN's attention: its backward gives nan for 64 tokens, and every odd multiple, once their logits are far below 0
+# (https://github.com/pytorch/pytorch/issues/196678): runs with blocks died of it on an H100.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class ViT(nn.Module):
@@ -49,20 +53,18 @@ class ViT(nn.Module):
         h, w = merged.grid
         m = patch // CELL
         x = rearrange(merged.cells, "b (h p w q) c -> b (h w) (p q c)", h=h // m, w=w // m, p=m, q=m)
-        x = self.merge[str(patch)](x) + metres((h // m, w // m), patch, gsd, self.dim)
-        count = x.shape[1]
-        if keep is not None:
-            index = keep[..., None].expand(-1, -1, self.dim)
-            x = x.gather(1, index)
+        place, count = metres((h // m, w // m), patch, gsd, self.dim), x.shape[1]
+        if keep is not None:  # before they are merged: what is left out costs nothing
+            x, place = take(x, keep), take(place, keep)
+        x = self.merge[str(patch)](x) + place
         if self.registers is not None:
             x = torch.cat([x, self.registers.to(x.dtype).expand(len(x), -1, -1)], 1)
-        with attention_kernel(x):
-            for block in self.blocks:
-                x = block(x, (h // m, w // m)) if self.mixer == "convolution" else block(x)
+        for block in self.blocks:
+            x = block(x, (h // m, w // m)) if self.mixer == "convolution" else block(x)
         x = self.norm(x)[:, : count if keep is None else keep.shape[1]]
         if keep is None:
             return x
-        return x.new_zeros(len(x), count, self.dim).scatter(1, index, x)
+        return x.new_zeros(len(x), count, self.dim).scatter(1, keep[..., None].expand_as(x), x)
 
 
 class Dilated(nn.Module):

@@ -59,7 +59,8 @@ class WayBack(nn.Module):
         y = rearrange(y, "b (h w) (p q c) -> b (h p w q) c", h=h // m, w=w // m, p=m, q=m) + skip
         y = self.coarse(rearrange(y, "b (h w) c -> b c h w", h=h, w=w))
         y = self.shuffle(y.flatten(2).mT).unflatten(-1, (CELL * CELL, -1)) + pixels
-        return self.fine(rearrange(y, "b (h w) (p q) c -> b c (h p) (w q)", h=h, w=w, p=CELL, q=CELL))
+        y = rearrange(y, "b (h w) (p q) c -> b (h p) (w q) c", h=h, w=w, p=CELL, q=CELL)
+        return self.fine(y.movedim(-1, 1))
 
     def pixels(self, merged: Merged) -> Tensor:
         """(B, n, p q, width): the composites of all sensors by a linear map of each pixel."""

@@ -14,7 +14,7 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.attention import Decoder
 from gfm_objectives.models.encoder import Encoder
-from gfm_objectives.models.masking import Mask
+from gfm_objectives.models.masking import Mask, take
 from gfm_objectives.models.positions import metres
 from gfm_objectives.models.stem import images
 from gfm_objectives.objectives.objective import Masked, Variant, View
@@ -100,18 +100,14 @@ class MaskedTokens(Masked):
         return {s: Asked(cell, real, *pixels, t) for (s, cell, real, pixels), t in zip(asked, told, strict=True)}
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` (B, K) of x (B, N, D): (B, K, D)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-
 def patches(series: Series, number: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """Pixels (B, K, p p, C) of the cells `number` (B, K), date * cells + cell, and which are valid (B, K, p p, 1), 0 or
     1."""
-    x = take(rearrange(series.x, "b t c (h p) (w q) -> b (t h w) (p q c)", p=patch, q=patch), number)
-    ok = take(rearrange(series.valid, "b t (h p) (w q) -> b (t h w) (p q)", p=patch, q=patch), number)
-    weight = ok[..., None].float()
-    return x.unflatten(-1, (patch * patch, -1)).masked_fill(weight == 0, 0).float(), weight
+    x = rearrange(series.x, "b t c (h p) (w q) -> b t h w p q c", p=patch, q=patch)  # views: what is not asked is not
+    ok = rearrange(series.valid, "b t (h p) (w q) -> b t h w p q 1", p=patch, q=patch)  # moved
+    place = torch.arange(len(x), device=x.device)[:, None], *torch.unravel_index(number, x.shape[1:4])
+    x, ok = x[place].flatten(2, 3), ok[place].flatten(2, 3)
+    return x.masked_fill(~ok, 0).float(), ok.float()
 
 
 def band_means(x: Tensor, weight: Tensor) -> Tensor:

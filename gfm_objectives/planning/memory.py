@@ -12,7 +12,6 @@ import torch
 from gfm_objectives.allocations import Alive, Autocast, Fused
 from gfm_objectives.batch import Spec
 from gfm_objectives.data.pool import packed, tensors
-from gfm_objectives.models.attention import SHORT
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.steps import Step
 
@@ -51,7 +50,7 @@ def forecast(
     Weights, gradients and AdamW's two moments are counted in float32; `several` devices add the buckets in which
     gradients travel. The rest is the most that is alive in forward and backward, each storage once and views not at
     all. Not seen: what kernels take for themselves, but for cuBLAS, and the loader's batches to come. `objective` is on
-    the meta device; device: cuda or cpu, where short attention keeps its matrix of weights (models/attention.py).
+    the meta device; device: cuda or cpu.
     """
     trained = [p for p in objective.parameters() if p.requires_grad]
     alive = Alive()
@@ -65,8 +64,7 @@ def forecast(
     objective.train().set_patch(step.patch)
     with alive:
         batch = dataclasses.replace(spec, size=step.side).dummy(batch_size).pad_to(objective.multiple)
-        rule = Fused(lambda keys: device != "cpu" or keys >= SHORT)
-        with rule, Autocast() if dtype == torch.bfloat16 else nullcontext():
+        with Fused(), Autocast() if dtype == torch.bfloat16 else nullcontext():
             loss = objective(batch, step.variant)["loss"]
         for p in trained:
             p.grad = None

@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig
@@ -34,10 +34,11 @@ from gfm_objectives.pretrain.states import Trunk, restore, state_of
 from gfm_objectives.pretrain.steps import Step, crop
 from gfm_objectives.runs.checkpoint import write_state
 from gfm_objectives.runs.trunk import LAST
+from gfm_objectives.signals import Asked
 from gfm_objectives.training.compiling import compile_parts, eager
 from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
-from gfm_objectives.training.leaving import Asked, leave
+from gfm_objectives.training.leaving import due, leave
 from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
 from gfm_objectives.training.stepping import Stepper
@@ -100,6 +101,8 @@ class Pretraining:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
             self.bar = Bar(self.budget.flops, self.cfg.name)
         self.trunk.begin(self)
+        if not self.done and due(self.asked, 0, self.device):  # while all this was made ready
+            self.leave(measuring)
         batches = iter(self.loader)
         while not self.done:
             self.trunk.before_step(self)
@@ -107,12 +110,16 @@ class Pretraining:
             measuring.after_step(self)
             self.objective.after_step(self.budget.progress)
             self.trunk.after_step(self, measuring)
-            leaves = not self.done and self.asked.at(self.count["step"], self.device)
-            if self.done or leaves or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
+            if not self.done and due(self.asked, self.count["step"], self.device):
+                self.leave(measuring)
+            if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
                 self.save(measuring)
-            if leaves:
-                at = f"step {self.count['step']} ({self.budget.progress:.0%} of the budget)"
-                leave(self.fabric, self.asked, f"{self.cfg.name}: {{}}, the checkpoint of {at} is written")
+
+    def leave(self, measuring: Measuring) -> NoReturn:
+        """With a checkpoint, as all processes do at this step."""
+        self.save(measuring)
+        at = f"step {self.count['step']} ({self.budget.progress:.0%} of the budget)"
+        leave(self.fabric, self.asked, f"{self.cfg.name}: {{}}, the checkpoint of {at} is written")
 
     def opened(self) -> StepLoader | PoolLoader:
         """The batches from the next step on."""

@@ -34,9 +34,9 @@ from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import check_data, folder, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
+from gfm_objectives.signals import listening
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import launched, together
-from gfm_objectives.training.leaving import listening
 from gfm_objectives.training.logging import build_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -66,6 +66,8 @@ def run(cfg: DictConfig) -> Path:
     """Pretrain to the budget and export; returns the run folder. InputError for what the user can mend."""
     cfg = settled(cfg)
     device, dtype = resolve(cfg.device, cfg.precision)
+    if cfg.devices:  # told once, before the others are started
+        places_of(cfg, cfg.devices * cfg.num_nodes)
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
     module = assembled(cfg, fabric, dtype)
@@ -83,7 +85,7 @@ def run(cfg: DictConfig) -> Path:
             told = "first the untrained encoder is measured on held-out places (docs/yardstick.md)"
             print(f"{cfg.name}: {told}", flush=True)
     try:
-        with together(fabric.world_size, out), listening(module.asked):
+        with together(fabric.world_size, out), listening() as module.asked:
             module.fit(measuring, wanted(cfg.compile, device))
             joules = module.joules()
     finally:

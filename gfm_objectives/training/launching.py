@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from gfm_objectives.errors import InputError
+from gfm_objectives.signals import held
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
@@ -21,17 +23,26 @@ with warnings.catch_warnings():  # third parties' deprecations, at import
 def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -> L.Fabric:
     """Fabric with its processes running: this one, and, by the same command line, the others.
 
-    devices: how many of this machine; None = all GPUs for device=cuda without a number, else one. InputError where
-    there are fewer GPUs.
+    devices: how many of this machine; None = as many as torchrun or srun started, else all GPUs for device=cuda without
+    a number, else one. InputError where there are fewer GPUs, or far fewer cores, and where torchrun or srun started
+    another number, each of which would train alone.
     """
     for chatty in ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     gpu = device.type == "cuda"
     here = torch.cuda.device_count() if gpu else 1
+    by, each, machines = started(os.environ)
     if devices is None:
-        devices = here if gpu and device.index is None else 1
+        devices = each or (here if gpu and device.index is None else 1)
+    if by and (devices, nodes) != (each, machines):
+        raise InputError(
+            f"devices={devices} num_nodes={nodes}: {by} started {each} processes on each of {machines} machines; give "
+            f"devices={each} num_nodes={machines}"
+        )
     if gpu and devices > (1 if device.index is not None else here):
         raise InputError(f"devices={devices}: device={device} has {1 if device.index is not None else here}")
+    if not gpu and devices > 2 * (cores := os.cpu_count() or 1):
+        raise InputError(f"devices={devices}: so many processes would wait for each other on {cores} cores")
     several = devices * nodes > 1
     backend = "nccl" if gpu else "gloo"
     fabric = L.Fabric(
@@ -41,8 +52,20 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         # steps of cross_sensor and mix leave the heads of other directions without a gradient
         strategy=DDPStrategy(find_unused_parameters=True, process_group_backend=backend) if several else "auto",
     )
-    fabric.launch()
+    with held():  # an early signal ends none of the processes that begin here
+        fabric.launch()
     return fabric
+
+
+def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
+    """Who started this process, how many on each machine, and on how many machines; ('', 0, 0) = nobody but a user."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        each = int(environment["LOCAL_WORLD_SIZE"])
+        return "torchrun", each, int(environment["WORLD_SIZE"]) // each
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # one alone may be a shell, whose user starts what he likes
+        machines = int(environment["SLURM_STEP_NUM_NODES"])
+        return "srun", int(environment["SLURM_STEP_NUM_TASKS"]) // machines, machines
+    return "", 0, 0
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Leaving on request: a signal asks, the next step boundary obeys, and the same command goes on where it was left.
 
 SIGUSR1 is what a SLURM job asks for ahead of its time limit (#SBATCH --signal=USR1@120); the job is then put back into
-the queue from here, as Lightning's Trainer does. SIGTERM is what SLURM sends where it preempts or cancels: who
-preempts requeues by himself, and what was cancelled is not to come back.
+the queue from here, as Lightning's Trainer does. SIGUSR2 is what submitit asks for, which does that by itself
+(sweep/cluster.py). SIGTERM is what SLURM sends where it preempts or cancels: who preempts requeues by himself, and what
+was cancelled is not to come back.
 """
 
 from __future__ import annotations
@@ -10,55 +11,29 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from gfm_objectives import ranks
+from gfm_objectives.signals import Asked
 from gfm_objectives.training.finite import EVERY
 
 if TYPE_CHECKING:
     import lightning as L
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 AGAIN = 75  # the exit code: EX_TEMPFAIL of sysexits.h, a failure that is none and asks to be tried again
 
 
-class Asked:
-    """signal: the first that asked this process to leave; 0 = none."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def hear(self, number: int, _: FrameType | None = None) -> None:
-        self.signal = self.signal or number
-
-    def at(self, step: int, device: torch.device) -> bool:
-        """Whether any process was asked by now, after so many steps; of several all are told at once, and look every
-        EVERY steps alone, since asking makes a GPU wait."""
-        if ranks.count() > 1:
-            if step % EVERY:
-                return False
-            self.signal = int(ranks.worst(torch.tensor(self.signal, device=device)))
-        return self.signal != 0
-
-
-@contextmanager
-def listening(asked: Asked) -> Iterator[None]:
-    """Tell it what SIGNALS this process is sent, in the main thread; afterwards they mean what they meant before."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {s: signal.signal(s, asked.hear) for s in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def due(asked: Asked, step: int, device: torch.device) -> bool:
+    """Whether any process was asked to leave by now, after so many steps; of several all are told at once, and look
+    every EVERY steps alone, since asking makes a GPU wait."""
+    if ranks.count() > 1:
+        if step % EVERY:
+            return False
+        asked.signal = int(ranks.worst(torch.tensor(asked.signal, device=device)))
+    return asked.signal != 0
 
 
 def leave(fabric: L.Fabric, asked: Asked, told: str) -> NoReturn:
