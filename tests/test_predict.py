@@ -16,10 +16,14 @@ from gfm_objectives.batch import Batch, Series
 from gfm_objectives.data.source import normalise
 from gfm_objectives.data.windows import sliding
 from gfm_objectives.errors import InputError
+from gfm_objectives.finetune.calibration import strangeness
 from gfm_objectives.finetune.evaluation import evaluate
+from gfm_objectives.predict.ground import Ground
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.mapping import Mapper
+from gfm_objectives.predict.predictor import Predictor
 from gfm_objectives.predict.raster import CACHE_MB
+from gfm_objectives.predict.scene import Quality
 from gfm_objectives.predict.seams import Seams
 from gfm_objectives.predict.tiling import Tiling
 from gfm_objectives.runs.segmenter import load_segmenter
@@ -103,6 +107,35 @@ def test_killed_and_resumed_to_the_same_bytes(model, image, tmp_path, monkeypatc
     assert predict(model, image, tmp_path / "b.tif", "block=64") == 0
     assert set(again) | set(kept_blocks) == set(range(9)) and not set(again) & set(kept_blocks)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_what_shows_nothing_is_not_computed_and_overviews_hold_classes(model, tmp_path, monkeypatch):
+    with rasterio.open(scene(tmp_path / "s.tif", 520, 128)) as file:
+        values = file.read()
+    values[:, 128:] = -9999
+    write(tmp_path / "s.tif", values, nodata=-9999, names=BANDS["s2"])
+    shown, call = [], Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", lambda self, raw: (shown.append(len(raw)), call(self, raw))[1])
+    assert predict(model, tmp_path / "s.tif", tmp_path / "m.tif", "block=64", "overlap=0") == 0
+    assert sum(shown) == 16, "of 4 x 17 windows those with data"
+    with rasterio.open(tmp_path / "m.tif") as file:
+        assert file.overviews(1) and (file.read(1)[128:] == 255).all()
+    with rasterio.open(tmp_path / "m.tif", overview_level=0) as file:
+        assert {*np.unique(file.read(1)).tolist()} == {*LEGEND.codes, 255}, "classes have no mean"
+
+
+def test_what_is_far_from_what_was_learned_is_strange():
+    known = {"mean": torch.ones(3), "whiten": torch.eye(3), "quantiles": torch.linspace(0, 2, 9)}
+    x = torch.tensor([[1.0, 1, 1], [2, 2, 2], [9, 9, 9]])
+    assert strangeness(x, known).tolist() == pytest.approx([0, 4 / 9, 1])
+
+
+def test_flags_and_pixels_of_degrees():
+    flags = np.array([0, 2, 4, 6, 9, np.nan])
+    assert Quality(1, (1,), (9,)).raised(flags).tolist() == [False, True, False, True, True, True]
+    degree = 10 / 111_320
+    ground = Ground(20, 20, rasterio.CRS.from_epsg(4326), rasterio.Affine(2 * degree, 0, 5, 0, -degree, 60))
+    assert ground.gsd == pytest.approx(10, rel=1e-3), "a degree of longitude is half as long at 60 degrees"
 
 
 def test_the_cache_of_rasters_does_not_grow_with_the_machine(model, image, tmp_path, monkeypatch):
@@ -248,6 +281,8 @@ def test_numbers_and_polygons(image, tmp_path):
     assert table.crs.to_epsg() == 32633
     assert predict(model, image, tmp_path / "g.geojson") == 0
     everything = geopandas.read_file(tmp_path / "g.geojson")
+    corners = [t.geometry.count_coordinates().sum() for t in (table, everything[everything["area_m2"] >= 2000])]
+    assert 3 * len(table) < corners[0] < corners[1]
     with rasterio.open(tmp_path / "all.tif") as file:
         assert everything["area_m2"].sum() == pytest.approx(100 * (file.read(1) != 255).sum())
 
