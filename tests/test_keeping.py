@@ -123,6 +123,25 @@ def test_places_of_several_follow_each_other():
     assert len(both) == 12 and torch.equal(both.read([7]).targets["landcover"], train.read([1]).targets["landcover"])
 
 
+def test_chips_that_were_drawn_lack_the_layers_that_nobody_draws():
+    train = open_bench("landcover", LANDCOVER).source("train")
+
+    class Drawn:
+        spec = train.spec
+
+        def __len__(self):
+            return 2
+
+        def read(self, indices):
+            batch = train.read(indices)
+            return batch.replace(targets={"landcover": batch.targets["landcover"]})
+
+    assert train.read([0]).targets.keys() == {"map", "landcover"}
+    both = Joined([train, Drawn()]).read([1, 7])
+    assert both.targets["map"][0].max() >= 0 and (both.targets["map"][1] == -1).all()
+    assert torch.equal(both.targets["landcover"], train.read([1, 1]).targets["landcover"])
+
+
 def test_adapters_train_little_and_are_merged(tmp_path):
     run = make_run(tmp_path / "runs" / "mae")
     folder = finetune(tmp_path, checkpoint=[run], trials=0, lora=2, flops=6e8)

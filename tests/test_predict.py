@@ -18,6 +18,7 @@ from gfm_objectives.data.windows import sliding
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.calibration import strangeness
 from gfm_objectives.finetune.evaluation import evaluate
+from gfm_objectives.predict import assembling
 from gfm_objectives.predict.ground import Ground
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.mapping import Mapper
@@ -338,6 +339,36 @@ def test_the_input_is_not_written_over(model, tmp_path, capsys):
     before = image.read_bytes()
     assert gfm(f"model={model}", f"input={image}", f"output={image}", "scale=0.0001", "overwrite=true") == 2
     assert "s.tif: is what is read" in capsys.readouterr().err and image.read_bytes() == before
+    words = ["extra=probability", "overwrite=true"]
+    scene(tmp_path / "m_probability.tif")
+    assert predict(model, tmp_path / "m_probability.tif", tmp_path / "m.tif", *words) == 2
+    assert "m_probability.tif: is what is read" in capsys.readouterr().err
+    assert predict(model, image, tmp_path / "m.tif", *words[:1]) == 2
+    assert "m_probability.tif: exists" in capsys.readouterr().err
+
+
+def test_a_kill_while_the_map_is_written_leaves_nothing_in_the_way(model, image, tmp_path, monkeypatch):
+    def dying(*_):
+        raise KeyboardInterrupt
+
+    whole, resampled = tmp_path / "m.tif", assembling.finish
+    monkeypatch.setattr(assembling, "finish", lambda part, target, how: (resampled(part, target, how), dying())[0])
+    assert predict(model, image, whole, "extra=entropy") == 130
+    assert not whole.exists() and (tmp_path / "m_entropy.tif").exists(), "extras come first"
+    monkeypatch.undo()
+    assert predict(model, image, whole, "extra=entropy") == 0 and whole.exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") or p.suffix == ".blocks"]
+
+
+def test_bands_of_a_file_with_scales_of_their_own(model, image, tmp_path, capsys):
+    with rasterio.open(image) as file:
+        values = np.concatenate([file.read(), np.ones((1, *file.shape), np.int16)])
+    write(tmp_path / "s.tif", values, nodata=-9999, names=(*BANDS["s2"], "mask"))
+    for scales, code in (((1e-4,) * 4 + (1.0,), 0), ((1e-4,) * 3 + (1e-3, 1.0), 2)):
+        with rasterio.open(tmp_path / "s.tif", "r+") as file:
+            file.scales = scales
+        assert gfm(f"model={model}", f"input={tmp_path / 's.tif'}", f"output={tmp_path / f'm{code}.tif'}") == code
+    assert "s.tif: its bands differ in scale (x 0.0001 + 0, x 0.001 + 0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,9 @@ def test_a_sample_is_drawn_by_class_and_estimated(mapped, capsys):
     assert gfm("review", f"estimate={labelled}") == 0
     assert json.loads((root / "s" / "areas.json").read_text())["overall"] == 1.0
     capsys.readouterr()
+    labelled.write_text(text + text.splitlines()[2] + "\n")
+    assert gfm("review", f"estimate={labelled}") == 2
+    assert "is there twice" in capsys.readouterr().err
     for content, told in ((text.replace("id", "nr", 1), "no column id"), (text.replace("water", "wäter"), "in UTF-8")):
         labelled.write_text(content, encoding="latin-1")
         assert gfm("review", f"estimate={labelled}") == 2
@@ -191,6 +194,25 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
     assert len(labelled(build_source(load_choice("data", str(out / "chips.yaml")), "pretrain"), "cover")) == 2, (
         "labels that were drawn stay"
     )
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_map_without_a_place_knows_its_pixels(tmp_path):
+    model, image = kept(tmp_path / "model"), scene(tmp_path / "s.tif", 64, 64, crs=None)
+    words = [f"model={model}", f"input={image}", "scale=0.0001", "device=cpu", f"output={tmp_path / 'm.tif'}"]
+    assert gfm("predict", *words) == 0
+    assert gfm("review", f"sample={tmp_path / 'm.tif'}", f"out={tmp_path}", "name=s", "n=30", "least=5") == 0
+    about = json.loads((tmp_path / "s" / "sample.json").read_text())
+    assert about["km2"] == pytest.approx(sum(about["pixels"]) * 1e-4)
+
+
+def test_the_entropy_of_another_map_is_told(mapped, capsys):
+    root, model, image = mapped
+    write(root / "map_entropy.tif", np.zeros((1, 100, 100), np.uint8), nodata=255)
+    words = [f"map={root / 'map.tif'}", f"model={model}", f"input={image}", "scale=0.0001", f"out={root}", "name=e"]
+    assert gfm("review", *words) == 2
+    err = capsys.readouterr().err
+    assert "map_entropy.tif: is not of" in err and err.count("\n") == 1
 
 
 def test_two_maps_are_compared(mapped, capsys):
