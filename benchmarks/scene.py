@@ -6,8 +6,9 @@
     python benchmarks/scene.py 4096 --peer torchgeo     # against torchgeo's grid sampler, windows side by side
     python benchmarks/scene.py 4064 --peer terratorch --python venv/bin/python    # against its tiled_inference
 
-The scene (4 bands, int16, 10 m) is written once and kept; every map is made by a process of its own. Rows are kept in
-results/benchmarks/scene.json, of which page.py makes the page. `--python` runs a peer of another environment.
+The scene (4 bands, int16, 10 m) is written once and kept; a larger one than 8,192 pixels is a VRT that repeats it.
+Every map is made by a process of its own. Rows are kept in results/benchmarks/scene.json, of which page.py makes the
+page. `--python` runs a peer of another environment.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import common
 import numpy as np
@@ -37,6 +39,7 @@ TIME, SEAMS, KILLED, PEERS = (
     "Beside other tiled inference",
 )
 STRIP = 512  # rows written at a time
+LARGEST = 8192  # pixels a side of a scene that is written; larger ones repeat it
 
 
 def write_scene(path: Path, side: int, seed: int = 0) -> None:
@@ -56,6 +59,29 @@ def write_scene(path: Path, side: int, seed: int = 0) -> None:
             file.write(block, window=Window(0, top, side, len(y)))
         for n, name in enumerate(bands, 1):
             file.set_band_description(n, name)
+
+
+def repeat_scene(path: Path, tile: Path, side: int) -> None:
+    """A VRT of `side` pixels that shows the scene `tile` again and again."""
+    with rasterio.open(tile) as file:
+        step, t, names, crs = file.width, file.transform, file.descriptions, file.crs.to_wkt()
+    starts = range(0, side, step)
+
+    def source(band: int, x: int, y: int) -> str:
+        w, h = min(step, side - x), min(step, side - y)
+        part = f'<SrcRect xOff="0" yOff="0" xSize="{w}" ySize="{h}"/>'
+        to = f'<DstRect xOff="{x}" yOff="{y}" xSize="{w}" ySize="{h}"/>'
+        name = f"<SourceFilename>{tile.resolve()}</SourceFilename><SourceBand>{band}</SourceBand>"
+        return f"<SimpleSource>{name}{part}{to}</SimpleSource>"
+
+    bands = "".join(
+        f'<VRTRasterBand dataType="Int16" band="{n}"><Description>{name}</Description><NoDataValue>-9999</NoDataValue>'
+        f"{''.join(source(n, x, y) for y in starts for x in starts)}</VRTRasterBand>"
+        for n, name in enumerate(names, 1)
+    )
+    place = ", ".join(map(str, t.to_gdal()))
+    head = f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{escape(crs)}</SRS>'
+    path.write_text(f"{head}<GeoTransform>{place}</GeoTransform>{bands}</VRTDataset>\n")
 
 
 def write_model(folder: Path, size: int) -> None:
@@ -148,15 +174,15 @@ def against_one_pass(model: Path, scene: Path, side: int, folder: Path) -> None:
     """The pixels that differ from one pass over the whole scene: what windows cost, blended and side by side."""
     from gfm_objectives.runs.segmenter import load_segmenter
 
+    for overlap in (0.25, 0.0):  # before this process grows: a child's peak begins with that of its parent
+        if not of(folder, side, overlap).exists():
+            time_and_seams(model, scene, side, folder, (overlap,))
     x, valid = scene_peers.read(scene)
     network = load_segmenter(model).network
     with torch.inference_mode():
         whole = network(scene_peers.batch(x[None], valid[None]))[0].argmax(0)
     for overlap in (0.25, 0.0):
-        out = of(folder, side, overlap)
-        if not out.exists():
-            time_and_seams(model, scene, side, folder, (overlap,))
-        with rasterio.open(out) as file:
+        with rasterio.open(of(folder, side, overlap)) as file:
             made = torch.from_numpy(file.read(1).astype(np.int64))
         keep(
             SEAMS,
@@ -228,9 +254,12 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="of the environment that has the peer")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    scene, model = args.folder / f"scene{args.side}.tif", args.folder / f"model{args.window}"
-    if not scene.exists():
-        write_scene(scene, args.side)
+    written = args.folder / f"scene{min(args.side, LARGEST)}.tif"
+    scene, model = written, args.folder / f"model{args.window}"
+    if not written.exists():
+        write_scene(written, min(args.side, LARGEST))
+    if args.side > LARGEST:
+        repeat_scene(scene := args.folder / f"scene{args.side}.vrt", written, args.side)
     if not model.exists():
         write_model(model, args.window)
     if args.kill:

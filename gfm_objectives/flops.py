@@ -80,11 +80,15 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy of the model whose parameters and buffers take no memory."""
+    """A copy of the model whose parameters and buffers take no memory, and which computes nothing twice."""
     memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-    return copy.deepcopy(model, memo)
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        if getattr(module, "micro", 0):  # places held at a time, see models/slices
+            module.micro = 0  # type: ignore[assignment]
+    return twin
 
 
 def _convolution_backward(grad: Any, x: Any, w: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from gfm_objectives.export.libraries import TerraTorchEncoder, open_image_encode
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.runs.checkpoint import load_model
+from gfm_objectives.runs.finished import identity
 from gfm_objectives.runs.segmenter import describe, load_segmenter
+from gfm_objectives.scores import Score, Store
 
 # Exporters of torch warn of themselves, from their own modules.
 pytestmark = pytest.mark.filterwarnings(
@@ -54,6 +57,14 @@ def test_programs_and_graphs_say_what_the_model_says(tmp_path, network):
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
         assert torch.equal(x, y)
     assert describe(a.network) == describe(b.network) and a.card == b.card
+
+
+@pytest.mark.slow
+def test_an_encoder_as_a_graph_takes_any_batch(run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    assert gfm("export", f"checkpoint={run}", "to=onnx", "size=32", f"out={tmp_path}", "name=e") == 0
+    (done,) = json.loads((tmp_path / "e" / "exports.json").read_text())
+    assert done["free"] == "any batch" and done["error"] < 1e-4, done
 
 
 def test_a_map_by_onnx_is_the_map(tmp_path):
@@ -101,6 +112,27 @@ def test_libraries_get_the_features_of_the_encoder(run, tmp_path):
     assert np.allclose(features(encoder, array), wanted[0].numpy(), atol=1e-5)
     with pytest.raises(InputError, match="no B05 of s2"):
         features(encoder, image[0, :1].numpy(), ["B05"])
+
+
+def test_a_card_says_what_was_measured(run, tmp_path, capsys):
+    about = {"task": "t", "fraction": 1.0, "contender": "mae", "seed": 0, "kind": "pretrained"}
+    run_ = identity(Path(run))
+    made = Score.measured(np.eye(2)[None], None, metric="miou", role="pretrained", pretrain_run=run_, **about)
+    row = {"contender": "mae", "fraction": 1.0, "n": 1, "task": "t", "status": "ok", "seeds": 5, "verdict": "win"}
+    row |= {"gain": 0.021, "interval": [0.01, 0.032]}
+    gains = [row | {"against": a, "versus": v} for a, v in (("best", "conv"), ("unet", "U-Net"), ("same", "ViT"))]
+    gains += [gains[0] | {"contender": "jepa"}, gains[0] | {"fraction": 0.1}]
+    about = {"gains": gains, "metrics": {"t": {"title": "mIoU", "scale": 100.0}}}
+    (tmp_path / "r").mkdir()
+    Store(tmp_path / "r").add(made)
+    (tmp_path / "r" / "gain.json").write_text(json.dumps(about))
+    words = [f"out={tmp_path}", f"checkpoint={run}", "to=native", f"results={tmp_path / 'r'}"]
+    assert gfm("export", *words) == 0
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "- t, mae: mIoU +2.10 (+1.00 to +3.20; win) over conv, 5 seeds.\n" in card
+    assert card.count("over U-Net") == 1 and "over ViT" not in card and card.count("mIoU") == 2
+    (tmp_path / "r" / "gain.json").write_text(json.dumps(about | {"gains": gains[3:4]}))
+    assert gfm("export", *words) == 2 and "has no gain of enc@" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,14 +11,18 @@ from omegaconf import OmegaConf
 from small import LANDCOVER, config, make_run
 
 from gfm_objectives import compare
-from gfm_objectives.compare import single
+from gfm_objectives.compare import memory, single
+from gfm_objectives.compare.adapters import adapted
 from gfm_objectives.compare.bench import open_bench
 from gfm_objectives.compare.joining import Joined
 from gfm_objectives.compare.keeping import verdict
 from gfm_objectives.compare.memory import bytes_of, fitting_batch
+from gfm_objectives.compare.rows import contenders
 from gfm_objectives.config import compose
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import evaluate
+from gfm_objectives.finetune.loop import loss
+from gfm_objectives.flops import measure
 from gfm_objectives.metrics import METRICS, total
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.runs.checkpoint import load_encoder
@@ -89,10 +94,52 @@ def test_memory_decides_the_batch():
         bytes_of("memory", "lots")
 
 
+def test_activations_are_computed_again_for_less_memory(tmp_path, capsys, monkeypatch):
+    bench, run = open_bench("landcover", LANDCOVER), make_run(tmp_path / "runs" / "mae")
+    row = contenders(["pretrained"], [run], 1, None)[0]
+    about, sample = (bench.kind, "landcover"), bench.source("train").read(range(3))
+    cost, held, gradients, fits = [], [], [], []
+    for one in (row, adapted(row, None, True)):
+        model = one.build(bench.spec, bench.outputs, row.space(bench.spec, 4).start, 0).train()
+        cost.append(measure(model, sample, lambda m, b: loss(m, b, *about)).total)
+        held.append(memory.kept(copy.deepcopy(model).to("meta"), sample.first(1), *about, 4))
+        torch.manual_seed(0)
+        loss(model, sample, *about).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        fits.append(fitting_batch(model, sample, *about, "", bytes_of("memory", "1100MB")))
+    assert cost[0] == cost[1], "what is computed again is no FLOP of the model's"
+    assert held[1] < 0.7 * held[0] and fits[1] > 1.4 * fits[0] > 2
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-6) and gradients[0].abs().max() > 1e-3
+    monkeypatch.setattr(single, "fitting_batch", lambda model, *_: 1 + model.encoder.micro)
+    finetune(tmp_path, checkpoint=[run], trials=0, memory="2GB", batch_size=2)
+    assert "windows of 16 pixels, 2 at a time, activations of the encoder computed again" in capsys.readouterr().out
+    with pytest.raises(InputError, match="recompute=true: a PixelMLP has no"):
+        finetune(tmp_path, contender="pixel", recompute=True, name="p")
+
+
 def test_places_of_several_follow_each_other():
     train = open_bench("landcover", LANDCOVER).source("train")
     both = Joined([train, train])
     assert len(both) == 12 and torch.equal(both.read([7]).targets["landcover"], train.read([1]).targets["landcover"])
+
+
+def test_chips_that_were_drawn_lack_the_layers_that_nobody_draws():
+    train = open_bench("landcover", LANDCOVER).source("train")
+
+    class Drawn:
+        spec = train.spec
+
+        def __len__(self):
+            return 2
+
+        def read(self, indices):
+            batch = train.read(indices)
+            return batch.replace(targets={"landcover": batch.targets["landcover"]})
+
+    assert train.read([0]).targets.keys() == {"map", "landcover"}
+    both = Joined([train, Drawn()]).read([1, 7])
+    assert both.targets["map"][0].max() >= 0 and (both.targets["map"][1] == -1).all()
+    assert torch.equal(both.targets["landcover"], train.read([1, 1]).targets["landcover"])
 
 
 def test_adapters_train_little_and_are_merged(tmp_path):

@@ -16,10 +16,15 @@ from gfm_objectives.batch import Batch, Series
 from gfm_objectives.data.source import normalise
 from gfm_objectives.data.windows import sliding
 from gfm_objectives.errors import InputError
+from gfm_objectives.finetune.calibration import strangeness
 from gfm_objectives.finetune.evaluation import evaluate
+from gfm_objectives.predict import assembling
+from gfm_objectives.predict.ground import Ground
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.mapping import Mapper
+from gfm_objectives.predict.predictor import Predictor
 from gfm_objectives.predict.raster import CACHE_MB
+from gfm_objectives.predict.scene import Quality
 from gfm_objectives.predict.seams import Seams
 from gfm_objectives.predict.tiling import Tiling
 from gfm_objectives.runs.segmenter import load_segmenter
@@ -103,6 +108,35 @@ def test_killed_and_resumed_to_the_same_bytes(model, image, tmp_path, monkeypatc
     assert predict(model, image, tmp_path / "b.tif", "block=64") == 0
     assert set(again) | set(kept_blocks) == set(range(9)) and not set(again) & set(kept_blocks)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_what_shows_nothing_is_not_computed_and_overviews_hold_classes(model, tmp_path, monkeypatch):
+    with rasterio.open(scene(tmp_path / "s.tif", 520, 128)) as file:
+        values = file.read()
+    values[:, 128:] = -9999
+    write(tmp_path / "s.tif", values, nodata=-9999, names=BANDS["s2"])
+    shown, call = [], Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", lambda self, raw: (shown.append(len(raw)), call(self, raw))[1])
+    assert predict(model, tmp_path / "s.tif", tmp_path / "m.tif", "block=64", "overlap=0") == 0
+    assert sum(shown) == 16, "of 4 x 17 windows those with data"
+    with rasterio.open(tmp_path / "m.tif") as file:
+        assert file.overviews(1) and (file.read(1)[128:] == 255).all()
+    with rasterio.open(tmp_path / "m.tif", overview_level=0) as file:
+        assert {*np.unique(file.read(1)).tolist()} == {*LEGEND.codes, 255}, "classes have no mean"
+
+
+def test_what_is_far_from_what_was_learned_is_strange():
+    known = {"mean": torch.ones(3), "whiten": torch.eye(3), "quantiles": torch.linspace(0, 2, 9)}
+    x = torch.tensor([[1.0, 1, 1], [2, 2, 2], [9, 9, 9]])
+    assert strangeness(x, known).tolist() == pytest.approx([0, 4 / 9, 1])
+
+
+def test_flags_and_pixels_of_degrees():
+    flags = np.array([0, 2, 4, 6, 9, np.nan])
+    assert Quality(1, (1,), (9,)).raised(flags).tolist() == [False, True, False, True, True, True]
+    degree = 10 / 111_320
+    ground = Ground(20, 20, rasterio.CRS.from_epsg(4326), rasterio.Affine(2 * degree, 0, 5, 0, -degree, 60))
+    assert ground.gsd == pytest.approx(10, rel=1e-3), "a degree of longitude is half as long at 60 degrees"
 
 
 def test_the_cache_of_rasters_does_not_grow_with_the_machine(model, image, tmp_path, monkeypatch):
@@ -248,6 +282,8 @@ def test_numbers_and_polygons(image, tmp_path):
     assert table.crs.to_epsg() == 32633
     assert predict(model, image, tmp_path / "g.geojson") == 0
     everything = geopandas.read_file(tmp_path / "g.geojson")
+    corners = [t.geometry.count_coordinates().sum() for t in (table, everything[everything["area_m2"] >= 2000])]
+    assert 3 * len(table) < corners[0] < corners[1]
     with rasterio.open(tmp_path / "all.tif") as file:
         assert everything["area_m2"].sum() == pytest.approx(100 * (file.read(1) != 255).sum())
 
@@ -303,6 +339,36 @@ def test_the_input_is_not_written_over(model, tmp_path, capsys):
     before = image.read_bytes()
     assert gfm(f"model={model}", f"input={image}", f"output={image}", "scale=0.0001", "overwrite=true") == 2
     assert "s.tif: is what is read" in capsys.readouterr().err and image.read_bytes() == before
+    words = ["extra=probability", "overwrite=true"]
+    scene(tmp_path / "m_probability.tif")
+    assert predict(model, tmp_path / "m_probability.tif", tmp_path / "m.tif", *words) == 2
+    assert "m_probability.tif: is what is read" in capsys.readouterr().err
+    assert predict(model, image, tmp_path / "m.tif", *words[:1]) == 2
+    assert "m_probability.tif: exists" in capsys.readouterr().err
+
+
+def test_a_kill_while_the_map_is_written_leaves_nothing_in_the_way(model, image, tmp_path, monkeypatch):
+    def dying(*_):
+        raise KeyboardInterrupt
+
+    whole, resampled = tmp_path / "m.tif", assembling.finish
+    monkeypatch.setattr(assembling, "finish", lambda part, target, how: (resampled(part, target, how), dying())[0])
+    assert predict(model, image, whole, "extra=entropy") == 130
+    assert not whole.exists() and (tmp_path / "m_entropy.tif").exists(), "extras come first"
+    monkeypatch.undo()
+    assert predict(model, image, whole, "extra=entropy") == 0 and whole.exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") or p.suffix == ".blocks"]
+
+
+def test_bands_of_a_file_with_scales_of_their_own(model, image, tmp_path, capsys):
+    with rasterio.open(image) as file:
+        values = np.concatenate([file.read(), np.ones((1, *file.shape), np.int16)])
+    write(tmp_path / "s.tif", values, nodata=-9999, names=(*BANDS["s2"], "mask"))
+    for scales, code in (((1e-4,) * 4 + (1.0,), 0), ((1e-4,) * 3 + (1e-3, 1.0), 2)):
+        with rasterio.open(tmp_path / "s.tif", "r+") as file:
+            file.scales = scales
+        assert gfm(f"model={model}", f"input={tmp_path / 's.tif'}", f"output={tmp_path / f'm{code}.tif'}") == code
+    assert "s.tif: its bands differ in scale (x 0.0001 + 0, x 0.001 + 0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

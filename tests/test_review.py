@@ -57,6 +57,12 @@ def test_chips_give_an_interval_only_where_there_are_areas():
     rng = np.random.default_rng(0)
     _, half = from_chips([one + rng.integers(0, 20, (2, 2)) for _ in range(8)], np.array([500, 500]))
     assert half is not None and (half > 0).all() and half[0] == pytest.approx(half[1])
+    wrong = rng.integers(0, 30, (8, 2))  # of 100 pixels that are said to be of each class
+    chips = [np.array([[100 - a, b], [a, 100 - b]]) for a, b in wrong.tolist()]
+    each = 0.25 * wrong[:, 0] + 0.75 * (100 - wrong[:, 1])  # then it is the mean over areas, with its usual interval
+    share, half = from_chips(chips, np.array([250, 750]))
+    assert share[1] == pytest.approx(each.mean() / 100)
+    assert half[1] == pytest.approx(2.364624 * each.std(ddof=1) / 8**0.5 / 100)
 
 
 def test_allocation():
@@ -101,6 +107,8 @@ def test_a_sample_is_drawn_by_class_and_estimated(mapped, capsys):
         code = values[int(r["row"]), int(r["column"])]
         assert about["classes"][about["strata"][r["id"]]] == names[code], "a place lies in its stratum"
         r["reference"] = names[code]
+    order = [about["strata"][r["id"]] for r in rows]
+    assert order != sorted(order), "their order says nothing of the map"
     rows[0]["reference"] = "unsure"
     labelled = root / "s" / "sample.csv"
     with labelled.open("w", newline="") as file:
@@ -124,6 +132,9 @@ def test_a_sample_is_drawn_by_class_and_estimated(mapped, capsys):
     assert gfm("review", f"estimate={labelled}") == 0
     assert json.loads((root / "s" / "areas.json").read_text())["overall"] == 1.0
     capsys.readouterr()
+    labelled.write_text(text + text.splitlines()[2] + "\n")
+    assert gfm("review", f"estimate={labelled}") == 2
+    assert "is there twice" in capsys.readouterr().err
     for content, told in ((text.replace("id", "nr", 1), "no column id"), (text.replace("water", "wäter"), "in UTF-8")):
         labelled.write_text(content, encoding="latin-1")
         assert gfm("review", f"estimate={labelled}") == 2
@@ -140,6 +151,11 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
     out = root / "look"
     tiles = json.loads((out / "tiles.geojson").read_text())["features"]
     assert len(tiles) == 5 and all(-180 <= t["geometry"]["coordinates"][0][0][0] <= 180 for t in tiles)
+    with rasterio.open(root / "map_entropy.tif") as file:
+        doubt = file.read(1)[:160, :192].reshape(5, 32, 6, 32).swapaxes(1, 2).reshape(30, -1).astype(float)
+    doubt = np.array([d[d != 255].mean() / 250 for d in doubt if (d != 255).mean() >= 0.5])
+    told = [t["properties"]["doubt"] for t in tiles]
+    assert told[0] == pytest.approx(doubt.max(), abs=1e-4) and told == sorted(told, reverse=True)
     page = (out / "index.html").read_text()
     assert page.count("<figure tabindex") == 5 and "http" not in page
     assert all(f'href="#{t["properties"]["id"]}"' in page for t in tiles) and page.count("±") == 3
@@ -180,13 +196,32 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
     )
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_map_without_a_place_knows_its_pixels(tmp_path):
+    model, image = kept(tmp_path / "model"), scene(tmp_path / "s.tif", 64, 64, crs=None)
+    words = [f"model={model}", f"input={image}", "scale=0.0001", "device=cpu", f"output={tmp_path / 'm.tif'}"]
+    assert gfm("predict", *words) == 0
+    assert gfm("review", f"sample={tmp_path / 'm.tif'}", f"out={tmp_path}", "name=s", "n=30", "least=5") == 0
+    about = json.loads((tmp_path / "s" / "sample.json").read_text())
+    assert about["km2"] == pytest.approx(sum(about["pixels"]) * 1e-4)
+
+
+def test_the_entropy_of_another_map_is_told(mapped, capsys):
+    root, model, image = mapped
+    write(root / "map_entropy.tif", np.zeros((1, 100, 100), np.uint8), nodata=255)
+    words = [f"map={root / 'map.tif'}", f"model={model}", f"input={image}", "scale=0.0001", f"out={root}", "name=e"]
+    assert gfm("review", *words) == 2
+    err = capsys.readouterr().err
+    assert "map_entropy.tif: is not of" in err and err.count("\n") == 1
+
+
 def test_two_maps_are_compared(mapped, capsys):
     root, _, image = mapped
     with rasterio.open(root / "map.tif") as file:
         values, about = file.read(), file.profile
         tags = file.tags(1)
     worse = values.copy()
-    worse[:, 40:60, 40:80] = np.where(worse[:, 40:60, 40:80] == 80, 10, 80)
+    worse[:, 40:100, 40:80] = np.where(worse[:, 40:100, 40:80] == 80, 10, 80)
     with rasterio.open(
         root / "new.tif",
         "w",
@@ -199,8 +234,14 @@ def test_two_maps_are_compared(mapped, capsys):
     pair = f"compare={root / 'map.tif'},{root / 'new.tif'}"
     assert gfm("review", pair, f"labels={root / 'labels.tif'}", f"out={root}", "name=c") == 0
     found = json.loads((root / "c" / "compare.json").read_text())
-    assert found["changed_km2"] == pytest.approx(800 * 1e-4) and found["miou"][0] == 1.0 > found["miou"][1]
-    assert "changed: 0.08 km2" in capsys.readouterr().out
+    assert found["changed_km2"] == pytest.approx(2400 * 1e-4) and found["miou"][0] == 1.0 > found["miou"][1]
+    assert "changed: 0.24 km2" in capsys.readouterr().out
+    (lost,) = json.loads((root / "c" / "regressions.geojson").read_text())["features"]
+    assert lost["properties"]["lost"] == pytest.approx(2400 / (values != 255).sum()) and found["regressions"] == 1
+    pair = f"compare={root / 'new.tif'},{root / 'map.tif'}"
+    assert gfm("review", pair, f"labels={root / 'labels.tif'}", f"out={root}", "name=back") == 0
+    assert json.loads((root / "back" / "compare.json").read_text())["regressions"] == 0, "what gets better is none"
+    capsys.readouterr()
     assert gfm("review", f"compare={root / 'map.tif'},{image}", f"out={root}") == 2
     assert "names no classes" in capsys.readouterr().err
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from gfm_objectives.batch import Batch, collate
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.config import load_choice
@@ -16,17 +18,21 @@ from gfm_objectives.errors import InputError
 
 
 class Joined:
-    """The places of several, one after the other, for training; all of one make-up."""
+    """The places of several, one after the other, for training; all of one make-up. They have the layers of the first:
+    where others lack one, such as a map that nobody draws, nothing is known of it."""
 
     def __init__(self, parts: Sequence[Places]) -> None:
         self.parts, self.spec = tuple(parts), parts[0].spec
         self.index = [(part, k) for part in self.parts for k in range(len(part))]
+        first = parts[0].read([0]).targets
+        self.unknown = {k: torch.full_like(t, float("nan") if t.is_floating_point() else -1) for k, t in first.items()}
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, indices: Sequence[int]) -> Batch:
-        return collate([part.read([k]) for part, k in (self.index[i] for i in indices)])
+        places = [part.read([k]) for part, k in (self.index[i] for i in indices)]
+        return collate([p.replace(targets={k: p.targets.get(k, t) for k, t in self.unknown.items()}) for p in places])
 
     def tiles(self) -> int:
         return len(self)

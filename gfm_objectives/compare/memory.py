@@ -34,8 +34,11 @@ def fitting_batch(model: nn.Module, sample: Batch, kind: Kind, layer: str, freez
     for module in frozen_modules(model, freeze):
         module.requires_grad_(False)
     fixed = OWN + sum(PER_WEIGHT * p.numel() if p.requires_grad else 4 * p.numel() for p in model.parameters())
-    one, two = (kept(model, sample.first(1), kind, layer, n) for n in (1, 2))
-    return max(0, int((room - fixed) / (MARGIN * max(two - one, 1))))
+    again = any(getattr(m, "micro", 0) for m in model.modules())  # computed again, place by place: from two places on
+    one, *more = (kept(model, sample.first(1), kind, layer, n) for n in (1, 2, 3)[: 2 + again])
+    each = more[-1] - (more[0] if again else one)
+    fixed += MARGIN * one if again else 0  # a whole place is held while it is computed again
+    return max(0, int((room - fixed) / (MARGIN * max(each, 1))))
 
 
 def kept(model: nn.Module, sample: Batch, kind: Kind, layer: str, places: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
-from gfm_objectives.compare.adapters import Adapted
+from gfm_objectives.compare.adapters import adapted, can_recompute
 from gfm_objectives.compare.bench import Bench, open_bench
 from gfm_objectives.compare.contenders import KINDS, Contender
 from gfm_objectives.compare.fitting import can_run
@@ -41,8 +41,7 @@ def run(cfg: DictConfig) -> Path | None:
     row, settings = choose(options, task)
     if cfg.plan_only:
         return None
-    if cfg.lora:
-        row = Adapted(**{f.name: getattr(row, f.name) for f in fields(row)}, rank=cfg.lora)
+    row = adapted(row, cfg.lora, cfg.recompute)
     out = Path(cfg.models) / cfg.name
     if (out / CARD).exists() and not cfg.overwrite:
         raise InputError(f"{out}: holds a model already; choose another name=, or overwrite=true")
@@ -52,7 +51,7 @@ def run(cfg: DictConfig) -> Path | None:
     if cfg.also:
         bench = join(bench, list(cfg.also))
     if cfg.memory:
-        bench, batch = fitted(bench, row, task, options, bytes_of("memory", cfg.memory))
+        bench, row, batch = fitted(bench, row, task, options, bytes_of("memory", cfg.memory))
     if not can_run(bench, row):
         raise InputError(f"contender={row.kind}: task {task} has no layer map, which it reads; take another")
     job = first_job(bench, row, options, batch, settings)
@@ -159,20 +158,26 @@ def _frozen(word: str) -> str:
     return "" if word == "none" else word
 
 
-def fitted(bench: Bench, row: Contender, task: str, options: Mapping[str, Any], room: float) -> tuple[Bench, int]:
-    """The bench with the largest window, and the largest batch of such, whose training step fits into `room` bytes.
-    InputError where none does."""
-    size = bench.spec.size
+def fitted(
+    bench: Bench, row: Contender, task: str, options: Mapping[str, Any], room: float
+) -> tuple[Bench, Contender, int]:
+    """The bench with the largest window, and the largest batch of such, whose training step fits into `room` bytes; the
+    row with activations computed again where it fits only so. InputError where none does."""
+    size, least = bench.spec.size, min(2, options["batch_size"])
     while True:
         hparams = row.space(bench.spec, options["batch_size"]).start
         freeze = hparams.freeze if options["freeze"] is None else _frozen(options["freeze"])
-        model = row.build(bench.spec, bench.outputs, hparams, TUNING)
         sample = bench.source("train").read([0])
-        batch = fitting_batch(model, sample, bench.kind, bench.task.layer, freeze, room)
-        if batch >= 2 or (batch and options["batch_size"] == 1):
-            batch = min(batch, options["batch_size"])
-            print(f"memory={options['memory']}: windows of {size} pixels, {batch} at a time", flush=True)
-            return bench, batch
+        for way in dict.fromkeys((row, adapted(row, options["lora"], True))):
+            if way is not row and not can_recompute(row.build(bench.spec, bench.outputs, hparams, TUNING)):
+                continue
+            model = way.build(bench.spec, bench.outputs, hparams, TUNING)
+            batch = fitting_batch(model, sample, bench.kind, bench.task.layer, freeze, room)
+            if batch >= least:
+                batch = min(batch, options["batch_size"])
+                told = ", activations of the encoder computed again" if way is not row else ""
+                print(f"memory={options['memory']}: windows of {size} pixels, {batch} at a time{told}", flush=True)
+                return bench, way, batch
         if size // 2 < LEAST or "size" not in bench.task.data or options["also"]:
             raise InputError(
                 f"memory={options['memory']}: a step of two windows of {size} pixels does not fit; freeze=encoder, a "

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
-from gfm_objectives.curation.fingerprints import Channel, picture
+from gfm_objectives.curation.fingerprints import Channel, holes, picture
 
 # Why a place is left out, in the order in which it is said; the first is no reason.
 REASONS = ("", "no data", "cloud", "constant band", "saturated", "low entropy")
@@ -43,7 +44,7 @@ def examine(batch: Batch, channels: Sequence[Channel], limits: Limits) -> Examin
     shares, best, figures = [], [], []
     for name in dict.fromkeys(c.sensor for c in channels):
         s = batch.sensors[name]
-        pixels = s.valid.flatten(2).sum(2)  # (B, T)
+        pixels = count(s.valid.flatten(0, 1)).view(s.valid.shape[:2])  # (B, T)
         share = pixels / (s.valid.shape[-1] * s.valid.shape[-2])
         shares.append(share.mean(1))
         best.append(share.amax(1))
@@ -96,9 +97,9 @@ def looks(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of pictures (N, H, W): mean difference of neighbours; bits per valid pixel; share of the valid at the maximum."""
     n = image.shape[0]
     step = (image[..., 1:] - image[..., :-1]).abs_().mean((-2, -1))
-    middle = image.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)  # where a bin is centred: an edge there cuts in two
+    middle = image.sum((-2, -1)) / count(valid).clamp(min=1)  # where a bin is centred: an edge there cuts in two
     level = (image - middle[:, None, None]).div_(STEP).add_(LEVELS / 2).add_(0.5).clamp_(0, LEVELS - 1).to(torch.int32)
-    whole = bool(valid.all())
+    whole = not len(holes(valid))
     if not whole:
         level = torch.where(valid, level, LEVELS)
     rows = level.flatten(1).add_(torch.arange(n, dtype=torch.int32)[:, None], alpha=LEVELS + 1)
@@ -107,6 +108,11 @@ def looks(image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     p = counts / total[:, None]
     bits = -(p * p.clamp(min=1e-9).log2()).sum(1)
     if whole:
-        return step, bits, (image == image.amax((-2, -1), keepdim=True)).sum((-2, -1)) / total
+        return step, bits, count(image == image.amax((-2, -1), keepdim=True)) / total
     top = image.masked_fill(~valid, -torch.inf).amax((-2, -1), keepdim=True)
-    return step, bits, ((image == top) & valid).sum((-2, -1)) / total
+    return step, bits, count((image == top) & valid) / total
+
+
+def count(flags: Tensor) -> Tensor:
+    """How many of each picture's flags (N, H, W) are set, (N,). By numpy: torch takes ten times as long."""
+    return torch.from_numpy(flags.flatten(1).numpy().view(np.uint8).sum(1, dtype=np.uint32).astype(np.int64))

@@ -103,14 +103,16 @@ def _channel_points(batch: Batch, channel: Channel, number: int, first: int) -> 
     count = max(8, round(h * w / AREA))
     smooth = blur(gray)
     strength = salience(smooth)[:, MARGIN : h - MARGIN, MARGIN : w - MARGIN]
-    if not valid.all():
-        strength = strength.masked_fill(~seen(valid)[:, MARGIN : h - MARGIN, MARGIN : w - MARGIN], 0)
+    if len(broken := holes(valid)):
+        blind = ~seen(valid[broken])[:, MARGIN : h - MARGIN, MARGIN : w - MARGIN]
+        strength[broken] = strength[broken].masked_fill(blind, 0)
     best, at = strength.flatten(1).topk(min(count, strength[0].numel()))
     image, kept = (best > FLOOR).nonzero(as_tuple=True)
     at = at[image, kept]
     at = (at // (w - 2 * MARGIN) + MARGIN) * w + at % (w - 2 * MARGIN) + MARGIN
-    a, b = (smooth.flatten()[(image * h * w + at)[:, None] + offset] for offset in comparisons(w))
-    code = np.packbits((a > b).numpy(), axis=1).view(np.uint64)[:, 0]
+    at_all = (image * h * w + at)[:, None]
+    a, b = (smooth.flatten().index_select(0, (at_all + offset).flatten()) for offset in comparisons(w))
+    code = np.packbits((a > b).view(-1, BITS).numpy(), axis=1).view(np.uint64)[:, 0]
     image_, at_ = image.numpy(), at.numpy()
     return Points(
         code,
@@ -156,6 +158,11 @@ def salience(smooth: Tensor) -> Tensor:
     return response.add_(short, alpha=ELSEWHERE)  # twice as fast as to compare and to choose
 
 
+def holes(valid: Tensor) -> Tensor:
+    """Which of the pictures (N, H, W) have a pixel that is not valid. By numpy: torch takes forty times as long."""
+    return torch.from_numpy(np.flatnonzero(~valid.flatten(1).numpy().all(1)))
+
+
 def seen(valid: Tensor) -> Tensor:
     """Where all that a fingerprint looks at (N, H, W) is valid, right away from the edges."""
     return windowed((~valid).float(), 2 * REACH + 1, torch.maximum) == 0
@@ -177,8 +184,10 @@ def windowed(x: Tensor, side: int, join: Callable[[Tensor, Tensor], Tensor]) -> 
             rest = flat[k * step :] if join is torch.add else part[k * step :]
             size = min(len(part), len(rest))
             part = join(part[:size], rest[:size])
-        whole = torch.zeros_like(flat)
+        whole = torch.empty_like(flat)
         size = min(len(part), len(flat) - before)
+        whole[:before] = 0
         whole[before : before + size] = part[:size]
+        whole[before + size :] = 0
         flat = whole
     return flat.view_as(x)

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives import disk
+from gfm_objectives.config import read_yaml
+from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import METRICS
+from gfm_objectives.runs.finished import identity
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.segmenter import Card
+from gfm_objectives.scores import Store
 
 
 def of_segmenter(card: Card, exports: Sequence[Mapping[str, Any]]) -> str:
@@ -38,9 +43,17 @@ def of_segmenter(card: Card, exports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def of_encoder(
-    folder: Path, ledger: Ledger, bands: Mapping[str, Sequence[str]], exports: Sequence[Mapping[str, Any]]
+    folder: Path,
+    ledger: Ledger,
+    bands: Mapping[str, Sequence[str]],
+    exports: Sequence[Mapping[str, Any]],
+    results: Path | None = None,
 ) -> str:
-    """README.md of a pretrained encoder."""
+    """README.md of a pretrained encoder; results: of a comparison that has measured it. InputError where it has not."""
+    data = _data(folder)
+    worth = gains(folder, results) if results else []
+    worth = worth or ["What it is worth on a task its loss does not tell: compare it (gfm eval checkpoint=...)"]
+    made = "made-up data: not for real images alone; " if data.get("name") == "synthetic" else ""
     lines = [
         f"# {folder.name}: encoder pretrained by {ledger.objective}",
         "",
@@ -48,12 +61,39 @@ def of_encoder(
         f"- Pretraining: {ledger.flops_spent:.3g} FLOPs, {ledger.samples} samples, seed {ledger.seed}, data "
         f"{ledger.data_fingerprint}, commit {ledger.commit[:12] or 'unknown'}.",
         f"- Parameters: {sum(ledger.parameters.values()):,}.",
-        "- What it is worth on a task its loss does not tell: compare it (python eval.py checkpoint=...) with a U-Net.",
-        "- Not for: places, seasons or sensors it has not seen, without a test there.",
+        *([f"- Data: {data['license']}."] if data.get("license") else []),
+        *(f"- {line}." for line in worth),
+        f"- Not for: {made}places, seasons or sensors it has not seen, without a test there.",
         "",
         *_exports(exports),
     ]
     return "\n".join(lines) + "\n"
+
+
+def gains(folder: Path, results: Path) -> list[str]:
+    """What a comparison has measured of the run in `folder`: gain over the best from scratch and over the U-Net, with
+    all labels that were tried and the whole of pretraining charged to one task."""
+    about = disk.read_json(results / "gain.json", f"gfm report {results} writes it again", ("gains", "metrics"))
+    mine = {s.contender for s in Store(results).load() if s.pretrain_run == (run := identity(folder))}
+    rows = [g for g in about["gains"] if g["contender"] in mine and g["n"] == 1 and g["status"] == "ok"]
+    if not rows:
+        raise InputError(f"results={results}: has no gain of {run}; give a comparison with checkpoint={folder}")
+    most = max(g["fraction"] for g in rows)
+    out = []
+    for g in rows:
+        if g["fraction"] != most or g["against"] not in ("best", "unet"):
+            continue
+        metric, ends = about["metrics"][g["task"]], g["interval"]
+        between = ends if isinstance(ends, str) else " to ".join(f"{metric['scale'] * x:+.2f}" for x in ends)
+        told = f"{metric['title']} {metric['scale'] * g['gain']:+.2f} ({between}; {g['verdict']})"
+        out.append(f"{g['task']}, {g['contender']}: {told} over {g['versus']}, {g['seeds']} seeds")
+    return list(dict.fromkeys(out))
+
+
+def _data(folder: Path) -> Mapping[str, Any]:
+    """How the run's config describes its data; nothing where it has none."""
+    path = folder / "config.yaml"
+    return (read_yaml(path) if path.is_file() else {}).get("data") or {}
 
 
 def _reads(card: Card) -> list[str]:

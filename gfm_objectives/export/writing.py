@@ -25,7 +25,7 @@ from gfm_objectives.runs.checkpoint import load_model
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.segmenter import CARD, WEIGHTS, Card, load_segmenter
 
-SIZE = 64  # pixels a side that graphs of an encoder are made with
+SIZE = 64  # pixels a side of the images that libraries' classes are tried with
 FORMATS = ("native", "torch", "onnx", "timm", "torchgeo", "terratorch", "pangaea")
 OF_ENCODERS = ("timm", "torchgeo", "terratorch", "pangaea")
 
@@ -51,6 +51,11 @@ def run(cfg: DictConfig) -> Path:
     subject = _subject(cfg)
     if not subject.features and (wrong := [t for t in cfg.to if t in OF_ENCODERS]):
         raise InputError(f"to={wrong[0]}: takes a pretrained encoder (checkpoint=), not a fine-tuned model")
+    results = None if cfg.results is None else Path(cfg.results)
+    if results and not subject.features:
+        raise InputError("results=: is of encoders; a kept model's card has the scores it was kept with")
+    if results:
+        cards.gains(subject.folder, results)  # before anything is written
     out = Path(cfg.out) / cfg.name
     if out.resolve() == subject.folder.resolve():
         raise InputError(f"out={out}: is where the model lies; give another name=")
@@ -63,7 +68,7 @@ def run(cfg: DictConfig) -> Path:
         text = cards.of_segmenter(subject.card, done)
     else:
         ledger = Ledger.read(subject.folder / "ledger.json")
-        text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done)
+        text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done, results)
     disk.write(out / "README.md", text)
     disk.write(out / "exports.json", json.dumps(done, indent=1) + "\n")
     print(f"  -> {out}")
@@ -83,7 +88,7 @@ def _subject(cfg: DictConfig) -> Subject:
     encoder = load_model(cfg.checkpoint)
     dates = dict(getattr(encoder, "dates", None) or dict.fromkeys(encoder.bands, cfg.dates))
     bands = {s: tuple(b) for s, b in encoder.bands.items() if s != "map"}
-    return Subject(encoder, Spec(bands, dates, SIZE, 10.0, {}), Path(cfg.checkpoint))
+    return Subject(encoder, Spec(bands, dates, cfg.size, 10.0, {}), Path(cfg.checkpoint))
 
 
 def _export(to: str, s: Subject, out: Path, cfg: DictConfig) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from gfm_objectives.predict.predictor import kind_of_card
 from gfm_objectives.predict.raster import (
     NOTHING,
     SHARE,
+    beside,
     class_codes,
     describe_classes,
     finish,
@@ -59,7 +60,7 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     found = Found(m)
     for name in (*m.extra, "map"):  # the map last: whoever finds it finds all
-        final = target if name == "map" else target.with_name(f"{target.stem}_{name}{target.suffix}")
+        final = target if name == "map" else beside(target, name)
         part = m.job.folder / f".{name}.{os.getpid()}.tif"  # several jobs may come last
         _write(m, name, part, found if name == "map" else None)
         finish(part, final, "nearest" if name == "map" and m.segmentation else "average")
@@ -90,7 +91,7 @@ def _write(m: Map, name: str, part: Path, found: Found | None) -> None:
             file.set_band_description(1, name)
         elif m.segmentation:
             describe_classes(file, m.card, codes)
-        file.update_tags(**provenance(m.card, m.model, m.digest))
+        file.update_tags(**provenance(m.card, m.model, m.digest, m.scene.gsd))
         for number in range(len(m.tiling)):
             top, left, height, width = m.tiling.box(number)
             arrays = m.job.get(number)

@@ -27,7 +27,7 @@ class Job:
     """
 
     def __init__(self, output: Path, about: Mapping[str, Any], count: int) -> None:
-        self.folder, self.count = output.with_name(output.name + ".blocks"), count
+        self.folder, self.count = folder_of(output), count
         text = json.dumps(about, sort_keys=True, indent=1) + "\n"
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         note = self.folder / "job.json"
@@ -84,6 +84,11 @@ class Job:
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_bytes(content)
         os.replace(part, path)
+
+
+def folder_of(output: Path) -> Path:
+    """Where the blocks of a map lie until it is whole."""
+    return output.with_name(output.name + ".blocks")
 
 
 def identity(files: list[Path]) -> list[list[Any]]:

@@ -21,10 +21,10 @@ from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.assembling import Map, assemble
 from gfm_objectives.predict.ground import Files
-from gfm_objectives.predict.job import Job, identity
+from gfm_objectives.predict.job import Job, folder_of, identity
 from gfm_objectives.predict.opening import open_scene
 from gfm_objectives.predict.predictor import Predictor, kind_of_card, open_predictor
-from gfm_objectives.predict.raster import CACHE_MB, class_codes, shares
+from gfm_objectives.predict.raster import CACHE_MB, beside, class_codes, shares
 from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic
 from gfm_objectives.predict.tiling import Tiling, block_side
 from gfm_objectives.predict.vectors import SUFFIXES, polygonise
@@ -56,10 +56,12 @@ def _run(cfg: DictConfig) -> Path:
     vector = output.suffix.lower() in SUFFIXES
     if not vector and output.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"output={output}: expected .tif, or for polygons {', '.join(SUFFIXES)}")
-    if output.exists() and not cfg.overwrite:
-        raise InputError(f"output={output}: exists; give another name, or overwrite=true")
     if unknown := [e for e in cfg.extra if e not in EXTRAS]:
         raise InputError(f"extra={unknown[0]}: choose from {', '.join(EXTRAS)}")
+    written = [output, *(beside(output, e) for e in cfg.extra)]
+    begun_before = folder_of(output).is_dir()  # then its own extras may be there: the map comes last
+    if there := [p for p in written[: 1 if begun_before else None] if p.exists() and not cfg.overwrite]:
+        raise InputError(f"output={there[0]}: exists; give another name, or overwrite=true")
     device, dtype = resolve(cfg.device, cfg.precision)
     predictor = open_predictor(cfg.model, device, dtype, "ood" in cfg.extra)
     card = predictor.card
@@ -68,8 +70,9 @@ def _run(cfg: DictConfig) -> Path:
         raise InputError(f"{cfg.model}: maps numbers, which have no polygons, probability or entropy; output= a .tif")
     scene = open_scene(list(cfg.input), card, options)
     tiling = _tiling(scene, predictor, options)
-    if output.resolve() in {f.resolve() for f in (*scene.files, *_labels(cfg.labels))}:
-        raise InputError(f"output={output}: is what is read; give another name")
+    reads = {f.resolve() for f in (*scene.files, *_labels(cfg.labels))}
+    if over := [p for p in written if p.resolve() in reads]:
+        raise InputError(f"output={over[0]}: is what is read; give another name")
     mapper = Mapper(predictor, scene, tiling, tuple(cfg.extra), _labels(cfg.labels))
     mine = _share(cfg.blocks, len(tiling))
     about = {

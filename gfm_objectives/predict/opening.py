@@ -128,14 +128,17 @@ def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes:
             else:
                 names = block.get("names") or (bands if isinstance(bands, list) else [])
                 numbers, how = match_bands(file, paths[0], sensor, wanted, names, trained)
-            scales, offsets = set(file.scales), set(file.offsets)
+            own = {(file.scales[n - 1], file.offsets[n - 1]) for n in numbers.values()}
             striped = file.width if file.block_shapes[0][1] == file.width else 0  # stored in rows
         if striped > WIDE:
             notes.append(f"{paths[0]}: is stored in rows and wide, so it is read slowly; a tiled copy is faster")
         notes.append(f"{sensor}: bands {', '.join(f'{b}={n}' for b, n in numbers.items())}, {how}")
         parts = ((paths, numbers),)
-        if (scales, offsets) != ({1.0}, {0.0}) and len(scales) == len(offsets) == 1:  # the file's own word
-            trained = {**trained, "scale": scales.pop(), "offset": offsets.pop()}
+        if len(own) > 1 and block.get("scale") is None:
+            told = ", ".join(f"x {a:g} + {b:g}" for a, b in sorted(own))
+            raise InputError(f"{paths[0]}: its bands differ in scale ({told}); store them alike, or say scale=")
+        if len(own) == 1 and own != {(1.0, 0.0)}:  # the file's own word
+            trained = {**trained, **dict(zip(("scale", "offset"), own.pop(), strict=True))}
     known = {k: block.get(k, trained.get(k)) for k in ("scale", "offset", "nodata")}
     date = block.get("date")
     try:

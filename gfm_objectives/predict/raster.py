@@ -50,6 +50,11 @@ def profile(ground: Ground, dtype: Any, nothing: float) -> dict[str, Any]:
     return about | ({} if ground.crs is None else {"crs": ground.crs, "transform": ground.transform})
 
 
+def beside(path: Path, name: str) -> Path:
+    """The raster of `extra=name` that is written with a map."""
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
+
+
 @contextmanager
 def writing(path: Path, about: Mapping[str, Any]) -> Iterator[Any]:
     """The raster `path`, new, open for writing. InputError where the disk is full."""
@@ -75,7 +80,7 @@ def finish(part: Path, target: Path, resampling: str) -> None:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
     from rasterio.shutil import copy
 
-    copied = target.with_name(f".{target.name}.{os.getpid()}.part")
+    copied = part.with_name(f".copy{part.name}")  # in the folder of the blocks, where nothing half-written stays
     try:
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -115,9 +120,10 @@ def write_names(target: Path, codes: np.ndarray, legend: Legend) -> None:
     disk.write(target.with_name(target.name + ".aux.xml"), text)
 
 
-def provenance(card: Card, model: str, digest: str) -> dict[str, str]:
-    """Tags of a map: which model made it."""
-    about = {"model": Path(model).resolve().name, "digest": digest, "task": card.task["name"]}
+def provenance(card: Card, model: str, digest: str, gsd: float) -> dict[str, str]:
+    """Tags of a map: which model made it, and of how many metres its pixels are, which a file without a place tells
+    nowhere else."""
+    about = {"model": Path(model).resolve().name, "digest": digest, "task": card.task["name"], "gsd": gsd}
     licence = card.provenance.get("license", "")
     return {"gfm_objectives": json.dumps(about), **({"LICENSE": licence} if licence else {})}
 

@@ -47,7 +47,7 @@ def polygonise(raster: Path, target: Path, legend: Legend, min_area: float, simp
         table = geopandas.GeoDataFrame(
             {"code": columns[0], "class": columns[1], "area_m2": columns[2]}, geometry=columns[3], crs=ground.crs
         )
-    part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    part = raster.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")  # in the folder of the blocks
     try:
         table.to_file(part, driver=SUFFIXES[target.suffix.lower()], layer=target.stem)
         os.replace(part, target)

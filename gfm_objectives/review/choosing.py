@@ -1,4 +1,4 @@
-"""Where to look next: tiles of a map that the model is least sure of, no two of them alike."""
+"""Where to look next: tiles of a map that the model is least sure of, chosen to differ."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import open_raster
-from gfm_objectives.predict.raster import NOTHING, SHARE
-from gfm_objectives.review.maps import ReadMap, beside
+from gfm_objectives.predict.raster import NOTHING, SHARE, beside
+from gfm_objectives.review.maps import ReadMap
 
 POOL = 20  # times as many of the least sure tiles as are asked for: among them those most unlike each other are chosen
 SHOWN = 0.5  # share of a tile's pixels that must have data
@@ -54,6 +54,8 @@ def _measured(m: ReadMap, entropy: Path, size: int) -> list[Tile]:
 
     out, k = [], len(m.codes)
     with open_raster(entropy) as file:
+        if (file.height, file.width) != (m.ground.height, m.ground.width):
+            raise InputError(f"{entropy}: is not of {m.path}: {file.height} x {file.width} pixels; map again")
         for top, labels in m.strips(size):
             if len(labels) < size:
                 break

@@ -11,10 +11,10 @@ import numpy as np
 from gfm_objectives.errors import InputError
 from gfm_objectives.predict.ground import open_raster, unreadable
 from gfm_objectives.predict.opening import open_scene
-from gfm_objectives.predict.raster import NOTHING, SHARE
+from gfm_objectives.predict.raster import NOTHING, SHARE, beside
 from gfm_objectives.review.areas import MIN_AREAS, from_chips
 from gfm_objectives.review.choosing import Tile, doubtful
-from gfm_objectives.review.maps import ReadMap, beside, read_map
+from gfm_objectives.review.maps import ReadMap, read_map
 from gfm_objectives.review.page import write_page
 from gfm_objectives.review.tiles import write_chips, write_overview, write_pictures
 from gfm_objectives.review.words import plus_minus, polygon, table, write_geojson

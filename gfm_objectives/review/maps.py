@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,10 +91,13 @@ def read_map(path: str | Path, gsd: float | None = None) -> ReadMap:
             raise InputError(f"{path}: names no classes; give a map of classes that gfm predict wrote")
         ground = Ground.of(file)
         codes = tuple(sorted(names))
-        size = ground.gsd or gsd or 1.0
+        size = ground.gsd or gsd or _told(file) or 1.0
         return ReadMap(path, ground, size, tuple(names[c] for c in codes), codes, file.nodata)
 
 
-def beside(path: Path, name: str) -> Path:
-    """The raster of `extra=name` that was written with a map."""
-    return path.with_name(f"{path.stem}_{name}{path.suffix}")
+def _told(file: Any) -> float | None:
+    """Metres per pixel as gfm predict noted them; None in a map of others."""
+    try:
+        return float(json.loads(file.tags().get("gfm_objectives", "{}"))["gsd"])
+    except (ValueError, KeyError, TypeError):
+        return None

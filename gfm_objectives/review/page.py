@@ -53,8 +53,8 @@ def write_page(
         "<h2>Areas</h2>",
         _table(areas),
         f"<h2>{len(tiles)} tiles to look at</h2>",
-        "<p>The least sure, no two alike. Keys: j and k, or the arrows. Left the image, then the map, then the doubt "
-        f"(black none, white most).</p><p>{legend}</p>",
+        "<p>The least sure, chosen to differ in classes and doubt. Keys: j and k, or the arrows. Left the image, then "
+        f"the map, then the doubt (black none, white most).</p><p>{legend}</p>",
         _overview([t for t, _ in tiles], size),
         figures,
     ]

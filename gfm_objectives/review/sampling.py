@@ -136,6 +136,8 @@ def _labels(file: Path, about: Mapping[str, Any]) -> dict[str, int]:
             raise InputError(f"{file}, line {number}: {text!r} is no class; known are {', '.join(about['classes'])}")
         if row["id"] not in about["strata"]:
             raise InputError(f"{file}, line {number}: {row['id']} was not drawn; leave the ids as they are")
+        if row["id"] in out:
+            raise InputError(f"{file}, line {number}: {row['id']} is there twice; keep one line of each place")
         out[row["id"]] = known[text]
     return out
 

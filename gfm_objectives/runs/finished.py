@@ -89,6 +89,12 @@ def _differences(recipe: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]
     ]
 
 
+def identity(folder: Path) -> str:
+    """What names a run's folder and the weights in it."""
+    digest = hashlib.sha256((folder / "encoder.safetensors").read_bytes()).hexdigest()[:8]
+    return f"{folder.name}@{digest}"
+
+
 def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     path = Path(folder)
     if not path.is_dir():
@@ -97,7 +103,6 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
         raise InputError(f"checkpoint={folder}: no ledger.json in it: not a run folder, or the run has not finished")
     ledger = Ledger.read(path / "ledger.json")
     model = load_model(folder)  # whether it can be read is better known before hours of work than after
-    digest = hashlib.sha256((path / "encoder.safetensors").read_bytes()).hexdigest()[:8]
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
     kind = ("vit" if model.depth else "conv") if isinstance(model, Encoder) else "unet"
     before = float("nan") if ledger.flops_initial is None else ledger.flops_initial
@@ -105,6 +110,5 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     data = config.get("data", {})
     number = data.get("seed")
     earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)
-    identity = f"{path.name}@{digest}"
-    run = Run(folder, identity, ledger.seed, flops, kind, ledger.data_fingerprint, earth, ledger.objective)
+    run = Run(folder, identity(path), ledger.seed, flops, kind, ledger.data_fingerprint, earth, ledger.objective)
     return run, config
