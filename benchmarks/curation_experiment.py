@@ -13,8 +13,7 @@ Three pools of PLACES entries for each seed (Earth) and redundancy of 80 and 98 
   clean      PLACES different places: what curation could at best restore.
 A pool is larger than what one run consumes: nano's masked_seg saw 601 places in 2e11 FLOPs, so 1,000 do there, and
 50,000 for 1e13.
-Compared: masked_seg and mae, land cover, gain over scratch with intervals. The pools were made and curated (seed 0,
-1,000 places) and the two runs on the clean one timed (docs/curation.md); the comparison itself was not run yet.
+Compared: masked_seg and mae, land cover, gain over scratch with intervals. docs/curation.md has what came of it.
 """
 
 from __future__ import annotations
