@@ -2,8 +2,8 @@
 
     python benchmarks/curation.py [PLACES]
 
-Default 5,000; docs/curation.md has 100,000. Each place is shown in eight orientations, which are different places to
-whoever compares them: no fingerprint is the same rotated or mirrored. So an eighth has to be made.
+Default 5,000; docs/curation.md has 10,000 and 50,000. Of more than 20,000 an eighth is made and shown in eight
+orientations, which are different places to whoever compares them: no fingerprint is the same rotated or mirrored.
 With GFM_DATA also hls_water against the list of its overlaps, and what a split at random leaks.
 """
 
@@ -42,7 +42,7 @@ from gfm_objectives.sensors import SENSORS
 SIZE, MARGIN = 64, 8  # pixels
 TWELVE = tuple(b for b in SENSORS["s2"].band_names if b != "B10")
 AS_TWELVE = [10, 0, 1, 2, 3, 4, 5, 6, 7, 11, 8, 9]  # the Earth has ten; B01 and B09 are made of their neighbours
-ORIENTATIONS = 8  # of each place that is made
+MADE, ORIENTATIONS = 20_000, 8  # of more places than that, each that is made is shown so often
 EACH = 0.02  # of the places have a twin of each kind
 
 
@@ -92,7 +92,8 @@ KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 def planted(count: int) -> tuple[Described, list[tuple[int, int, str]], float, float]:
     """`count` places and their twins, described; (place, twin, kind) of each twin; seconds of CPU of making them, and
     of describing them. Only those that have a twin are made with margins and a second date."""
-    about = {"sensors": ("s2",), "redundancy": 0.0, "clouds": 0.0, "places": {"pretrain": -(-count // ORIENTATIONS)}}
+    turns = ORIENTATIONS if count > MADE else 1
+    about = {"sensors": ("s2",), "redundancy": 0.0, "clouds": 0.0, "places": {"pretrain": -(-count // turns)}}
     wide = Synthetic("pretrain", size=SIZE + 2 * MARGIN, dates=2, **about)
     plain = Synthetic("pretrain", size=SIZE, dates=1, **about)
     chosen, names = channels(replace(plain.spec, bands={"s2": TWELVE})), list(KINDS)
@@ -114,8 +115,8 @@ def planted(count: int) -> tuple[Described, list[tuple[int, int, str]], float, f
 
     for first in range(0, count, CHUNK):
         some, twinned = range(first, min(first + CHUNK, count)), first < each * len(KINDS)
-        made = (wide if twinned else plain).read(range(first // ORIENTATIONS, -(-some.stop // ORIENTATIONS)))
-        whole = collate([turned(made, k) for k in range(ORIENTATIONS)]).first(len(some))
+        made = (wide if twinned else plain).read(range(first // turns, -(-some.stop // turns)))
+        whole = collate([turned(made, k) for k in range(turns)]).first(len(some))
         add(_date(cut(whole, MARGIN, MARGIN, SIZE), 0) if twinned else whole, first, parts)
         for k in range(len(whole)):
             if first + k < each * len(KINDS):

@@ -52,6 +52,7 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
 
     Sides stay as they are where an encoder of ours is inside: with both free, torch simplifies the formulas of its
     shapes for minutes (48 s to trace it, 43 s each time the graph is decomposed), with the batch alone for seconds.
+    Such an encoder is traced here, once; a U-Net by the exporter, whose trace leaves it more freedom.
     """
     _need_onnx()
     example, failed = plain.example(spec, 2, spec.size), None
@@ -62,13 +63,15 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                shapes = _shapes(plain, spec, dims)
+                traced = torch.export.export(plain, example, dynamic_shapes=shapes, strict=False) if fixed else None
                 torch.onnx.export(
-                    plain,
-                    example,
+                    traced or plain,
+                    () if traced else example,
                     str(path),
                     input_names=plain.names(),
                     output_names=["output"],
-                    dynamic_shapes=_shapes(plain, spec, dims),
+                    dynamic_shapes=None if traced else shapes,
                     dynamo=True,
                     external_data=False,
                     opset_version=OPSET,
