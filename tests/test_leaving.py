@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from test_pretrain import SMALL
-from test_training import train
 
 from gfm_objectives import cli, config, pretrain, ranks
 from gfm_objectives.errors import InputError
@@ -138,43 +137,6 @@ def test_further_processes_begin_while_signals_are_held(monkeypatch: pytest.Monk
     )
     launching.launched(torch.device("cpu"))
     assert found[0] >= {*SIGNALS} and not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {*SIGNALS}
-
-
-@pytest.mark.slow
-def test_two_processes_that_are_asked_leave_go_on_and_end_as_unbroken_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Asked while the second one is still loading torch, and in mid-run; each time as a job of SLURM's."""
-    called = scontrol(tmp_path, 0, monkeypatch)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    words = ("objective=supervised", "devices=2", "optim.batch_size=2", "budget.flops=2e10", "checkpoint_every=1")
-    whole, last = train(tmp_path / "whole", *words), tmp_path / "asked" / "demo" / "checkpoints" / "last.ckpt"
-    told = whole.communicate(timeout=300)[0]
-    assert whole.returncode == 0, told
-    for early in (True, False):
-        run = train(tmp_path / "asked", *words)
-        deadline = time.monotonic() + 300
-        while not (second(run.pid) if early else last.stat().st_mtime < begun_at(tmp_path / "asked")):
-            assert run.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGUSR1)
-        told = run.communicate(timeout=300)[0]
-        assert run.returncode == AGAIN and "job 7 is back in the queue" in told, told
-        assert ("step 0 (0%" in told) == early, told
-    told = (run := train(tmp_path / "asked", *words)).communicate(timeout=300)[0]
-    assert run.returncode == 0 and "goes on from step" in told, told
-    assert weights(tmp_path / "asked") == weights(tmp_path / "whole")
-    assert called.read_text() == "requeue 7\n" * 2
-
-
-def second(pid: int) -> bool:
-    return bool(subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split())
-
-
-def begun_at(folder: Path, lines: int = 4) -> float:
-    """When the last of so many steps was logged; 0 = not yet."""
-    table = folder / "demo" / "metrics.csv"
-    return table.stat().st_mtime if table.exists() and table.read_text().count("\n") >= lines else 0.0
 
 
 def test_of_several_processes_all_leave_at_one_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,17 +275,6 @@ def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_submitit_puts_a_run_back_and_it_goes_on(tmp_path, monkeypatch):
-    submitit = pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
-    monkeypatch.chdir(tmp_path)
-    (job,) = submitit.LocalExecutor("jobs").submit_array([cluster.Run([sys.executable, "-c", LEAVES])])
-    told(1)
-    job._interrupt()  # the signal that submitit asks SLURM for
-    job.result()
-    assert told(3) == ["began", "left", "finished"]
-
-
-@pytest.mark.slow
 def test_a_study_runs_to_its_points_and_is_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = "encoder.dim: 16, encoder.depth: 1, data.size: 16, data.dates: 2, yardstick: false, loader.workers: 0"
