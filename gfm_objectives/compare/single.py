@@ -147,7 +147,7 @@ def tuned(
     metric = METRICS[job.bench.task.metric]
     while todo := proposals(space, log.tried(job.cell), trials)[: max(0, trials - len(log.tried(job.cell)))]:
         for hparams in todo:
-            outcome = work(replace(job, hparams=hparams), device, dtype)
+            outcome = work(replace(job, hparams=hparams), device, dtype, shown=True)
             log.add(outcome)
             number = len(log.tried(job.cell))
             print(f"  trial {number} of {trials}: {metric.title} {outcome.val:.4f}, {hparams.as_dict()}", flush=True)

@@ -81,10 +81,10 @@ class Outcome:
     predictions: list[np.ndarray] | None = None
 
 
-def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) -> Outcome:
+def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, shown: bool = False) -> Outcome:
     """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError.
 
-    together: runs at a time on the device, if that is a GPU, which keeps the splits.
+    together: runs at a time on the device, if that is a GPU, which keeps the splits; shown: print how far it is.
     """
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
@@ -93,14 +93,14 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) 
     train = held(train, device, together, bench.fingerprint, "train", job.fraction, job.seed)
     val = held(bench.source("val"), device, together, bench.fingerprint, "val")
     try:
-        result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
+        result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype, shown=shown)
     except Diverged as e:
         if job.trial:
             return Outcome(job, math.nan, job.flops * job.hparams.length, 0.0)
         where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
     about = (kind, task.layer, bench.classes, bench.spec.size)
-    score = total(METRICS[task.metric], evaluate(model, val, *about, device=device, dtype=dtype)[0])
+    score = total(METRICS[task.metric], evaluate(model, val, *about, device=device, dtype=dtype, shown=shown)[0])
     if job.trial:
         return Outcome(job, score, result.flops, result.seconds, result)
     test = held(bench.source("test"), device, together, bench.fingerprint, "test")

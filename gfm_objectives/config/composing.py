@@ -35,8 +35,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         given = {key: show(value) for key, value in machine} | given
     saved = _saved(given.pop("config"), entry, defaults, default_choices) if "config" in given else {}
     start = saved.get("choices", default_choices)
-    # suites do not sweep: they join to one, since a gain is a mean over the tasks of a suite
-    picks = {g: [t] if g == "suite" else split_commas(g, t) for g in start if g in given and (t := given.pop(g))}
+    picks = {g: _picked(g, given.pop(g)) for g in start if g in given}
     runs = []
     for picked in itertools.product(*picks.values()):
         chosen = dict(zip(picks, picked, strict=True))
@@ -104,6 +103,20 @@ def _saved(given: str, entry: str, defaults: Choice, groups: Mapping[str, str]) 
     if defaults.options["name"] is None and saved["name"] == derived_name(saved):
         saved["name"] = None
     return saved
+
+
+def _picked(group: str, text: str) -> list[str]:
+    """The choices that `group=text` asks for, a run for each; suites do not sweep: `a,b` and `[a,b]` join to one, since
+    a gain is a mean over the tasks of a suite."""
+    inner = text[1:-1].strip() if text.startswith("[") and text.endswith("]") else text
+    if not inner:
+        raise InputError(f"{group}={text}: names none; --help {group} lists the choices")
+    if group == "suite":
+        return [",".join(split_commas(group, inner))]
+    if inner != text:
+        each = " runs each of them" if "," in inner else ""
+        raise InputError(f"{group}={text}: one choice a run, without brackets; {group}={inner}{each}")
+    return split_commas(group, text)
 
 
 def _base(

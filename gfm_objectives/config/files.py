@@ -226,7 +226,12 @@ def choice_path(group: str, choice: str) -> Path:
         if "/" not in choice and path.is_file():
             return path
     if choice in (others := extensions(group)):
-        return _extension_path(others[choice])
+        path = _extension_path(others[choice])
+        if not path.is_file():
+            of = getattr(others[choice].dist, "name", None) or others[choice].module
+            told = f"{group}={choice}: the package {of} has no {path}, which holds its options"
+            raise InputError(f"{told}; tell its author to ship it (docs/objective.md), or put it there: name: {choice}")
+        return path
     valid = choices(group)
     near = get_close_matches(choice, valid, 1, 0.6)
     hint = f" did you mean {near[0]}?" if near else _instead(group, choice)

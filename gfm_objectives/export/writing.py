@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from gfm_objectives import disk
+from gfm_objectives import disk, lock
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.export import card as cards
@@ -59,7 +59,13 @@ def run(cfg: DictConfig) -> Path:
     out = Path(cfg.out) / cfg.name
     if out.resolve() == subject.folder.resolve():
         raise InputError(f"out={out}: is where the model lies; give another name=")
-    out.mkdir(parents=True, exist_ok=True)
+    with lock.alone(out):
+        _write(subject, out, cfg)
+    print(f"  -> {out}")
+    return out
+
+
+def _write(subject: Subject, out: Path, cfg: DictConfig) -> None:
     done = []
     for to in cfg.to:
         done.append({"to": to, **_export(to, subject, out, cfg)})
@@ -71,8 +77,6 @@ def run(cfg: DictConfig) -> Path:
         text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done, results)
     disk.write(out / "README.md", text)
     disk.write(out / "exports.json", json.dumps(done, indent=1) + "\n")
-    print(f"  -> {out}")
-    return out
 
 
 def _subject(cfg: DictConfig) -> Subject:
