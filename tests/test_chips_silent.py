@@ -539,3 +539,46 @@ def test_a_window_shows_what_the_whole_chip_shows(tmp_path: Path, way: str, kind
         torch.testing.assert_close(a.sensors["s1"].x, b.sensors["s1"].x, atol=2e-2 if way == "warp" else 1e-5, rtol=0)
         assert torch.equal(a.sensors["s1"].valid, b.sensors["s1"].valid)
         assert (a.targets["label"] == b.targets["label"]).float().mean() > (0.99 if way == "warp" else 0.9999)
+
+
+FAR_OFF = [
+    (-9999, 100, 300, True),
+    (65535, 200, 4000, True),
+    (65535, 200, 65534, False),  # saturated, as its neighbours nearly are
+    (255, 0, 100, True),
+    (255, 0, 254, False),
+    (-1, 100, 300, False),
+]
+
+
+@pytest.mark.parametrize(("value", "low", "high", "is_told"), FAR_OFF)
+def test_a_value_far_from_all_others_that_nobody_declares_is_told(tmp_path, value, low, high, is_told):
+    x = RNG.integers(low, high + 1, (3, N, N)).astype(np.int32)
+    x[0, 0, :2], x[1:, 1, 1] = low, high
+    x[1, 3, :5] = value
+    tif(tmp_path / "s2" / "a.tif", x)
+    tif(tmp_path / "s2" / "b.tif", np.where(x == value, low, x))
+    _, _, lines = told(tmp_path)
+    wanted = (
+        f"1 of 2 pretrain chips: s2: B03 (band 2) holds {value}, far from its other values, and no file declares it; "
+        f"where it is no data write `nodata: {value}`, else `nodata: none`: a"
+    )
+    assert [m for m in lines if "far from" in m] == [wanted] * is_told
+    for nodata in (value, "none"):
+        assert not any("far from its" in m for m in told(tmp_path, {"s2": S2 | {"nodata": nodata}})[2])
+    tif(tmp_path / "s2" / "a.tif", x, nodata=value)
+    assert not any("far from its" in m for m in told(tmp_path)[2])
+
+
+def test_numbers_of_a_layer_hold_no_fill_without_a_word(tmp_path):
+    tif(tmp_path / "s2" / "a.tif", IMAGE)
+    height = RNG.uniform(2, 30, (N, N)).astype(np.float32)
+    height[:2] = -9999
+    tif(tmp_path / "y" / "a.tif", height)
+    layer = {"file": "y/{chip}.tif", "unit": "metre"}
+    _, batch, lines = told(tmp_path, layers={"y": layer})
+    assert (
+        any("y holds -9999, far from" in m and "`nodata: -9999`" in m for m in lines) and batch.targets["y"].min() < 0
+    )
+    _, batch, lines = told(tmp_path, layers={"y": layer | {"nodata": -9999}})
+    assert not any("far from" in m for m in lines) and batch.targets["y"][0, :2].isnan().all()

@@ -225,6 +225,7 @@ def test_refused_in_one_line(words, says):
         ("finetune.flops=-3", "finetune.flops=-3: must be a number, from 1e6 to 1e27, or null"),
         ("suite.tasks=nope", "task=nope: no such choice"),
         ("seed=3", "did you mean seeds?"),
+        ("suite=[]", "suite=[]: names none; --help suite lists the choices"),
     ],
 )
 def test_refused_in_one_line_by_eval(words, says):
@@ -334,6 +335,7 @@ def test_help_on_one_thing():
 
 
 def test_suites_join():
+    assert one("suite=[flood, core]", entry="eval") == one("suite=flood,core", entry="eval")
     cfg = one("suite=flood,core", "suite.tasks=flood,crop", entry="eval")
     assert list(cfg.tasks) == ["flood", "crop"]
     cfg = one("suite=flood,core", "tasks.crop.train=7", entry="eval")

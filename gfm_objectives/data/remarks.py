@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from gfm_objectives.data.description import Image
+from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import Raster
+from gfm_objectives.data.validity import equals_any
 from gfm_objectives.sensors import Band
 
 GSD_OFF = 0.05  # of metres per pixel, from which files and yaml differ
@@ -55,6 +59,26 @@ def of_image(name: str, image: Image, raster: Raster, numbers: list[int]) -> Ite
         unit, fits = said.units[k].strip().lower(), UNITS.get(image.sensor.unit)
         if unit and fits and unit not in fits:
             yield Remark(f"{name}: {band} should be in {image.sensor.unit}, but the file says {said.units[k]!r}", True)
+
+
+def of_fills(name: str, image: Image, raster: Raster, numbers: list[int]) -> Iterator[Remark]:
+    """On bands with a value far from all others that looks like no data, and that neither yaml nor file declares."""
+    for band, number in image.bands.items():
+        for t in range(len(raster.values)):
+            k = numbers.index(number)
+            x, said = raster.values[t, k], raster.said.nodata
+            declared = said[t * len(numbers) + k] if said else None
+            seen = np.isfinite(x) & ~equals_any(x, [] if declared is None else [declared])
+            if raster.valid is not None:
+                seen &= raster.valid[t]
+            yield from of_fill(f"{name}: {band} (band {number})", x[seen])
+
+
+def of_fill(what: str, values: np.ndarray) -> Iterator[Remark]:
+    """On values (n,) one of which, though nobody says so, is none."""
+    if (value := stray(values)) is not None:
+        line = f"{what} holds {value:g}, far from its other values, and no file declares it"
+        yield Remark(f"{line}; where it is no data write `nodata: {value:g}`, else `nodata: none`", True)
 
 
 def _named(text: str, band: str, image: Image) -> str:

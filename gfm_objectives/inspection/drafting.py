@@ -54,7 +54,7 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     """Draft a folder, write its yaml (and that of a task, where there are labels); what a person should be told."""
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(f"{folder}: {'is a file; give the folder it lies in' if root.is_file() else 'no such folder'}")
     path = Path(out or f"{root.resolve().name}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"out={out}: expected a name that ends in .yaml")
@@ -62,6 +62,7 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     for file in (path, task):
         if file.exists():
             raise InputError(f"{file}: is there already; remove it, or give another name: out=other.yaml")
+    print(f"looking at the files of {folder}", flush=True)
     draft = describe(root.resolve(), path.stem, attribute)
     drafted = f"{draft.name}: drafted by gfm init from {root}; check it by gfm inspect {path}"
     disk.write(path, _yaml(drafted, draft.options))
