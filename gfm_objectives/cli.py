@@ -7,7 +7,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -196,7 +196,8 @@ def guarded(call: Callable[[], int]) -> int:
     except (KeyboardInterrupt, SystemExit) as e:
         if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
-        print("interrupted; the same command goes on with what is not done", file=sys.stderr)
+        with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was
+            print("interrupted; the same command goes on with what is not done", file=sys.stderr, flush=True)
         return 130
     except Exception as e:
         told = None if os.environ.get("GFM_TRACEBACK") else explain(e)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from gfm_objectives import disk
 from gfm_objectives.compare.bench import Bench
-from gfm_objectives.disk import replacing
-from gfm_objectives.errors import InputError
 from gfm_objectives.report.pictures import image
 
 COUNT = 4
@@ -37,11 +34,7 @@ class Pictures:
         go."""
         arrays: dict[str, np.ndarray] = {}
         if self.path.exists():
-            try:
-                with np.load(self.path) as saved:
-                    arrays = {k: saved[k] for k in saved.files}
-            except (ValueError, EOFError, BadZipFile, zlib.error):
-                raise InputError(f"{self.path}: damaged; delete it, and the report lacks its pictures") from None
+            arrays = disk.read_arrays(self.path, "delete it, and the report lacks its pictures")
         task = bench.task.name
         tiles = [bench.source("test").tile(k) for k in self.tiles(bench)]
         h, w = (min(LARGEST, *(t.size[i] for t in tiles)) for i in (0, 1))
@@ -51,5 +44,5 @@ class Pictures:
             arrays = {k: v for k, v in arrays.items() if not k.startswith(f"{task}/")}
             arrays |= {f"{task}/image": np.stack([image(t)[0, :h, :w] for t in tiles]), f"{task}/label": label}
         arrays[f"{task}/pred/{contender}"] = np.stack([p[:h, :w] for p in pred]).astype(label.dtype)
-        with replacing(self.path) as scratch:
+        with disk.replacing(self.path) as scratch:
             np.savez_compressed(scratch, **arrays)  # type: ignore[arg-type]

@@ -79,6 +79,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
             raise InputError(f"contender={kind}: {told}; give one of the runs alone in checkpoint=")
         return rows[0], None
     folder = Path(results)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"settings={results}: no config.yaml in it; give a results folder of gfm eval")
     saved = config.read_yaml(folder / "config.yaml")
     if not {"contenders", "tasks"} <= saved.keys():
         raise InputError(f"settings={results}: its config.yaml is of no comparison; give a results folder of gfm eval")

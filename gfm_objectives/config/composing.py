@@ -66,6 +66,8 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
     """The words as key -> text."""
     given: dict[str, str] = {}
     for i, word in enumerate(argv):
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            raise InputError(f"{word}: holds bytes that are no UTF-8, which no config can keep; give another name")
         key, equals, text = word.partition("=")
         if key.startswith("-"):
             value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")

@@ -17,7 +17,7 @@ from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
 from gfm_objectives.data.measured import measured
-from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_image, of_place, of_way
+from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_image, of_place, of_scale, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError
 
@@ -215,6 +215,8 @@ class Decoder:
         codes = layer.labels(piece.raster, numbers, piece.path)
         work.remarks += [Remark(f"{name}: {line}", True) for line in [layer.clash(piece.raster, numbers)] if line]
         work.remarks += of_way(name, piece.whole, work.grid, piece.way)
+        if layer.numbers:
+            work.remarks += of_scale(name, layer.scale, layer.offset, layer.stated(piece.raster, numbers))
         if work.tell is not None and layer.numbers and layer.nodata.values is None:
             work.remarks += of_fill(name, self._band(piece.raster, layer.file, layer.bands[0])[0][np.isfinite(codes)])
         to = work.grid.cut(piece.to)

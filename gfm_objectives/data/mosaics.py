@@ -125,8 +125,8 @@ class Mosaics(Source):
             self._look(name, [Path(f) for f in files])
             made = RasterDataset(files, crs=self._crs, res=self._gsd)
             if self._crs is None:
-                self._crs = made.crs
-                if self._crs is None or not self._crs.is_projected:
+                self._crs, _ = self._grids[name][Path(files[0])].place  # type: ignore[misc]
+                if not (self._crs.is_projected and abs(self._crs.linear_units_factor[1] - 1) < 1e-6):
                     raise InputError(
                         f"{files[0]}: {self._crs} is not in metres; give scenes in a projection, such as UTM"
                     )
