@@ -176,9 +176,9 @@ def test_where_no_file_is_there_is_no_class(tmp_path):
     """The corners of a map from another zone, turned against the grid."""
     from rasterio.warp import transform
 
-    lay(tmp_path, "s", np.tile(GREY, (1, 3, 3)))
-    (x,), (y,) = transform("EPSG:32633", "EPSG:32634", [WEST + 960], [NORTH - 960])
-    lay(tmp_path, "m", np.ones((1, 192, 192), np.uint8), crs="EPSG:32634", west=x - 960, north=y + 960)
+    lay(tmp_path, "s", np.tile(GREY, (1, 2, 2)))
+    (x,), (y,) = transform("EPSG:32633", "EPSG:32634", [WEST + 640], [NORTH - 640])
+    lay(tmp_path, "m", np.ones((1, 128, 128), np.uint8), crs="EPSG:32634", west=x - 640, north=y + 640)
     label = all_of(tmp_path, layers={"y": {"file": "m/*.tif", "classes": ["no", "yes"]}}).targets["y"]
     assert label.unique().tolist() == [-1, 1] and 0 < (label < 0).float().mean() < 0.3
 

@@ -22,6 +22,7 @@ from gfm_objectives.compare.published import published
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.search import proposals
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
+from gfm_objectives.compare.validating import capped, judged_on
 from gfm_objectives.device import resolve
 from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
@@ -146,6 +147,9 @@ def tuned(
     space = job.contender.space(job.bench.spec, batch)
     free = {k: v for k, v in space.values.items() if k != "freeze" or fixed is None}  # what was asked for is not tuned
     space = replace(space, start=job.hparams, values=free)
+    job = capped(job, _forward(job))
+    for line in judged_on([job]):
+        print(line, flush=True)
     metric = METRICS[job.bench.task.metric]
     while todo := proposals(space, log.tried(job.cell), trials)[: max(0, trials - len(log.tried(job.cell)))]:
         for hparams in todo:
@@ -153,7 +157,13 @@ def tuned(
             log.add(outcome)
             number = len(log.tried(job.cell))
             print(f"  trial {number} of {trials}: {metric.title} {outcome.val:.4f}, {hparams.as_dict()}", flush=True)
-    return replace(job, hparams=log.best(job))
+    return replace(job, hparams=log.best(job), judged=0)
+
+
+def _forward(job: Job) -> float:
+    """FLOPs of predicting one place."""
+    model = job.contender.build(job.bench.spec, job.bench.outputs, job.hparams, TUNING)
+    return step_cost(model, job.bench.source("train").read([0]), job.bench.kind, job.bench.task.layer).forward
 
 
 def _frozen(word: str) -> str:
