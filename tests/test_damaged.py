@@ -222,7 +222,7 @@ def test_damaged_predictions_are_one_line_wherever_they_are_drawn(tmp_path):
     [
         {},
         {"splits": {"train": {}}},
-        {"splits": []},
+        {"splits": 3},
         {"splits": {"train": {"fingerprint": "f", "shards": [], "places": "x"}}, "spec": {"bands": 1}},
     ],
 )

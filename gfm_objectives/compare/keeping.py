@@ -92,7 +92,8 @@ def keep(job: Job, folder: Path, device: torch.device, dtype: torch.dtype, about
     result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype, shown=True)
     trained = trained_parameters(model)
     merge_low_rank(model)
-    size, where = bench.spec.size, {"device": device, "dtype": dtype, "shown": True}
+    size = bench.spec.size
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "shown": True}
     about_task = (kind, task.layer, bench.classes, size)
     stats = {s: evaluate(model, bench.source(s), *about_task, **where)[0] for s in ("val", "test")}
     scores = {s: {m: total(METRICS[m], x) for m in kind.metrics} for s, x in stats.items()}

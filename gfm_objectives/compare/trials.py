@@ -107,7 +107,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, 
     if job.trial:
         return Outcome(job, score, result.flops, result.seconds, result)
     test = held(bench.source("test"), device, together, bench.fingerprint, "test")
-    stats, shown = evaluate(model, test, *about, device=device, dtype=dtype, show=job.show)
+    stats, predicted = evaluate(model, test, *about, device=device, dtype=dtype, show=job.show)
     return Outcome(
         job,
         score,
@@ -118,7 +118,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, 
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         inference_flops=result.cost.forward,
         stats=stats.numpy(),
-        predictions=shown if job.show else None,
+        predictions=predicted if job.show else None,
     )
 
 

@@ -73,7 +73,7 @@ def stated(raster: Raster, about: Mapping[str, Any]) -> Raster:
     whole numbers that the format keeps with a sign have none."""
 
     def first(key: str) -> float | None:
-        found = np.ravel(about[key]) if about.get(key) is not None else []
+        found = np.ravel(about[key]) if about.get(key) is not None else np.empty(0)
         return float(found[0]) if len(found) else None
 
     values, fill = raster.values, first("_FillValue")
