@@ -38,7 +38,7 @@ LEAST = 32  # pixels a side of the smallest window that memory= may ask for
 def run(cfg: DictConfig) -> Path | None:
     """Train one model as `cfg` (configs/finetune.yaml) says and keep it; its folder, None where only asked which."""
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    task = Path(cfg.choices.task).stem
+    task = config.task_name(cfg.choices.task, options["task"])
     row, settings = choose(options, task)
     if cfg.plan_only:
         return None

@@ -42,6 +42,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         files: list[Path] = []
         kept = {k: v for k, v in saved.items() if k not in picks}
         base, ranges = _base(defaults, start | chosen, kept, given.get("suite.tasks"), files)
+        _leave_out(base, given)
         values = {k: _values(base, ranges, k, text) for k, text in given.items()}
         swept = [k for k in (*picks, *values) if len(picks.get(k) or values[k]) > 1]
         for combo in itertools.product(*values.values()):
@@ -140,20 +141,34 @@ def _base(
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise InputError(f"suite.tasks={names}: must be a list of tasks, each a choice or a yaml")
         base["tasks"] = {}
+        known_as = dict(zip(saved["suite"]["tasks"], kept, strict=False)) if kept else {}
         for name in names:
-            stem = Path(name).stem
-            task = Choice(kept.get(stem, {}), {})
-            if stem not in kept or name in choices("task"):
+            own = known_as.get(name, Path(name).stem)
+            task = Choice(kept.get(own, {}), {})
+            if own not in kept or name in choices("task"):
                 task = read_choice("task", name, files)
-                ranges |= within(task.ranges, f"tasks.{stem}.")
-            base["tasks"][stem] = kept.get(stem) or task.options
+                own = task_name(name, task.options)
+                ranges |= within(task.ranges, f"tasks.{own}.")
+            if own in base["tasks"]:
+                raise InputError(f"suite.tasks={','.join(names)}: two tasks are named {own}; give one another `name:`")
+            base["tasks"][own] = kept.get(own) or task.options
     return Choice(base, ranges)
+
+
+def task_name(choice: str, options: Mapping[str, Any]) -> str:
+    """What a task is called: as its yaml says, else as its file. InputError where that is no name for a folder."""
+    name = str(options.get("name") or Path(choice).stem)
+    if not re.fullmatch(r"\w[\w .+()-]*", name):
+        raise InputError(f"task={choice}: name: {name!r} is no name of letters, digits, spaces, . _ + - ( )")
+    return name
 
 
 def _restore(
     known: Mapping[str, Any], saved: Mapping[str, Any], ranges: Ranges, where: str, deep: bool
 ) -> dict[str, Any]:
     """`saved` over `known`, refusing keys and types that `known` does not have."""
+    if "without" in saved and known.get("name") == "chips":
+        known = {**known, "without": []}  # see `_leave_out`
     out = dict(known)
     for key, value in saved.items():
         name = f"{where}{key}"
@@ -165,6 +180,17 @@ def _restore(
             scalar = not isinstance(value, dict | list) and not isinstance(known[key], dict | list)
             out[key] = parse(name, known[key], value, find(ranges, name)) if scalar else value
     return out
+
+
+def _leave_out(base: dict[str, Any], given: Mapping[str, str]) -> None:
+    """`data.without=` is a key of any yaml of chips, whether it writes it out or not."""
+    for key in given:
+        *sections, last = key.split(".")
+        node: Any = base
+        for part in sections if last == "without" else ():
+            node = node.get(part) if isinstance(node, dict) else None
+        if last == "without" and isinstance(node, dict) and node.get("name") == "chips":
+            node.setdefault("without", [])
 
 
 def _values(base: dict[str, Any], ranges: Ranges, key: str, text: str) -> list[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import disk
-from gfm_objectives.config import read_yaml
+from gfm_objectives.config import read_yaml, task_name
 from gfm_objectives.curation.describing import describe_batch
 from gfm_objectives.curation.examination import Limits
 from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels
@@ -76,7 +76,7 @@ def run(cfg: DictConfig) -> list[Leak]:
     what is found beside the run, where gfm eval looks for it."""
     options = _pretraining_data(cfg)
     task_options: dict[str, Any] = OmegaConf.to_container(cfg.task)  # type: ignore[assignment]
-    task = build_task(Path(cfg.choices.task).stem, task_options)
+    task = build_task(task_name(cfg.choices.task, task_options), task_options)
     corpus = build_source(options, "pretrain")
     splits = {split: build_source(task.data, split) for split in SPLITS}
     of = f"pretraining of {Path(cfg.run).name}" if cfg.run else f"pretraining on {cfg.name}"

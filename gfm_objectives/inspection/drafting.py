@@ -68,7 +68,7 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     drafted = f"{draft.name}: drafted by gfm init from {root}; check it by gfm inspect {path}"
     disk.write(path, _yaml(drafted, draft.options))
     if draft.task:
-        draft.task["data"] = {"use": f"./{path}" if path.parent == Path(".") else str(path)}
+        draft.task["data"] = {"use": f"./{path.name}"}  # beside it
         disk.write(task, _yaml(f"{draft.name}: its labels as a task", draft.task))
     lines = [f"wrote {path}{f' and {task}' if draft.task else ''}", "guessed:", *(f"  {g}" for g in draft.guessed)]
     lines += ["by hand:", *(f"  {g}" for g in draft.left)] if draft.left else []
