@@ -27,6 +27,7 @@ from gfm_objectives.runs.segmenter import CARD, WEIGHTS, Card, load_segmenter
 
 SIZE = 64  # pixels a side of the images that libraries' classes are tried with
 FORMATS = ("native", "torch", "onnx", "timm", "torchgeo", "terratorch", "pangaea")
+GRAPHS = ("torch", "onnx")
 OF_ENCODERS = ("timm", "torchgeo", "terratorch", "pangaea")
 
 
@@ -68,6 +69,8 @@ def run(cfg: DictConfig) -> Path:
 def _write(subject: Subject, out: Path, cfg: DictConfig) -> None:
     done = []
     for to in cfg.to:
+        if to in GRAPHS:
+            print(f"{to}: tracing the model, which takes some seconds for each freedom of its inputs", flush=True)
         done.append({"to": to, **_export(to, subject, out, cfg)})
         print(f"{to}: {done[-1]['files']}; {done[-1]['checked']}", flush=True)
     if subject.card is not None:
