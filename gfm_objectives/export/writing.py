@@ -61,12 +61,12 @@ def run(cfg: DictConfig) -> Path:
     if out.resolve() == subject.folder.resolve():
         raise InputError(f"out={out}: is where the model lies; give another name=")
     with lock.alone(out):
-        _write(subject, out, cfg)
+        _write(subject, out, cfg, results)
     print(f"  -> {out}")
     return out
 
 
-def _write(subject: Subject, out: Path, cfg: DictConfig) -> None:
+def _write(subject: Subject, out: Path, cfg: DictConfig, results: Path | None) -> None:
     done = []
     for to in cfg.to:
         if to in GRAPHS:
