@@ -68,6 +68,10 @@ CASES: dict[str, list[Case]] = {
         Case("yardstick"),
         Case("reproduce all"),
         Case("reproduce readme"),
+        Case("sweep"),
+        Case("replay"),
+        Case("init"),
+        Case("init pictures out=table.csv"),
     ],
     "Types and lists": [
         Case("train seed=1.5"),
@@ -89,6 +93,11 @@ CASES: dict[str, list[Case]] = {
         Case("eval contenders=[]"),
         Case("eval fractions=all"),
         Case("train seed=9999999999999999999999999"),
+        Case("train objective=[mae,jepa]"),
+        Case("train data=[]"),
+        Case("eval suite=[core,core]"),
+        Case("eval suite=[]"),
+        Case("finetune freeze=all"),
     ],
     "Numbers out of range": [
         Case("train encoder.heads=3"),
@@ -164,6 +173,12 @@ CASES: dict[str, list[Case]] = {
         Case("eval checkpoint=table.csv suite=flood"),
         Case("yardstick table.csv"),
         Case("fit table.csv out=table.csv"),
+        Case("fit pictures"),
+        Case("sweep pictures"),
+        Case("sweep flood.yaml"),
+        Case("init table.csv"),
+        Case("finetune task=flood also=table.csv"),
+        Case("finetune settings=runs/good"),
     ],
     "Missing and damaged files": [
         Case("inspect nowhere.yaml"),
@@ -187,6 +202,10 @@ CASES: dict[str, list[Case]] = {
         *(Case(f"{TRAIN} name={d}") for d in ("cutckpt", "textckpt", "pickled", "cutledger", "listledger")),
         *(Case(f"{EVAL} results=results name={d} contenders=map") for d in ("cutscores", "binaryscores", "oddscores")),
         *(Case(f"{EVAL} results=results name={d} contenders=map") for d in ("oddstatistics", "cuttrials", "cuttuning")),
+        Case("sweep nowhere.yaml"),
+        Case("finetune settings=nowhere"),
+        Case("leakage runs/nowhere task=flood"),
+        Case("inspect data=shards data.root=noshards"),
         Case(f"{EVAL} encoder=timm:vit_tiny_patch16_224 weights=nowhere.pth contenders=foreign"),
         Case(f"{EVAL} encoder=timm:vit_tiny_patch16_224 weights=pickled.pth contenders=foreign"),
         Case(f"{EVAL} encoder=vit_tiny contenders=foreign"),
@@ -199,6 +218,8 @@ CASES: dict[str, list[Case]] = {
         Case(f"{TRAIN} runs=/proc/runs"),
         Case(f"{TRAIN} runs=full name=demo budget.flops=3e9"),
         Case(f"{TRAIN} name=afile"),
+        Case(f"{TRAIN} runs=circle"),
+        Case(f"{EVAL} contenders=map results=circle"),
         Case(f"{EVAL} contenders=map results=table.csv"),
         Case(f"{EVAL} contenders=map results=/proc/results"),
         Case(f"{EVAL} contenders=map results=full"),
@@ -258,6 +279,9 @@ def lay(desk: Path) -> None:
     for name, text in texts.items():
         (desk / name).write_text(text)
     (desk / "binary.yaml").write_bytes(bytes(range(256)))
+    (desk / "noshards").mkdir()
+    (desk / "noshards/index.json").write_text('{"format": "gfm-shards-1"}')
+    os.symlink("circle", desk / "circle")
     torch.save({"weights": Opened("executed")}, desk / "pickled.pth")
     runs = desk / "runs"
     (cfg,) = compose("train", [*TRAIN.split()[1:], "name=good"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -153,19 +154,19 @@ COMMANDS = {
 
 def train(argv: Sequence[str] | None = None) -> int:
     """What train.py calls. Returns the exit code."""
-    return guarded(lambda: _called("train", sys.argv[1:] if argv is None else argv, "python train.py"))
+    return guarded(lambda: _called("train", sys.argv[1:] if argv is None else argv, "python train.py"), argv is None)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """What eval.py calls. Returns the exit code."""
-    return guarded(lambda: _called("eval", sys.argv[1:] if argv is None else argv, "python eval.py"))
+    return guarded(lambda: _called("eval", sys.argv[1:] if argv is None else argv, "python eval.py"), argv is None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script `gfm`. Returns the exit code; whatever a command raises for its user is told in one line."""
     command, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     if command in COMMANDS:
-        return guarded(lambda: _called(command, rest, f"gfm {command}"))
+        return guarded(lambda: _called(command, rest, f"gfm {command}"), argv is None)
     if command in ("--version", "-V"):
         return _say(f"gfm-objectives {__version__}")
     if command in ("", "--help", "-h", "help"):
@@ -177,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(f"gfm {command}: no such command{hint or '; commands: ' + ', '.join(COMMANDS)}")
 
 
-def guarded(call: Callable[[], int]) -> int:
+def guarded(call: Callable[[], int], last: bool = False) -> int:
     """The exit code of `call`. Mistakes of the user and faults of the machine are one line each, without a traceback;
-    errors of ours keep theirs, as everything does with GFM_TRACEBACK=1."""
+    errors of ours keep theirs, as everything does with GFM_TRACEBACK=1. last: the process ends with it."""
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no reason to end
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -196,7 +197,10 @@ def guarded(call: Callable[[], int]) -> int:
     except (KeyboardInterrupt, SystemExit) as e:
         if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
-        print("interrupted; the same command goes on with what is not done", file=sys.stderr)
+        with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was
+            if last:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to let go of workers
+            print("interrupted; the same command goes on with what is not done", file=sys.stderr, flush=True)
         return 130
     except Exception as e:
         told = None if os.environ.get("GFM_TRACEBACK") else explain(e)

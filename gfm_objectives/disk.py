@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gfm_objectives.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 SCRATCH = ".writing-"  # how names of files begin that are not whole yet; nothing else may read them
@@ -64,6 +65,20 @@ def read_json(path: Path, remedy: str, needs: Iterable[str] | None = ()) -> Any:
     if not isinstance(rows, list) or not all(isinstance(r, dict) and r.keys() >= {*keys} for r in rows):
         raise InputError(f"{path}: damaged, no JSON of ours; {remedy}")
     return found
+
+
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, by name. InputError with the `remedy` where it is damaged."""
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):  # cut off, as where the power went
+        raise InputError(f"{path}: damaged; {remedy}") from None
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def explain(error: BaseException, where: str = "") -> str | None:
         path = error.filename or where
         remedy = REMEDIES.get(error.errno) or f"{error.strerror or error}; check that path"
         return f"{path}: {remedy}" if path else remedy
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # of pathlib, before 3.13
+        return f"{str(error).partition('from ')[2].strip(chr(39))}: {REMEDIES[errno.ELOOP]}"
     if isinstance(error, MemoryError):
         return f"not enough memory; give fewer workers, a smaller batch_size or model, {GOES_ON}"
     if isinstance(error, OSError | RuntimeError) or type(error).__module__.startswith("safetensors"):

@@ -3,14 +3,14 @@
     pytest -m quick                                       # all but those of a second or more
     GFM_DURATIONS=1 pytest -m "not slow"                  # measures anew; rows of what did not run stay as they are
 
-Fixtures have rows of their own: a test is as slow as what it has to wait for.
+Fixtures have rows of their own: a test is as slow as what it has to wait for. Seconds are of processors, those of
+processes that a test started and waited for included, so that a loaded machine measures what a quiet one does.
 """
 
 from __future__ import annotations
 
 import csv
 import os
-import time
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 TABLE = Path(__file__).with_suffix(".csv")
-LEAST = 1.0  # seconds, over all parameters of a test
+LEAST = 1.0  # seconds of a processor, over all parameters of a test
 spent: Counter[str] = Counter()
 
 
@@ -49,17 +49,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any) -> Generator[None, Any, Any]:
-    begun = time.perf_counter()
+    begun = processor()
     try:
         return (yield)
     finally:
         if fixturedef.baseid:  # of ours
-            spent[f"{fixturedef.baseid}::{fixturedef.argname}"] += time.perf_counter() - begun  # type: ignore[assignment]
+            spent[f"{fixturedef.baseid}::{fixturedef.argname}"] += processor() - begun  # type: ignore[assignment]
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call":
-        spent[report.nodeid.partition("[")[0]] += report.duration  # type: ignore[assignment]
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    begun = processor()
+    try:
+        return (yield)
+    finally:
+        spent[item.nodeid.partition("[")[0]] += processor() - begun  # type: ignore[assignment]
+
+
+def processor() -> float:
+    """Seconds of processors until now."""
+    return sum(os.times()[:4])
 
 
 def pytest_sessionfinish() -> None:

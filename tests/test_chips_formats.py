@@ -18,7 +18,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.finding import day_of, find_files
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.resampling import resample_pixels
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.inspection import look
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.runs.checkpoint import load_encoder, save_encoder
@@ -341,3 +341,46 @@ def test_faults_of_sensors_of_ones_own(tmp_path: Path, table: None):
         InputError, match=r"data\.sensors\.rgb: no such sensor; choose from s2, s1, .*or describe your own"
     ):
         chips(tmp_path, {"rgb": {"file": "{chip}.npy", "bands": {"red": 1}}})
+
+
+# ------------------------------------------------------------------------------------------------- what cubes state
+
+STATED = {"scale_factor": 1e-4, "add_offset": -0.1, "_FillValue": np.int16(-9)}
+
+
+def cube(path: Path, stored: np.ndarray, about: dict[str, Any]) -> None:
+    """As NetCDF or HDF5, by the ending, with the attributes of the convention."""
+    h5py = pytest.importorskip("h5py")
+    if path.suffix == ".nc":
+        xarray = pytest.importorskip("xarray")
+        pytest.importorskip("h5netcdf")
+        xarray.Dataset({"v": (("band", "row", "column"), stored)}).to_netcdf(path, engine="h5netcdf")
+    with h5py.File(path, "a") as file:
+        if path.suffix == ".h5":
+            file["v"] = stored
+        file["v"].attrs.update(about)
+
+
+@pytest.mark.parametrize("kind", ["h5", "nc"])
+def test_cubes_are_scaled_once_as_they_or_the_yaml_say(tmp_path: Path, kind: str):
+    x = np.full((1, N, N), 2000, np.int16)
+    x[0, :2] = -9
+    cube(tmp_path / f"a.{kind}", x, STATED)
+    s2: dict[str, Any] = {"file": f"{{chip}}.{kind}", "bands": {"B09": 1}}
+    stated = chips(tmp_path, {"s2": s2})
+    assert values(stated, "s2")[0, 0, 9, 9].item() == pytest.approx(0.1)
+    assert stated.read([0]).sensors["s2"].valid[0, 0, :, 0].tolist() == [False] * 2 + [True] * (N - 2)
+    assert any("s2: values are scaled as files say, * 0.0001 + -0.1" in note for note in stated.notes())
+    with pytest.warns(InputWarning, match=r"s2: the file says \* 0.0001 \+ -0.1, the yaml \* 0.0002 \+ 0"):
+        own = chips(tmp_path, {"s2": s2 | {"scale": 2e-4}})
+    assert values(own, "s2")[0, 0, 9, 9].item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("kind", ["h5", "nc"])
+def test_whole_numbers_that_a_cube_keeps_with_a_sign(tmp_path: Path, kind: str):
+    x = np.full((1, N, N), 250, np.uint8).view(np.int8)
+    x[0, 0] = -1
+    cube(tmp_path / f"a.{kind}", x, {"_Unsigned": "true", "_FillValue": np.int8(-1)})
+    rgb = {"file": f"{{chip}}.{kind}", "bands": {"red": 1}, "unit": "number", "mean": {"red": 0.0}, "std": {"red": 1.0}}
+    s = chips(tmp_path, {"rgb": rgb}).read([0]).sensors["rgb"]
+    assert s.x[0, 0, 0, 5].unique().tolist() == [250.0] and not s.valid[0, 0, 0].any()

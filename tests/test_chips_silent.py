@@ -539,3 +539,102 @@ def test_a_window_shows_what_the_whole_chip_shows(tmp_path: Path, way: str, kind
         torch.testing.assert_close(a.sensors["s1"].x, b.sensors["s1"].x, atol=2e-2 if way == "warp" else 1e-5, rtol=0)
         assert torch.equal(a.sensors["s1"].valid, b.sensors["s1"].valid)
         assert (a.targets["label"] == b.targets["label"]).float().mean() > (0.99 if way == "warp" else 0.9999)
+
+
+FAR_OFF = [
+    (-9999, 100, 300, True),
+    (65535, 200, 4000, True),
+    (65535, 200, 65534, False),  # saturated, as its neighbours nearly are
+    (255, 0, 100, True),
+    (255, 0, 254, False),
+    (-1, 100, 300, False),
+]
+
+
+@pytest.mark.parametrize(("value", "low", "high", "is_told"), FAR_OFF)
+def test_a_value_far_from_all_others_that_nobody_declares_is_told(tmp_path, value, low, high, is_told):
+    x = RNG.integers(low, high + 1, (3, N, N)).astype(np.int32)
+    x[0, 0, :2], x[1:, 1, 1] = low, high
+    x[1, 3, :5] = value
+    tif(tmp_path / "s2" / "a.tif", x)
+    tif(tmp_path / "s2" / "b.tif", np.where(x == value, low, x))
+    _, _, lines = told(tmp_path)
+    wanted = (
+        f"1 of 2 pretrain chips: s2: B03 (band 2) holds {value}, far from its other values, and no file declares it; "
+        f"where it is no data write `nodata: {value}`, else `nodata: none`: a"
+    )
+    assert [m for m in lines if "far from" in m] == [wanted] * is_told
+    for nodata in (value, "none"):
+        assert not any("far from its" in m for m in told(tmp_path, {"s2": S2 | {"nodata": nodata}})[2])
+    tif(tmp_path / "s2" / "a.tif", x, nodata=value)
+    assert not any("far from its" in m for m in told(tmp_path)[2])
+
+
+def test_numbers_of_a_layer_hold_no_fill_without_a_word(tmp_path):
+    tif(tmp_path / "s2" / "a.tif", IMAGE)
+    height = RNG.uniform(2, 30, (N, N)).astype(np.float32)
+    height[:2] = -9999
+    tif(tmp_path / "y" / "a.tif", height)
+    layer = {"file": "y/{chip}.tif", "unit": "metre"}
+    _, batch, lines = told(tmp_path, layers={"y": layer})
+    assert (
+        any("y holds -9999, far from" in m and "`nodata: -9999`" in m for m in lines) and batch.targets["y"].min() < 0
+    )
+    _, batch, lines = told(tmp_path, layers={"y": layer | {"nodata": -9999}})
+    assert not any("far from" in m for m in lines) and batch.targets["y"][0, :2].isnan().all()
+
+
+@pytest.mark.parametrize(("nodata", "wanted"), [(255, -1), (0, 1)])
+def test_no_data_of_a_band_for_each_class_is_no_class(tmp_path, nodata, wanted):
+    """But for 0, which says that the class is not there, as files of such bands often declare it."""
+    tif(tmp_path / "s2" / "a.tif", IMAGE)
+    planes = np.stack([HALF > 0, HALF == 0]).astype(np.uint8)
+    planes[:, 3, :] = np.array([0, nodata or 1])[:, None]
+    tif(tmp_path / "y" / "a.tif", planes, nodata=nodata)
+    layer = {"file": "y/{chip}.tif", "classes": ["south", "north"], "one_hot": True}
+    label = told(tmp_path, layers={"y": layer})[1].targets["y"][0]
+    assert label[3].unique().tolist() == [wanted] and label[2].unique().tolist() == [1]
+    assert label[-1].unique().tolist() == [0]
+
+
+def test_a_colour_declared_to_be_no_data_is_no_label(tmp_path):
+    tif(tmp_path / "s2" / "a.tif", IMAGE)
+    tif(tmp_path / "y" / "a.tif", np.stack([np.where(HALF > 0, 9, 0)] * 3).astype(np.uint8), nodata=0)
+    layer = {"file": "y/{chip}.tif", "classes": ["grey"], "colors": ["#090909"]}
+    _, batch, lines = told(tmp_path, layers={"y": layer})
+    assert batch.targets["y"].unique().tolist() == [-1, 0] and not any("declares" in m for m in lines)
+    both = layer | {"classes": ["grey", "black"], "colors": ["#090909", "#000000"]}
+    _, batch, lines = told(tmp_path, layers={"y": both})
+    assert batch.targets["y"].unique().tolist() == [-1, 0]
+    assert any("declares #000000 to be no data, the colour of 'black'" in m for m in lines)
+    assert told(tmp_path, layers={"y": both | {"nodata": "none"}})[1].targets["y"].unique().tolist() == [0, 1]
+
+
+def test_scales_of_a_layer_of_numbers_are_those_that_files_state(tmp_path):
+    tif(tmp_path / "s2" / "a.tif", IMAGE)
+    path = tif(tmp_path / "y" / "a.tif", np.full((1, N, N), 120, np.int16))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [0.1], [-2.0]
+    layer = {"file": "y/{chip}.tif", "unit": "metre"}
+    for scale in ({}, {"scale": "file"}):
+        source, batch, _ = told(tmp_path, layers={"y": layer | scale})
+        assert batch.targets["y"].unique().tolist() == [pytest.approx(10.0)]
+        assert any("y: values are scaled as files say, * 0.1 + -2" in m for m in source.notes())
+    _, batch, lines = told(tmp_path, layers={"y": layer | {"scale": 1.0}})
+    assert batch.targets["y"].unique().tolist() == [120] and any(
+        "y: the file says * 0.1 + -2, the yaml" in m for m in lines
+    )
+
+
+def test_a_picture_to_be_turned_is_told(tmp_path):
+    about = Image.Exif()
+    about[274] = 6
+    (tmp_path / "s2").mkdir()
+    for name, exif in (("a", about), ("b", None)):
+        picture = Image.fromarray(RNG.integers(0, 255, (N, N, 3)).astype(np.uint8))
+        picture.save(tmp_path / "s2" / f"{name}.jpg", **({"exif": exif} if exif else {}))
+    lines = told(tmp_path, {"rgb": S2 | {"file": "s2/{chip}.jpg", "unit": "number", "bands": {"red": 1}}})[2]
+    assert [
+        m.startswith("1 of 2 pretrain chips: rgb: is to be turned when it is shown (EXIF orientation 6)") for m in lines
+    ]
+    assert len(lines) == 1 and lines[0].endswith("save it upright: a")

@@ -225,6 +225,7 @@ def test_refused_in_one_line(words, says):
         ("finetune.flops=-3", "finetune.flops=-3: must be a number, from 1e6 to 1e27, or null"),
         ("suite.tasks=nope", "task=nope: no such choice"),
         ("seed=3", "did you mean seeds?"),
+        ("suite=[]", "suite=[]: names none; --help suite lists the choices"),
     ],
 )
 def test_refused_in_one_line_by_eval(words, says):
@@ -333,7 +334,45 @@ def test_help_on_one_thing():
         usage("eval", "gfm eval", ["fluud"])
 
 
+def test_yaml_beside_yaml(tmp_path, monkeypatch):
+    """`use` and `root` are looked for beside the file, then where one is; a task has the name it gives itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub" / "there").mkdir(parents=True)
+    data = "name: chips\nroot: there\ngsd: 10\nsensors: {s2: {file: '{chip}.tif', bands: {B02: 1}}}\n"
+    (tmp_path / "sub" / "d.yaml").write_text(data)
+    (tmp_path / "sub" / "t.yaml").write_text("name: mine\nlayer: label\ndata: {use: ./d.yaml}\n")
+    cfg = one("suite=sub/t.yaml", "tasks.mine.train=5", entry="eval")
+    assert list(cfg.tasks) == ["mine"] and cfg.tasks.mine.data.root == "sub/there" and cfg.tasks.mine.train == 5
+    save(cfg, tmp_path / "config.yaml")
+    assert one(f"config={tmp_path / 'config.yaml'}", entry="eval") == cfg
+    assert (
+        one("data=sub/d.yaml").data.root == "sub/there"
+        and one("data=sub/d.yaml", "data.root=there").data.root == "there"
+    )
+    (tmp_path / "here.yaml").write_text(data)
+    (tmp_path / "sub" / "other.yaml").write_text("layer: label\ndata: {use: ./here.yaml}\n")
+    assert one("suite=sub/other.yaml", entry="eval").tasks.other.data.root == "there"  # where one is
+    (tmp_path / "twin.yaml").write_text("name: mine\nlayer: label\ndata: {use: ./here.yaml}\n")
+    with pytest.raises(InputError, match=r"two tasks are named mine; give one another `name:`"):
+        one("suite=sub/t.yaml,twin.yaml", entry="eval")
+    (tmp_path / "odd.yaml").write_text("name: ../x\nlayer: label\ndata: {use: ./here.yaml}\n")
+    with pytest.raises(InputError, match=r"task=odd.yaml: name: '../x' is no name"):
+        one("suite=odd.yaml", entry="eval")
+
+
+def test_any_yaml_of_chips_can_be_used_without_a_part(tmp_path):
+    file = tmp_path / "d.yaml"
+    file.write_text("name: chips\nroot: there\ngsd: 10\nsensors: {s2: {file: '{chip}.tif', bands: {B02: 1}}}\n")
+    plain, less = one(f"data={file}"), one(f"data={file}", "data.without=s2,map")
+    assert "without" not in plain.data and less.data.without == ["s2", "map"]
+    save(less, tmp_path / "config.yaml")
+    assert one(f"config={tmp_path / 'config.yaml'}") == less
+    with pytest.raises(InputError, match=r"data.without: no such key with data=synthetic"):
+        one("data.without=[s2]")
+
+
 def test_suites_join():
+    assert one("suite=[flood, core]", entry="eval") == one("suite=flood,core", entry="eval")
     cfg = one("suite=flood,core", "suite.tasks=flood,crop", entry="eval")
     assert list(cfg.tasks) == ["flood", "crop"]
     cfg = one("suite=flood,core", "tasks.crop.train=7", entry="eval")

@@ -15,7 +15,10 @@ from test_pretrain import small
 from gfm_objectives import cli, compare, lock, pretrain
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.trials import TrialLog
+from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
+from gfm_objectives.report import figures
+from gfm_objectives.report.html import pictures
 from gfm_objectives.runs.checkpoint import check_state, load_model
 from gfm_objectives.runs.folder import open_folder, using
 from gfm_objectives.runs.ledger import Ledger
@@ -203,3 +206,27 @@ def test_weights_of_others_are_never_executed(tmp_path):
     assert told.startswith(f"unet.weights={path}: holds more than tensors") and not executed.exists()
     torch.save({"conv1.weight": torch.zeros(1)}, path)
     assert "not torchvision's resnet34" in refusal(contenders, ["unet_imagenet"], [], 1, str(path))
+
+
+def test_damaged_predictions_are_one_line_wherever_they_are_drawn(tmp_path):
+    (tmp_path / "predictions.npz").write_bytes(b"PK\x03\x04 and no more")
+    for draw in (
+        lambda: pictures.section({"tasks": []}, {}, tmp_path),
+        lambda: figures.draw({"gains": [], "fractions": [1.0], "tasks": []}, None, tmp_path, {}, []),
+    ):
+        assert "predictions.npz: damaged; delete it, and the report lacks its pictures" in refusal(draw)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {},
+        {"splits": {"train": {}}},
+        {"splits": 3},
+        {"splits": {"train": {"fingerprint": "f", "shards": [], "places": "x"}}, "spec": {"bands": 1}},
+    ],
+)
+def test_an_index_of_shards_that_lacks_something_is_one_line(index, tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps({"format": "gfm-shards-1", **index}))
+    told = refusal(build_source, {"name": "shards", "root": str(tmp_path)}, "train")
+    assert "index.json: damaged (" in told and "run gfm prepare again" in told and "\n" not in told

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kept import kept
 from safetensors.torch import load_file
 
 from gfm_objectives import cli, disk, lock
@@ -169,6 +170,37 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
             assert str(os.getpid()) in (folder / lock.NAME).read_text()
             lock.lock(folder)  # its own: no second one is needed
     assert not folder.exists()  # it was empty
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "inspect data.size=16 data.dates=1 places=1",
+        "export model=model to=native",
+        "review sample=map.tif",
+        "review compare=old.tif,new.tif",
+    ],
+)
+def test_commands_have_the_folder_they_write_to_themselves(typed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "export" in typed:
+        kept(tmp_path / "model")
+    folder, ready = tmp_path / "out" / "demo", FORK.Event()
+    holder = FORK.Process(target=hold, args=(folder, ready))
+    holder.start()
+    assert ready.wait(30)
+    words = [*typed.split(), "out=out", "name=demo"]
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert "out/demo: in use by another process (" in told and f"process {holder.pid} since" in told
+    assert os.listdir(folder) == [lock.NAME]
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    if "review" not in typed:  # maps are not there
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            assert cli.main(words) == 0, capsys.readouterr().err
+        assert lock.NAME not in os.listdir(folder) and len(os.listdir(folder)) > 1
 
 
 def test_a_folder_in_use_keeps_what_is_in_it(tmp_path):

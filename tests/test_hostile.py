@@ -39,6 +39,12 @@ def test_a_name_is_one_folder(name):
         compose("train", [f"name={name}"])
 
 
+def test_words_that_are_no_text_are_refused():
+    """As a file name of other bytes is handed over."""
+    with pytest.raises(InputError, match=r"runs=a.b: holds bytes that are no UTF-8"):
+        compose("train", ["runs=a\udcffb"])
+
+
 @pytest.mark.parametrize("text", ["x > __import__('os').system('touch executed')", "x > (1)", "x.y > 1; x"])
 def test_a_range_is_not_evaluated(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -197,3 +197,29 @@ def test_faults_of_the_command(tmp_path: Path, capsys: Any):
 def test_real_folders_are_drafted_and_read(folder: str, capsys: Any):
     options, _ = init(Path(os.environ["GFM_DATA"]).resolve() / folder, capsys)
     build_source(options | {"skip": ["missing"]}, "pretrain" if "biomass" in folder else "train").read([0])
+
+
+def test_a_folder_that_cannot_be_split_is_told_and_its_commands_can_be_typed(tmp_path: Path, capsys: Any):
+    """Four dates of one place, called chips; and a name with a space."""
+    root = tmp_path / "my chips"
+    x = np.random.default_rng(0).integers(300, 3000, (4, 64, 64)).astype(np.int16)
+    x[2, :3] = -9999
+    for k in range(4):
+        tif(root / "i" / f"c{k}.tif", np.roll(x, k, 2))
+    options, said = init(root, capsys)
+    assert "splits" not in options and "splits: the chips are 1 areas, as they overlap" in said
+    assert "gfm inspect 'my chips.yaml'" in said and "gfm train 'data=my chips.yaml'" in said
+    assert len(build_source(options, "pretrain")) == 4
+
+
+def test_a_fill_in_few_files_is_found(tmp_path: Path, capsys: Any):
+    """In one of sixty, in one band; the first look into twelve may miss it."""
+    root = tmp_path / "fills"
+    rng = np.random.default_rng(0)
+    for k in range(60):
+        x = rng.integers(100, 300, (2, 32, 32)).astype(np.int16)
+        x[1, :3] = -32767 if k == 33 else x[1, :3]
+        tif(root / f"c{k:02}.tif", x, x=5e5 + 5000 * k)
+    _, said = init(root, capsys)
+    assert "optical: band 2: -32767 in 1 of 60 files lies far from all other values, and no file declares it" in said
+    assert "`nodata: -32767`" in said

@@ -12,7 +12,7 @@ from layouts import write_tif
 from rasterio.transform import Affine
 
 from gfm_objectives.data import build_source
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 
 # rasterio multiplies transforms the old way, in its merge too.
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
@@ -88,3 +88,125 @@ def test_what_is_missing_is_named(root, tmp_path):
     )
     with pytest.raises(InputError, match="is not in metres"):
         build_source(options(root=str(tmp_path), layers=None), "pretrain")
+
+
+# ---------------------------------------------------------------- what files state, as of chips
+
+N = 64
+GREY = np.full((1, N, N), 1000, np.int16)
+HALF = np.arange(N)[:, None] < N // 2  # north
+CODES = np.where(HALF, 0, 1).astype(np.uint8)[None] * np.ones((1, 1, N), np.uint8)
+
+
+def lay(root: Path, collection: str, x: np.ndarray, name: str = "a", gsd: float = 10, west: float = WEST, **about):
+    """A file of 10 m pixels from (WEST, NORTH); mask: what is seen of it; scales: of its bands."""
+    import rasterio
+
+    mask, scales = about.pop("mask", None), about.pop("scales", None)
+    where = Affine(gsd, 0, west, 0, -gsd, about.pop("north", NORTH))
+    path = write_tif(root / collection / f"{name}.tif", x, **{"crs": "EPSG:32633", "transform": where, **about})
+    if mask is not None or scales:
+        with rasterio.open(path, "r+") as file:
+            if scales:
+                file.scales = scales
+            if mask is not None:
+                file.write_mask(mask)
+    return path
+
+
+def all_of(root: Path, sensors=None, layers=None, gsd: float = 10):
+    """Every cell of a folder as one batch, in the order in which they lie."""
+    options = {"name": "mosaics", "root": str(root), "gsd": gsd, "size": 16, "block_km": 100, "layers": layers}
+    options |= {"sensors": sensors or {"s2": {"file": "s/*.tif", "bands": {"B04": 1}, "scale": 1e-4}}}
+    made = build_source({**options, "shares": {"val": 0.0, "test": 0.0}}, "pretrain")
+    return made.raw(range(len(made)))
+
+
+def test_what_files_hide_is_not_used(tmp_path):
+    x = np.where(HALF, -9999, GREY)
+    for name, values, about in (
+        ("value", x, {"nodata": -9999}),
+        ("mask", GREY, {"mask": ~HALF * np.ones((1, N), bool)}),
+    ):
+        lay(tmp_path / name, "s", values, **about)
+        s2 = all_of(tmp_path / name).sensors["s2"]
+        assert s2.valid.float().mean() == 0.5 and s2.x[s2.valid[:, :, None]].unique().tolist() == [pytest.approx(0.1)]
+    lay(tmp_path / "value", "s", 2 * GREY, "b")  # where the first has nothing, the second counts
+    s2 = all_of(tmp_path / "value").sensors["s2"]
+    assert s2.valid.all() and (s2.x > 0.15).float().mean() == 0.5
+
+
+def test_heights_of_0_are_heights_and_scales_are_those_of_the_file(tmp_path):
+    lay(tmp_path / "dem", "s", np.where(HALF, 0, GREY))
+    dem = all_of(tmp_path / "dem", {"dem": {"file": "s/*.tif", "bands": {"elevation": 1}}}).sensors["dem"]
+    assert dem.valid.all() and (dem.x == 0).float().mean() == 0.5
+    lay(tmp_path / "scaled", "s", GREY, scales=[1e-3])
+    with pytest.warns(InputWarning, match=r"1 of 1 files: s2: the file says \* 0.001 \+ 0, the yaml \* 0.0001"):
+        all_of(tmp_path / "scaled")
+    scaled = all_of(tmp_path / "scaled", {"s2": {"file": "s/*.tif", "bands": {"B04": 1}, "scale": "file"}})
+    assert scaled.sensors["s2"].x.unique().tolist() == [pytest.approx(1.0)]
+
+
+@pytest.mark.parametrize(
+    ("codes", "about", "more", "wanted"),
+    [
+        (CODES, {"nodata": 0}, {}, [-1, 1]),
+        (CODES, {"nodata": 0}, {"nodata": "none"}, [0, 1]),
+        (7 * CODES, {}, {"ignore": 7}, [-1, 0]),
+        (np.concatenate([1 - CODES, CODES]), {}, {"one_hot": True}, [0, 1]),
+        (np.concatenate([CODES, CODES, 9 * CODES]), {}, {"colors": ["#000000", "#010109"]}, [0, 1]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*declares 0 to be no data:gfm_objectives.errors.InputWarning")
+def test_labels_are_those_that_chips_would_have(tmp_path, codes, about, more, wanted):
+    lay(tmp_path, "s", GREY)
+    lay(tmp_path, "m", codes, **about)
+    label = all_of(tmp_path, layers={"y": {"file": "m/*.tif", "classes": ["no", "yes"], **more}}).targets["y"]
+    assert label.unique().tolist() == wanted and (label == wanted[0]).float().mean() == 0.5
+
+
+def test_numbers_are_a_layer_too(tmp_path):
+    lay(tmp_path, "s", GREY)
+    lay(tmp_path, "m", np.where(HALF, -9999, 12.5 + 0 * GREY).astype(np.float32), nodata=-9999)
+    height = all_of(tmp_path, layers={"y": {"file": "m/*.tif", "unit": "metre"}}).targets["y"]
+    assert height.isnan().float().mean() == 0.5 and height[~height.isnan()].unique().tolist() == [12.5]
+
+
+def test_where_no_file_is_there_is_no_class(tmp_path):
+    """The corners of a map from another zone, turned against the grid."""
+    from rasterio.warp import transform
+
+    lay(tmp_path, "s", np.tile(GREY, (1, 2, 2)))
+    (x,), (y,) = transform("EPSG:32633", "EPSG:32634", [WEST + 640], [NORTH - 640])
+    lay(tmp_path, "m", np.ones((1, 128, 128), np.uint8), crs="EPSG:32634", west=x - 640, north=y + 640)
+    label = all_of(tmp_path, layers={"y": {"file": "m/*.tif", "classes": ["no", "yes"]}}).targets["y"]
+    assert label.unique().tolist() == [-1, 1] and 0 < (label < 0).float().mean() < 0.3
+
+
+def test_fine_pixels_are_averaged_as_what_they_are(tmp_path):
+    lay(tmp_path, "m", (np.arange(4 * N) % 4 == 1)[None, None].repeat(4 * N, 1).astype(np.uint8))
+    power = np.where(np.arange(4 * N) % 2, -30.0, 0.0).astype(np.float32)
+    lay(tmp_path, "s", np.tile(power, (4 * N, 1))[None])
+    radar = {"s1": {"file": "s/*.tif", "bands": {"VV": 1}}}
+    batch = all_of(tmp_path, radar, {"y": {"file": "m/*.tif", "classes": ["no", "yes"]}}, gsd=40)
+    assert batch.targets["y"].unique().tolist() == [0]  # three columns of four
+    inner = batch.sensors["s1"].x[..., 2:-2, 2:-2]
+    assert ((inner + 3.0).abs() < 1).all()  # half of the power, not -15 dB
+
+
+def test_faults_of_files_are_told_before_anything_is_read(tmp_path):
+    lay(tmp_path, "s", GREY)
+    lay(tmp_path, "m", np.concatenate([CODES] * 2))
+    with pytest.raises(InputError, match=r"m/a.tif: has 2 bands; say which band holds the codes"):
+        all_of(tmp_path, layers={"y": {"file": "m/*.tif", "classes": ["no", "yes"]}})
+    with pytest.raises(InputError, match=r"s/a.tif: has no band 3; it has 1"):
+        all_of(tmp_path, {"s2": {"file": "s/*.tif", "bands": {"B04": 3}}})
+    with pytest.raises(InputError, match=r"data.sensors.drone: of mosaics nothing is fitted; give `mean` and `std`"):
+        all_of(tmp_path, {"drone": {"file": "s/*.tif", "bands": {"red": 1}, "unit": "number"}})
+    (tmp_path / "s" / "b.tif").write_bytes(b"II*\0 and no more")
+    with pytest.raises(InputError, match=r"s/b.tif: cannot be read, truncated or not an image"):
+        all_of(tmp_path)
+    (tmp_path / "s" / "b.tif").unlink()
+    write_tif(tmp_path / "s" / "c.tif", GREY)
+    with pytest.raises(InputError, match=r"s/c.tif: does not say where on Earth it lies"):
+        all_of(tmp_path)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +101,9 @@ def test_what_cannot_be_reached_is_one_line(tmp_path: Path):
     archive = packed(folder(tmp_path / "set"), tmp_path / "all.zip")
     (tmp_path / "none.zip").write_bytes(archive.read_bytes()[:200])
     for root in (tmp_path / "no.zip", tmp_path / "none.zip", f"{archive}/other"):
-        with pytest.raises(InputError, match=r"data.root=/vsizip/.*: GDAL finds no") as fault:
+        with pytest.raises(
+            InputError, match=r"data.root=/vsizip/.*: no files are found there.*; check the address"
+        ) as fault:
             read(f"/vsizip/{root}")
         assert "\n" not in str(fault.value)
     with pytest.raises(InputError, match="this reader needs a folder of this machine"):
@@ -109,3 +115,34 @@ def test_a_scene_to_be_mapped_may_lie_there_too(tmp_path: Path):
     (path,) = _paths([f"/vsizip/{archive}/set/s2/a.tif"], tmp_path)
     assert str(path) == f"/vsizip/{{{archive}}}/set/s2/a.tif"
     assert _paths([f"file://{tmp_path}/set/y"], Path(".")) == (tmp_path / "set/y/a.tif", tmp_path / "set/y/b.tif")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The address of a folder on a server of this machine: a process of its own, as GDAL lists with Python held."""
+    folder(tmp_path / "set")
+    words = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield re.search(r"http://[\d.:]+", server.stdout.readline())[0]  # type: ignore[index]
+        server.terminate()
+
+
+def test_a_server_is_read_as_it_is(served: str, tmp_path: Path):
+    near, wanted = read(tmp_path / "set")
+    for root in (f"{served}/set", f"/vsicurl/{served}/set"):
+        far, batch = read(root)
+        assert torch.equal(batch.sensors["s2"].x, wanted.sensors["s2"].x) and far.fingerprint == near.fingerprint
+    with pytest.raises(
+        InputError, match=rf"data.root=/vsicurl/{served}/none: no files .*404.*; check the address; the server"
+    ) as fault:
+        read(f"{served}/none")
+    assert "\n" not in str(fault.value)
+
+
+def test_a_bucket_without_a_login_is_one_line_that_says_how_to_log_in(monkeypatch: pytest.MonkeyPatch):
+    for name, value in (("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_S3_ENDPOINT", "127.0.0.1:9"), ("AWS_HTTPS", "NO")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"data.root=/vsis3/bucket/x: no files .*AWS_NO_SIGN_REQUEST=YES$") as fault:
+        read("s3://bucket/x")
+    assert "\n" not in str(fault.value)

@@ -30,7 +30,8 @@ class Bench:
     """A task on one Earth: what its data looks like, and the sources that hold it.
 
     fingerprint changes with the task and with the content of its data; sizes: places of train, whole tiles of val and
-    test; groups: the area of each test tile, named as no other area of any data; earths: of a synthetic task that was
+    test; groups: the area of each test tile, named as no other area of any data; val_groups: that of each validation
+    tile; earths: of a synthetic task that was
     opened for several Earths, the bench of each, this one first.
     """
 
@@ -44,6 +45,7 @@ class Bench:
     synthetic: bool = False
     license: str = ""
     earths: tuple[Bench, ...] = field(default=(), repr=False, compare=False)
+    val_groups: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def at(self, seed: int) -> Bench:
         """The bench of the Earth on which `seed` is run: of its own number, 0 for tuning. Real data has one Earth."""
@@ -148,6 +150,7 @@ def _open(task: Task) -> Bench:
         str(getattr(test, "world", "")),
         test.synthetic,
         test.license,
+        val_groups=tuple(areas["val"][k] for k in which["val"]),
     )
 
 

@@ -28,6 +28,7 @@ from gfm_objectives.compare.plan import Clock, Plan
 from gfm_objectives.compare.plateau import Budgets
 from gfm_objectives.compare.search import corners, proposals
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers
+from gfm_objectives.compare.validating import judged_on
 from gfm_objectives.device import device_name
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.finetune import evaluate_rule
@@ -110,7 +111,9 @@ class Comparison:
     def tune(self, budgets: Budgets, pool: Workers, plan: Plan) -> None:
         """Every contender's trials, round after round; what they chose is written to tuning.json."""
         cells = [c for c in self.cells() if self.seeds_left(c)]
-        first = [self.tuning(c, budgets.flops) for c in cells]
+        first = [plan.capped(self.tuning(c, budgets.flops)) for c in cells]
+        for line in judged_on(first):
+            print(line, flush=True)
         number = 0
         while jobs := [j for c, f in zip(cells, first, strict=True) for j in self.proposed(c, f)]:
             number += 1
@@ -135,6 +138,7 @@ class Comparison:
             "trials": len(tried),
             "corners": corners(space, tried),
             "tuning_flops": self.log.flops([job.cell]),
+            **({"judged": job.judged} if job.judged else {}),
         }
 
     def seeds(self, budgets: Budgets, pool: Workers, plan: Plan) -> None:

@@ -52,7 +52,10 @@ def join(bench: Bench, files: Sequence[str]) -> Bench:
     parts: list[Places] = [bench.source("train")]
     prints = [bench.fingerprint]
     for file in files:
-        source = build_source(load_choice("data", file), "pretrain")  # without splits all chips are there
+        try:
+            source = build_source(load_choice("data", file), "pretrain")  # without splits all chips are there
+        except InputError as error:
+            raise InputError(f"also={file}: {str(error).removeprefix(f'data={file}: ')}") from None
         _check(bench, source.spec, file)
         kept = Kept(source, len(source), (bench.task.layer,))
         mine = labelled(kept, bench.task.layer)

@@ -89,14 +89,13 @@ def keep(job: Job, folder: Path, device: torch.device, dtype: torch.dtype, about
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train, val, test = bench.subset(job.fraction, job.seed), bench.source("val"), bench.source("test")
     kind = bench.kind_for(train)
-    result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
+    result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype, shown=True)
     trained = trained_parameters(model)
     merge_low_rank(model)
-    size, where = bench.spec.size, {"device": device, "dtype": dtype}
-    stats = {
-        s: evaluate(model, bench.source(s), kind, task.layer, bench.classes, size, device=device, dtype=dtype)[0]
-        for s in ("val", "test")
-    }
+    size = bench.spec.size
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "shown": True}
+    about_task = (kind, task.layer, bench.classes, size)
+    stats = {s: evaluate(model, bench.source(s), *about_task, **where)[0] for s in ("val", "test")}
     scores = {s: {m: total(METRICS[m], x) for m in kind.metrics} for s, x in stats.items()}
     temperature: float = 1.0
     calibration: dict[str, Any] = {}

@@ -7,9 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers, speed
+from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
+from gfm_objectives.compare.validating import capped, windows
+from gfm_objectives.finetune import step_cost
 from gfm_objectives.gain.intervals import MIN_SEEDS, half_width
 from gfm_objectives.gain.means import deviation_of_gains
 from gfm_objectives.metrics import METRICS, Metric
@@ -23,21 +26,41 @@ USUAL = 0.04  # deviation among seeds of a paired mIoU gain on one task (LOG.md,
 
 
 class Plan:
-    """Runs x measured seconds. Each kind of model is timed on one step of the first task."""
+    """Runs x measured seconds. Each kind of model is timed on one step of the first task of each make-up."""
 
     def __init__(self, comparison: Comparison, pool: Workers) -> None:
         self.comparison, self.pool = comparison, pool
         self.speeds: dict[tuple, Mapping[str, float]] = {}
+        self.windows: dict[tuple[str, str], int] = {}
+
+    def speed(self, job: Job) -> Mapping[str, float]:
+        h, c, spec = job.hparams, job.contender, job.bench.spec
+        made_up = (spec.size, *spec.bands.items(), *spec.dates.items())
+        shape = (c.kind, c.shape, c.weights, h.width, h.mode, h.freeze, made_up)
+        if shape not in self.speeds:
+            self.speeds[shape] = measured(job, self.pool.device, self.pool.dtype)
+        return self.speeds[shape]
+
+    def predicted(self, job: Job) -> float:
+        """Windows that the run predicts when it is trained."""
+        of = {}
+        for split in ("val", "test"):
+            key = job.bench.fingerprint, split
+            if key not in self.windows:
+                self.windows[key] = windows(job.bench, split)
+            of[split] = self.windows[key]
+        if not job.trial:
+            return of["val"] + of["test"]
+        return of["val"] * (job.judged or job.bench.sizes["val"]) / job.bench.sizes["val"]
 
     def seconds(self, job: Job) -> float:
         """What one run takes by itself: training to its length, then prediction."""
-        h, c = job.hparams, job.contender
-        shape = (c.kind, c.shape, c.weights, h.width, h.mode, h.freeze)
-        if shape not in self.speeds:
-            self.speeds[shape] = speed(job, self.pool.device, self.pool.dtype)
-        s = self.speeds[shape]
-        tiles = job.bench.sizes["val"] + (0 if job.trial else job.bench.sizes["test"])
-        return (job.flops * h.length + s["forward"] * tiles) / s["rate"]
+        s = self.speed(job)
+        return (job.flops * job.hparams.length + s["forward"] * self.predicted(job)) / s["rate"]
+
+    def capped(self, job: Job) -> Job:
+        """The trial, judged on no more of validation than its training costs."""
+        return capped(job, self.speed(job)["forward"])
 
     def longest_first(self, jobs: Sequence[Job]) -> list[Job]:
         """So that no worker is left alone with a long run at the end."""
@@ -72,7 +95,7 @@ class Plan:
         searched: set[str] = set()
         for cell in c.cells():
             if left := len(c.seeds_left(cell)):
-                job = c.tuning(cell, flops)
+                job = self.capped(c.tuning(cell, flops))
                 open_ = max(0, c.finetune["trials"] - len(c.log.of_cell(job.cell))) * (job.cell not in searched)
                 searched.add(job.cell)
                 runs, trials = runs + left, trials + open_
@@ -92,6 +115,27 @@ class Plan:
                 jobs += [j for s in PLATEAU if (j := c.job(cell, s, flops)) not in c.log]
                 flops *= 2
         return jobs
+
+
+def measured(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:
+    """Measured on one step of the job's model: train and forward FLOPs per place, and FLOP/s of one process."""
+    bench, layer = job.bench, job.bench.task.layer
+    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed).to(device).train()
+    source = bench.source("train")
+    batch = source.read(range(min(len(source), job.hparams.batch_size)))
+    cost = step_cost(model, batch, bench.kind, layer)
+    batch = batch.to(device)
+    seconds = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            value = bench.kind.loss(model(batch), batch.targets[layer])
+        value.backward()
+        float(value.detach())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begun)
+    return {"train": cost.total, "forward": cost.forward, "rate": cost.total * len(batch) / min(seconds)}
 
 
 def expected(scores: Sequence[Score], seeds: int, metric: Metric) -> str:

@@ -22,6 +22,7 @@ from gfm_objectives.compare.published import published
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.search import proposals
 from gfm_objectives.compare.trials import TUNING, Job, TrialLog, work
+from gfm_objectives.compare.validating import capped, judged_on
 from gfm_objectives.device import resolve
 from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
@@ -37,7 +38,7 @@ LEAST = 32  # pixels a side of the smallest window that memory= may ask for
 def run(cfg: DictConfig) -> Path | None:
     """Train one model as `cfg` (configs/finetune.yaml) says and keep it; its folder, None where only asked which."""
     options: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    task = Path(cfg.choices.task).stem
+    task = config.task_name(cfg.choices.task, options["task"])
     row, settings = choose(options, task)
     if cfg.plan_only:
         return None
@@ -79,6 +80,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
             raise InputError(f"contender={kind}: {told}; give one of the runs alone in checkpoint=")
         return rows[0], None
     folder = Path(results)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"settings={results}: no config.yaml in it; give a results folder of gfm eval")
     saved = config.read_yaml(folder / "config.yaml")
     if not {"contenders", "tasks"} <= saved.keys():
         raise InputError(f"settings={results}: its config.yaml is of no comparison; give a results folder of gfm eval")
@@ -144,14 +147,23 @@ def tuned(
     space = job.contender.space(job.bench.spec, batch)
     free = {k: v for k, v in space.values.items() if k != "freeze" or fixed is None}  # what was asked for is not tuned
     space = replace(space, start=job.hparams, values=free)
+    job = capped(job, _forward(job))
+    for line in judged_on([job]):
+        print(line, flush=True)
     metric = METRICS[job.bench.task.metric]
     while todo := proposals(space, log.tried(job.cell), trials)[: max(0, trials - len(log.tried(job.cell)))]:
         for hparams in todo:
-            outcome = work(replace(job, hparams=hparams), device, dtype)
+            outcome = work(replace(job, hparams=hparams), device, dtype, shown=True)
             log.add(outcome)
             number = len(log.tried(job.cell))
             print(f"  trial {number} of {trials}: {metric.title} {outcome.val:.4f}, {hparams.as_dict()}", flush=True)
-    return replace(job, hparams=log.best(job))
+    return replace(job, hparams=log.best(job), judged=0)
+
+
+def _forward(job: Job) -> float:
+    """FLOPs of predicting one place."""
+    model = job.contender.build(job.bench.spec, job.bench.outputs, job.hparams, TUNING)
+    return step_cost(model, job.bench.source("train").read([0]), job.bench.kind, job.bench.task.layer).forward
 
 
 def _frozen(word: str) -> str:

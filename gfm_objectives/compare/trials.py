@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.holding import device_of, held
 from gfm_objectives.compare.search import best
+from gfm_objectives.compare.validating import Some, stratified
 from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
-from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune, step_cost
+from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune
 from gfm_objectives.metrics import METRICS, total
 
 TUNING = -1  # the seed of tuning: no reported run shares its labels, order or initial weights
@@ -36,7 +36,7 @@ PLATEAU = (-2, -3, -4)  # those of the search for F
 @dataclass(frozen=True, slots=True)
 class Job:
     """One fine-tuning run. bench: the task on the Earth of this seed; flops: the cap, of which hparams.length is spent;
-    show: test tiles to keep predictions of.
+    show: test tiles to keep predictions of; judged: of a trial, how many validation tiles it is scored on, 0 = all.
 
     A trial (a negative seed) is scored on validation alone; any other run on validation and test.
     """
@@ -48,6 +48,7 @@ class Job:
     hparams: HParams
     flops: float
     show: tuple[int, ...] = ()
+    judged: int = 0
 
     @property
     def trial(self) -> bool:
@@ -81,10 +82,10 @@ class Outcome:
     predictions: list[np.ndarray] | None = None
 
 
-def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) -> Outcome:
+def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, shown: bool = False) -> Outcome:
     """Build, fine-tune and score. A trial that diverges has no score; a final run that does raises InputError.
 
-    together: runs at a time on the device, if that is a GPU, which keeps the splits.
+    together: runs at a time on the device, if that is a GPU, which keeps the splits; shown: print how far it is.
     """
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
@@ -92,19 +93,21 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) 
     kind = bench.kind_for(train, job.hparams.loss)
     train = held(train, device, together, bench.fingerprint, "train", job.fraction, job.seed)
     val = held(bench.source("val"), device, together, bench.fingerprint, "val")
+    if job.judged:
+        val = Some(val, stratified(val, bench.val_groups, task.layer, job.judged))
     try:
-        result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype)
+        result = finetune(model, train, kind, task.layer, job.flops, job.hparams, job.seed, device, dtype, shown=shown)
     except Diverged as e:
         if job.trial:
             return Outcome(job, math.nan, job.flops * job.hparams.length, 0.0)
         where = f"{task.name}, {job.contender.name}, {job.fraction:.0%} of the labels, seed {job.seed}"
         raise InputError(f"{where}: {e}") from None
     about = (kind, task.layer, bench.classes, bench.spec.size)
-    score = total(METRICS[task.metric], evaluate(model, val, *about, device=device, dtype=dtype)[0])
+    score = total(METRICS[task.metric], evaluate(model, val, *about, device=device, dtype=dtype, shown=shown)[0])
     if job.trial:
         return Outcome(job, score, result.flops, result.seconds, result)
     test = held(bench.source("test"), device, together, bench.fingerprint, "test")
-    stats, shown = evaluate(model, test, *about, device=device, dtype=dtype, show=job.show)
+    stats, predicted = evaluate(model, test, *about, device=device, dtype=dtype, show=job.show)
     return Outcome(
         job,
         score,
@@ -115,7 +118,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1) 
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         inference_flops=result.cost.forward,
         stats=stats.numpy(),
-        predictions=shown if job.show else None,
+        predictions=predicted if job.show else None,
     )
 
 
@@ -231,6 +234,7 @@ class TrialLog:
             "hparams": job.hparams.as_dict(),
             "metric": job.bench.task.metric,
             "val": outcome.val if math.isfinite(outcome.val) else None,
+            **({"judged": job.judged} if job.judged else {}),
             "flops": outcome.flops,
             "seconds": round(outcome.seconds, 3),
         }
@@ -277,24 +281,3 @@ def _trial(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise InputError(f"{path}, line {number}: damaged, no trial; delete the line, and the same command runs it again")
-
-
-def speed(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str, float]:
-    """Measured on one step of the job's model: train and forward FLOPs per place, and FLOP/s of one process."""
-    bench, layer = job.bench, job.bench.task.layer
-    model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed).to(device).train()
-    source = bench.source("train")
-    batch = source.read(range(min(len(source), job.hparams.batch_size)))
-    cost = step_cost(model, batch, bench.kind, layer)
-    batch = batch.to(device)
-    seconds = []
-    for _ in range(2):
-        begun = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            value = bench.kind.loss(model(batch), batch.targets[layer])
-        value.backward()
-        float(value.detach())
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - begun)
-    return {"train": cost.total, "forward": cost.forward, "rate": cost.total * len(batch) / min(seconds)}

@@ -35,14 +35,14 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         given = {key: show(value) for key, value in machine} | given
     saved = _saved(given.pop("config"), entry, defaults, default_choices) if "config" in given else {}
     start = saved.get("choices", default_choices)
-    # suites do not sweep: they join to one, since a gain is a mean over the tasks of a suite
-    picks = {g: [t] if g == "suite" else split_commas(g, t) for g in start if g in given and (t := given.pop(g))}
+    picks = {g: _picked(g, given.pop(g)) for g in start if g in given}
     runs = []
     for picked in itertools.product(*picks.values()):
         chosen = dict(zip(picks, picked, strict=True))
         files: list[Path] = []
         kept = {k: v for k, v in saved.items() if k not in picks}
         base, ranges = _base(defaults, start | chosen, kept, given.get("suite.tasks"), files)
+        _leave_out(base, given)
         values = {k: _values(base, ranges, k, text) for k, text in given.items()}
         swept = [k for k in (*picks, *values) if len(picks.get(k) or values[k]) > 1]
         for combo in itertools.product(*values.values()):
@@ -67,6 +67,8 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
     """The words as key -> text."""
     given: dict[str, str] = {}
     for i, word in enumerate(argv):
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            raise InputError(f"{word}: holds bytes that are no UTF-8, which no config can keep; give another name")
         key, equals, text = word.partition("=")
         if key.startswith("-"):
             value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")
@@ -106,6 +108,20 @@ def _saved(given: str, entry: str, defaults: Choice, groups: Mapping[str, str]) 
     return saved
 
 
+def _picked(group: str, text: str) -> list[str]:
+    """The choices that `group=text` asks for, a run for each; suites do not sweep: `a,b` and `[a,b]` join to one, since
+    a gain is a mean over the tasks of a suite."""
+    inner = text[1:-1].strip() if text.startswith("[") and text.endswith("]") else text
+    if not inner:
+        raise InputError(f"{group}={text}: names none; --help {group} lists the choices")
+    if group == "suite":
+        return [",".join(split_commas(group, inner))]
+    if inner != text:
+        each = " runs each of them" if "," in inner else ""
+        raise InputError(f"{group}={text}: one choice a run, without brackets; {group}={inner}{each}")
+    return split_commas(group, text)
+
+
 def _base(
     defaults: Choice, chosen: Mapping[str, str], saved: Mapping[str, Any], tasks: str | None, files: list[Path]
 ) -> Choice:
@@ -125,20 +141,34 @@ def _base(
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise InputError(f"suite.tasks={names}: must be a list of tasks, each a choice or a yaml")
         base["tasks"] = {}
+        known_as = dict(zip(saved["suite"]["tasks"], kept, strict=False)) if kept else {}
         for name in names:
-            stem = Path(name).stem
-            task = Choice(kept.get(stem, {}), {})
-            if stem not in kept or name in choices("task"):
+            own = known_as.get(name, Path(name).stem)
+            task = Choice(kept.get(own, {}), {})
+            if own not in kept or name in choices("task"):
                 task = read_choice("task", name, files)
-                ranges |= within(task.ranges, f"tasks.{stem}.")
-            base["tasks"][stem] = kept.get(stem) or task.options
+                own = task_name(name, task.options)
+                ranges |= within(task.ranges, f"tasks.{own}.")
+            if own in base["tasks"]:
+                raise InputError(f"suite.tasks={','.join(names)}: two tasks are named {own}; give one another `name:`")
+            base["tasks"][own] = kept.get(own) or task.options
     return Choice(base, ranges)
+
+
+def task_name(choice: str, options: Mapping[str, Any]) -> str:
+    """What a task is called: as its yaml says, else as its file. InputError where that is no name for a folder."""
+    name = str(options.get("name") or Path(choice).stem)
+    if not re.fullmatch(r"\w[\w .+()-]*", name):
+        raise InputError(f"task={choice}: name: {name!r} is no name of letters, digits, spaces, . _ + - ( )")
+    return name
 
 
 def _restore(
     known: Mapping[str, Any], saved: Mapping[str, Any], ranges: Ranges, where: str, deep: bool
 ) -> dict[str, Any]:
     """`saved` over `known`, refusing keys and types that `known` does not have."""
+    if "without" in saved and known.get("name") == "chips":
+        known = {**known, "without": []}  # see `_leave_out`
     out = dict(known)
     for key, value in saved.items():
         name = f"{where}{key}"
@@ -150,6 +180,17 @@ def _restore(
             scalar = not isinstance(value, dict | list) and not isinstance(known[key], dict | list)
             out[key] = parse(name, known[key], value, find(ranges, name)) if scalar else value
     return out
+
+
+def _leave_out(base: dict[str, Any], given: Mapping[str, str]) -> None:
+    """`data.without=` is a key of any yaml of chips, whether it writes it out or not."""
+    for key in given:
+        *sections, last = key.split(".")
+        node: Any = base
+        for part in sections if last == "without" else ():
+            node = node.get(part) if isinstance(node, dict) else None
+        if last == "without" and isinstance(node, dict) and node.get("name") == "chips":
+            node.setdefault("without", [])
 
 
 def _values(base: dict[str, Any], ranges: Ranges, key: str, text: str) -> list[Any]:

@@ -23,6 +23,7 @@ from gfm_objectives.config.values import split_commas
 from gfm_objectives.errors import InputError
 
 EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
+YAML = (".yaml", ".yml")
 LARGEST, MOST = 10_000_000, 100_000  # bytes of a yaml, and values in it
 PLACES = {"train": "int >= 1 or null", "val": "int >= 1 or null", "test": "int >= 1 or null"}  # of a task; null = all
 # Ranges of the keys that config itself adds or reads: they hold in a user's yaml that states none, too.
@@ -147,7 +148,9 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     """One choice of a group, a shipped name or a yaml file. Files read are appended to `files`.
 
     `use: name` at the top starts from another choice of the group and merges the rest over it, ranges too; `data: {use:
-    name}` inside a task does so with the data group. A task given as a suite becomes the suite of that task alone.
+    name}` inside a task does so with the data group. A file that `use` names and a folder that `root` names are looked
+    for beside the yaml first, then where the command was typed. A task given as a suite becomes the suite of that task
+    alone.
     """
     files = [] if files is None else files
     if group == "suite" and len(split_commas("suite", choice)) > 1:
@@ -160,15 +163,15 @@ def read_choice(group: str, choice: str, files: list[Path] | None = None, depth:
     if group == "suite" and "tasks" not in options:
         options, section = {"name": path.stem, "tasks": [choice]}, {}  # what the file says is of the task
     if group == "data":
-        options = {"keep": None} | options  # any source takes a keep-list
+        options = _rooted({"keep": None} | options, path)  # any source takes a keep-list
     if group == "task":
         options = dict.fromkeys(PLACES) | options  # so that they can be set
         if isinstance(options.get("data"), dict):
-            options["data"], of_data = _use("data", options["data"], files, depth)
+            options["data"], of_data = _use("data", _rooted(options["data"], path), files, depth, path)
             if not of_data and (name := str(options["data"].get("name"))) in _shipped("data"):
                 of_data = read_choice("data", name).ranges  # data written out, of a source that has a yaml of its own
             ranges = within(of_data, "data.")
-    options, used = _use(group, options, files, depth)
+    options, used = _use(group, options, files, depth, path)
     own = {key: parsed for key, parsed in _own(group) if key in options}
     return Choice(options, own | used | ranges | read_ranges(section, options, path))
 
@@ -203,20 +206,30 @@ def _refuse_other_group(group: str, choice: str, options: Mapping[str, Any]) -> 
         )
 
 
-def _use(group: str, options: dict[str, Any], files: list[Path], depth: int) -> Choice:
+def _rooted(options: dict[str, Any], file: Path) -> dict[str, Any]:
+    """With a `root` that is a folder beside the file as the path to it from here."""
+    root = options.get("root")
+    if not isinstance(root, str) or root.startswith(("/", "~", "$")) or "://" in root or file.parent == Path("."):
+        return options
+    return options | {"root": str(beside)} if (beside := file.parent / root).is_dir() else options
+
+
+def _use(group: str, options: dict[str, Any], files: list[Path], depth: int, of: Path) -> Choice:
     if "use" not in options:
         return Choice(options, {})
     rest = {k: v for k, v in options.items() if k != "use"}
     if depth > 8:
         raise InputError(f"{files[-1]}: 'use: {options['use']}' leads in a circle; let it use another")
-    used = read_choice(group, str(options["use"]), files, depth + 1)
+    name = str(options["use"])
+    beside = of.parent / name
+    used = read_choice(group, str(beside) if name.endswith(YAML) and beside.is_file() else name, files, depth + 1)
     merged = OmegaConf.to_container(OmegaConf.merge(used.options, rest), resolve=False)
     return Choice(merged, used.ranges)  # type: ignore[arg-type]
 
 
 def choice_path(group: str, choice: str) -> Path:
     """The file of a choice: shipped, given as a path, or beside the module of another package."""
-    if choice.endswith((".yaml", ".yml")):
+    if choice.endswith(YAML):
         path = Path(os.path.expanduser(choice))
         if not path.is_file():
             raise InputError(f"{group}={choice}: no such file; shipped choices: {', '.join(choices(group))}")
@@ -226,7 +239,12 @@ def choice_path(group: str, choice: str) -> Path:
         if "/" not in choice and path.is_file():
             return path
     if choice in (others := extensions(group)):
-        return _extension_path(others[choice])
+        path = _extension_path(others[choice])
+        if not path.is_file():
+            of = getattr(others[choice].dist, "name", None) or others[choice].module
+            told = f"{group}={choice}: the package {of} has no {path}, which holds its options"
+            raise InputError(f"{told}; tell its author to ship it (docs/objective.md), or put it there: name: {choice}")
+        return path
     valid = choices(group)
     near = get_close_matches(choice, valid, 1, 0.6)
     hint = f" did you mean {near[0]}?" if near else _instead(group, choice)

@@ -75,22 +75,22 @@ def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
         blocks = ["\n".join(_topic(entry, groups, topic)) for topic in topics]
         return "\n\n".join(blocks) + "\n"
     path = config_root() / f"{entry}.yaml"
-    lines = [f"usage: {program} [group=choice] [key=value] [config=file.yaml] [--help [topic]] [--version]", ""]
+    choice = "[group=choice] " if groups else ""
+    lines = [f"usage: {program} {choice}[key=value] [config=file.yaml] [--help [topic]] [--version]", ""]
     lines += [as_called(line, program) for line in _header(path)]
     lines += ["", "A comma list of values is a sweep, save for keys whose default is a list."]
     if "suite" in groups:
         lines += ["suite=a,b is one suite of both."]
-    lines += [f"config={_example(entry)} starts from that config; other words still apply.", ""]
-    lines += ["groups (group=choice, or group=file.yaml):"]
+    lines += [f"config={_example(entry)} starts from that config; other words still apply."]
+    lines += ["", "groups (group=choice, or group=file.yaml):"] * bool(groups)
     for group, default in groups.items():
         lines += [f"  {group}={default}", *_rows_of_choices(group)]
     lines += ["", "keys and their defaults:", *_entry_keys(entry)]
     for group, default in groups.items():
         lines += ["", *_group_keys(group, default)]
-    known = ", ".join(
-        [*groups, *(["task"] if "suite" in groups else []), "mae" if "objective" in groups else "optim.lr"]
-    )
-    lines += ["", f"{program} --help TOPIC tells more of one thing: {known.removesuffix(', optim.lr')}, or any key"]
+    some = ["task"] * ("suite" in groups) + ["mae"] * ("objective" in groups)
+    known = ", ".join([*groups, *some])
+    lines += ["", f"{program} --help TOPIC tells more of one thing: {known}, or any key"] * bool(groups)
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import disk
-from gfm_objectives.config import read_yaml
+from gfm_objectives.config import read_yaml, task_name
 from gfm_objectives.curation.describing import describe_batch
 from gfm_objectives.curation.examination import Limits
 from gfm_objectives.curation.fingerprints import CHUNK, Channel, Points, channels
@@ -24,6 +24,7 @@ from gfm_objectives.curation.keep import COPY, Rules, relations
 from gfm_objectives.curation.neighbours import Pairs, find_pairs
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.tasks import build_task
 
@@ -75,7 +76,7 @@ def run(cfg: DictConfig) -> list[Leak]:
     what is found beside the run, where gfm eval looks for it."""
     options = _pretraining_data(cfg)
     task_options: dict[str, Any] = OmegaConf.to_container(cfg.task)  # type: ignore[assignment]
-    task = build_task(str(task_options["name"]), task_options)
+    task = build_task(task_name(cfg.choices.task, task_options), task_options)
     corpus = build_source(options, "pretrain")
     splits = {split: build_source(task.data, split) for split in SPLITS}
     of = f"pretraining of {Path(cfg.run).name}" if cfg.run else f"pretraining on {cfg.name}"
@@ -158,10 +159,12 @@ def shared_channels(a: Source, b: Source) -> tuple[list[Channel], list[Channel]]
 
 
 def _known(name: str, source: Source, chosen: list[Channel]) -> Known:
-    parts = [
-        describe_batch(source.read(range(k, min(k + CHUNK, len(source)))), k, chosen, None, Limits())
-        for k in range(0, len(source), CHUNK)
-    ]
+    parts = []
+    with Telling(f"places of {name}", len(source)) as telling:
+        for k in range(0, len(source), CHUNK):
+            some = range(k, min(k + CHUNK, len(source)))
+            parts.append(describe_batch(source.read(some), k, chosen, None, Limits()))
+            telling.done(some.stop)
     return Known(name, source, Points.join([p.points for p in parts]), np.concatenate([p.lonlat for p in parts]))
 
 
@@ -204,6 +207,10 @@ def on_sphere(lonlat: np.ndarray) -> np.ndarray:
 def _pretraining_data(cfg: DictConfig) -> dict[str, Any]:
     if not cfg.run:
         return OmegaConf.to_container(cfg.data)  # type: ignore[return-value]
+    if not (Path(cfg.run) / "config.yaml").is_file():
+        raise InputError(
+            f"run={cfg.run}: no run folder; write gfm leakage runs/demo, or data= for what is not trained on yet"
+        )
     saved = read_yaml(Path(cfg.run) / "config.yaml")
     if "data" not in saved:
         raise InputError(f"{cfg.run}/config.yaml: says nothing of data; give the folder of a pretraining run")

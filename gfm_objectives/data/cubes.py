@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,20 @@ def _read_hdf5(path: Path, bands: Sequence[int], dates: int, window: Window | No
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         name = _choose(path, variable, [n for n in found if file[n].ndim in (2, 3, 4)])
         data = file[name]
-        raster = from_array(path, data, bands, dates, window)
-        fill = data.attrs.get("_FillValue")
-        said = Said(nodata=(None if fill is None else float(np.ravel(fill)[0]),) * (dates * len(bands)))
-        return raster if fill is None else replace(raster, said=_all(said, dates, len(bands)))
+        return stated(from_array(path, data, bands, dates, window), data.attrs)
 
 
 def _read_named(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
-    """Through xarray, which scales and masks as the file says: what it masks is NaN."""
+    """Through xarray; scale, offset and no data are taken from what the file states, as of any other file."""
     try:
         import xarray
     except ImportError as error:
         raise InputError(f"reading {path.suffix} needs xarray: pip install 'gfm-objectives[cubes]'") from error
     engine = "zarr" if path.suffix == ".zarr" else "h5netcdf"
-    with told(path), xarray.open_dataset(path, engine=engine, decode_times=False, chunks=None) as file:
+    with (
+        told(path),
+        xarray.open_dataset(path, engine=engine, decode_times=False, mask_and_scale=False, chunks=None) as file,
+    ):
         name = _choose(path, variable, [str(n) for n, v in file.data_vars.items() if v.ndim in (2, 3, 4)])
         data = file[name]
         roles = {str(d): next((k for k, names in AXES.items() if str(d).lower() in names), "band") for d in data.dims}
@@ -54,7 +54,7 @@ def _read_named(path: Path, bands: Sequence[int], dates: int, window: Window | N
         data = data.transpose(*order)
         if data.ndim == 3 and roles[str(order[0])] == "time":
             data = data.expand_dims("band", 1)
-        raster = from_array(path, _Lazy(data), bands, dates, window)
+        raster = stated(from_array(path, _Lazy(data), bands, dates, window), data.attrs)
         return replace(raster, place=_place(file, data))
 
 
@@ -68,8 +68,31 @@ def _choose(path: Path, variable: str, found: Sequence[str]) -> str:
     raise FileFault(path, f"{what}; write `{path.suffix[1:]}::name` after the file's ending: {known}", "band")
 
 
-def _all(said: Said, dates: int, bands: int) -> Said:
-    return replace(said, scale=(1.0,) * (dates * bands), offset=(0.0,) * (dates * bands))
+def stated(raster: Raster, about: Mapping[str, Any]) -> Raster:
+    """With what the attributes of a variable say by the conventions of NetCDF: scale, offset, no data, and whether
+    whole numbers that the format keeps with a sign have none."""
+
+    def first(key: str) -> float | None:
+        found = np.ravel(about[key]) if about.get(key) is not None else np.empty(0)
+        return float(found[0]) if len(found) else None
+
+    values, fill = raster.values, first("_FillValue")
+    fill = first("missing_value") if fill is None else fill
+    if str(about.get("_Unsigned")).lower() == "true" and values.dtype.kind == "i":
+        values = values.view(f"u{values.dtype.itemsize}")
+        fill = fill if fill is None or fill >= 0 else fill + 2.0 ** (8 * values.dtype.itemsize)
+    scale, offset = first("scale_factor"), first("add_offset")
+    dates, bands = values.shape[:2]
+    each = dates * bands
+    said = Said(
+        nodata=(fill,) * each,
+        scale=(1.0 if scale is None else scale,) * each,
+        offset=(offset or 0.0,) * each,
+        names=("",) * bands,
+        units=(str(about.get("units") or ""),) * bands,
+        waves=(None,) * bands,
+    )
+    return replace(raster, values=values, said=said)
 
 
 class _Lazy:

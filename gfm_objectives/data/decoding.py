@@ -16,7 +16,8 @@ from gfm_objectives.data.finding import CHIP, DATE, VARIABLE, find_files
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
-from gfm_objectives.data.remarks import Remark, of_image, of_place, of_way
+from gfm_objectives.data.measured import measured
+from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_image, of_place, of_scale, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError
 
@@ -184,31 +185,13 @@ class Decoder:
     def _pixels(self, work: _Work, name: str, image: Image, day: float) -> np.ndarray:
         """(t, C, H, W) of one file in the window: NaN where it is not to be used."""
         piece = self._piece(work, image.file, day, work.grid, work.window, self._shown(work.chip))
-        path, raster = piece.path, piece.raster
         numbers = self._bands[image.file]
-        if raster.palette is not None:
-            what = "holds numbers of colours (a palette), no values; describe its colours as bands 1, 2 and 3"
-            raise FileFault(path, what, "band")
-        raw = np.stack([self._band(raster, image.file, b) for b in image.bands.values()], 1)
-        dates, bands = raw.shape[:2]
-        pick = [t * len(numbers) + numbers.index(b) for t in range(dates) for b in image.bands.values()]
-        said = raster.said
-        declared = [said.nodata[k] for k in pick] if said.nodata else [None] * len(pick)
-        bad = image.nodata.hidden(raw, declared, image.sensor.unit == "reflectance") | ~np.isfinite(raw).all(1)
-        if raster.valid is not None and image.nodata.values != ():
-            bad |= ~raster.valid
+        x = measured(image, piece.raster, numbers, piece.path)
         if image.quality is not None:
-            bad |= self._raised(work, image, day, piece)
-        work.remarks += of_image(name, image, raster, numbers)
-        x = raw.astype(np.float32)
-        if image.scale is not None:
-            x *= np.float32(image.scale)
-            x += np.float32(image.offset)
-        elif said.scale:
-            factor, shift = (np.array([v[k] for k in pick], np.float32).reshape(dates, bands, 1, 1)
-                             for v in (said.scale, said.offset))  # fmt: skip
-            x = x * factor + shift
-        x[np.broadcast_to(bad[:, None], x.shape)] = np.nan
+            x[np.broadcast_to(self._raised(work, image, day, piece)[:, None], x.shape)] = np.nan
+        work.remarks += of_image(name, image, piece.raster, numbers)
+        if work.tell is not None and image.nodata.values is None:
+            work.remarks += of_fills(name, image, piece.raster, numbers)
         work.remarks += of_way(name, piece.whole, work.grid, piece.way)
         x = resample_pixels(x, piece.grid, work.grid.cut(piece.to), image.sensor.unit, piece.way)
         return _crop(x, piece.to, work.window)
@@ -232,6 +215,10 @@ class Decoder:
         codes = layer.labels(piece.raster, numbers, piece.path)
         work.remarks += [Remark(f"{name}: {line}", True) for line in [layer.clash(piece.raster, numbers)] if line]
         work.remarks += of_way(name, piece.whole, work.grid, piece.way)
+        if layer.numbers:
+            work.remarks += of_scale(name, layer.scale, layer.offset, layer.stated(piece.raster, numbers))
+        if work.tell is not None and layer.numbers and layer.nodata.values is None:
+            work.remarks += of_fill(name, self._band(piece.raster, layer.file, layer.bands[0])[0][np.isfinite(codes)])
         to = work.grid.cut(piece.to)
         if layer.numbers:
             out = resample_pixels(codes[None, None], piece.grid, to, "", piece.way)[0, 0]

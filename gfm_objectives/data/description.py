@@ -90,7 +90,7 @@ def parse_sensors(sensors: Mapping[str, Any], gsd: float = 10.0) -> dict[str, Im
             raise InputError(f"{key}.level: {error}") from error
         file = str(block["file"])
         dates, days, words = _dates(f"{key}.dates", block.get("dates"), file)
-        scale, offset = _scale(key, block)
+        scale, offset = parse_scale(key, block)
         images[name] = Image(
             sensor=sensor,
             file=file,
@@ -155,7 +155,7 @@ def _own_sensor(key: str, name: str, block: Mapping[str, Any], bands: Mapping[st
         raise InputError(f"{key}: {error}") from error
 
 
-def _scale(key: str, block: Mapping[str, Any]) -> tuple[float | None, float]:
+def parse_scale(key: str, block: Mapping[str, Any]) -> tuple[float | None, float]:
     """The scale, None = as files state, and the offset."""
     scale, offset = block.get("scale"), block.get("offset")
     if scale == FILE or (scale is None and offset is None):

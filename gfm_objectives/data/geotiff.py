@@ -94,7 +94,17 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
             values = values.reshape(dates, len(values) // dates, height, width)
             shape = (file.height, file.width)
             count = file.count - sum(what == ColorInterp.alpha for what in file.colorinterp)
-            return Raster(values, shape, valid, said, palette, count, place, (*remarks, *more))
+            return Raster(values, shape, valid, said, palette, count, place, (*remarks, *more, *_turned(file)))
+
+
+def _turned(file: Any) -> list[str]:
+    """What a picture says of how it is to be held: masks drawn over it as shown would lie otherwise."""
+    orientation = file.tags().get("EXIF_Orientation", "1")
+    if orientation == "1":
+        return []
+    return [
+        f"is to be turned when it is shown (EXIF orientation {orientation}), and is read as stored: save it upright"
+    ]
 
 
 def _palette(file: Any) -> tuple[str, ...] | None:

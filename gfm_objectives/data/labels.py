@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives.data.description import parse_scale
 from gfm_objectives.data.finding import DATE
 from gfm_objectives.data.keys import block_of, number, several, whole
 from gfm_objectives.data.layers import FileFault, Raster
@@ -28,7 +29,8 @@ class Layer:
     """A target layer. how: what files hold; bands: those read; lookup: code, or colour as 0xRRGGBB, -> label.
 
     `strict` layers refuse what is neither in the legend nor ignored. single: the band was not named, so that a file may
-    have no other. nodata: values that are no label, by default those that files declare. scale, offset: of numbers.
+    have no other. nodata: values that are no label, by default those that files declare. scale, offset: of numbers;
+    None = as each file states.
     """
 
     file: str
@@ -39,7 +41,7 @@ class Layer:
     how: str = CODES
     single: bool = False
     nodata: NoData = DECLARED
-    scale: float = 1.0
+    scale: float | None = None
     offset: float = 0.0
 
     @property
@@ -75,12 +77,12 @@ class Layer:
         hidden = ~raster.valid[0] if believed else np.zeros(raw.shape[1:], bool)  # type: ignore[index]
         if self.single and self.how == CODES and raster.count > 1:
             raise FileFault(path, f"has {raster.count} bands; {REMEDIES}", "band")
-        if self.how in (CODES, NUMBERS):
-            own = self.nodata.values
-            stated = declared[list(bands).index(self.bands[0])] if declared else None
-            hidden |= equals_any(raw[0], own if own is not None else [] if stated is None else [stated])
+        hidden |= self._nothing(raw, [declared[list(bands).index(b)] if declared else None for b in self.bands])
         if self.how == NUMBERS:
-            x = raw[0].astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+            scale, offset = self.scale, self.offset
+            if scale is None:
+                scale, offset = self.stated(raster, bands)
+            x = raw[0].astype(np.float32) * np.float32(scale) + np.float32(offset)
             hidden |= equals_any(raw[0], self.ignore) | ~np.isfinite(x)
             return np.where(hidden, np.float32(np.nan), x)
         if self.how == ONE_HOT:
@@ -89,17 +91,36 @@ class Layer:
             raw = (raw[0].astype(np.int64) << 16 | raw[1].astype(np.int64) << 8 | raw[2])[None]
         return self.of_codes(raw[0], path, hidden)
 
+    def _nothing(self, raw: np.ndarray, declared: Sequence[float | None]) -> np.ndarray:
+        """raw (bands, h, w) -> (h, w) bool: no data by value. Of colours, where all three have theirs; of one band a
+        class, where any has, but for 0, which says that the class is not there."""
+        own = self.nodata.values
+        values = [[d for d in [v] if d is not None] if own is None else list(own) for v in declared]
+        if self.how == ONE_HOT:
+            return np.any([equals_any(x, [v for v in vs if v != 0]) for x, vs in zip(raw, values, strict=True)], axis=0)
+        return np.all([equals_any(x, vs) for x, vs in zip(raw, values, strict=True)], axis=0)
+
+    def stated(self, raster: Raster, bands: Sequence[int]) -> tuple[float, float]:
+        """The scale and offset that a file states of the numbers of its first date."""
+        k = list(bands).index(self.bands[0])
+        return (raster.said.scale[k], raster.said.offset[k]) if raster.said.scale else (1.0, 0.0)
+
     def clash(self, raster: Raster, bands: Sequence[int]) -> str:
-        """A line where the file declares the code of a class to be no data, or nothing."""
-        if self.how != CODES or self.nodata.values is not None or not raster.said.nodata:
+        """A line where the file declares the code or the colour of a class to be no data, or nothing."""
+        if self.how not in (CODES, PAINTED) or self.nodata.values is not None or not raster.said.nodata:
             return ""
-        stated = raster.said.nodata[list(bands).index(self.bands[0])]
-        if stated is None or stated not in self.lookup:
+        stated = [raster.said.nodata[list(bands).index(b)] for b in self.bands]
+        known = [int(v) for v in stated if v is not None and float(v).is_integer()]
+        if len(known) < len(stated) or (self.how == PAINTED and not all(0 <= v < 256 for v in known)):
             return ""
-        name = self.legend.classes[self.lookup[int(stated)]]
+        code = known[0] if self.how == CODES else known[0] << 16 | known[1] << 8 | known[2]
+        if code not in self.lookup:
+            return ""
+        shown, what = (f"{code}", "code") if self.how == CODES else (f"#{code:06x}", "colour")
+        name = self.legend.classes[self.lookup[code]]
         return (
-            f"declares {stated:g} to be no data, the code of {name!r}: such pixels have no label; where they are "
-            f"labels, write `nodata: none`"
+            f"declares {shown} to be no data, the {what} of {name!r}: such pixels have no label; where they are "
+            "labels, write `nodata: none`"
         )
 
     def _of_planes(self, raw: np.ndarray, path: Path, hidden: np.ndarray) -> np.ndarray:
@@ -149,6 +170,7 @@ def parse_layers(layers: Mapping[str, Any]) -> dict[str, Layer]:
         band = block.get("band")
         if one_hot and band is not None:
             raise InputError(f"{key}: one_hot reads a band for each class; remove `band`")
+        scale, offset = parse_scale(key, block)
         bands = tuple(range(1, len(names) + 1)) if one_hot else (whole(f"{key}.band", 1 if band is None else band),)
         out[name] = Layer(
             file=str(block["file"]),
@@ -159,8 +181,8 @@ def parse_layers(layers: Mapping[str, Any]) -> dict[str, Layer]:
             how=NUMBERS if numbers else ONE_HOT if one_hot else CODES,
             single=band is None and not one_hot,
             nodata=parse_nodata(f"{key}.nodata", block.get("nodata")),
-            scale=number(f"{key}.scale", block.get("scale", 1.0)),
-            offset=number(f"{key}.offset", block.get("offset", 0.0)),
+            scale=scale,
+            offset=offset,
         )
     return out
 

@@ -12,6 +12,7 @@ import torch
 from gfm_objectives.batch import Batch, Spec, collate
 from gfm_objectives.data.shelf import Shelf
 from gfm_objectives.data.source import Source
+from gfm_objectives.data.telling import Telling
 
 CACHE_GB = 4.0  # of what is read once and kept, per split of a task; what lies beyond is read whenever it is needed
 FREE = 0.5  # share of the temporary folder's free space that a shelf may take at most
@@ -131,10 +132,12 @@ class Kept:
     def _filled(self) -> Shelf:
         if self._shelf is None:
             shelf, room = Shelf(), min(self.room, FREE * shutil.disk_usage(tempfile.gettempdir()).free)
-            for item in self._fetch(range(self.count)):
-                if shelf.nbytes + nbytes_of(item) > room:
-                    break
-                shelf.put(item)
+            with Telling("tiles read" if self.whole else "places read", self.count, bar=False) as telling:
+                for k, item in enumerate(self._fetch(range(self.count))):
+                    if shelf.nbytes + nbytes_of(item) > room:
+                        break
+                    shelf.put(item)
+                    telling.done(k + 1)
             self._shelf = shelf
         return self._shelf
 

@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from gfm_objectives.data.description import Image
+from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import Raster
+from gfm_objectives.data.validity import equals_any
 from gfm_objectives.sensors import Band
 
 GSD_OFF = 0.05  # of metres per pixel, from which files and yaml differ
@@ -29,7 +33,9 @@ class Remark(NamedTuple):
 
 def of_image(name: str, image: Image, raster: Raster, numbers: list[int]) -> Iterator[Remark]:
     """On a file read for a sensor with the bands `numbers`."""
-    yield from (Remark(f"{name}: {line}", "many values" in line or "off" in line) for line in raster.remarks)
+    yield from (
+        Remark(f"{name}: {line}", any(w in line for w in ("many values", "off", "turned"))) for line in raster.remarks
+    )
     said = raster.said
     if not said.names:
         return
@@ -37,15 +43,8 @@ def of_image(name: str, image: Image, raster: Raster, numbers: list[int]) -> Ite
     pairs = {(said.scale[k], said.offset[k]) for k in places.values()}
     pairs |= {(said.scale[k], said.offset[k]) for t in range(len(said.scale) // len(numbers))
               for k in [t * len(numbers) + p for p in places.values()]}  # fmt: skip
-    for scale, offset in sorted(pairs):
-        if image.scale is None and (scale, offset) != (1, 0):
-            yield Remark(f"{name}: values are scaled as files say, * {scale:g} + {offset:g}", False)
-        elif image.scale is not None and (scale, offset) not in ((1, 0), (image.scale, image.offset)):
-            yield Remark(
-                f"{name}: the file says * {scale:g} + {offset:g}, the yaml * {image.scale:g} + {image.offset:g}, which "
-                "is what is done; `scale: file` does as files say",
-                True,
-            )
+    for pair in sorted(pairs):
+        yield from of_scale(name, image.scale, image.offset, pair)
     for band, k in places.items():
         if other := _named(said.names[k], band, image):
             yield Remark(f"{name}: band {image.bands[band]} is read as {band}, but the file calls it {other!r}", True)
@@ -55,6 +54,38 @@ def of_image(name: str, image: Image, raster: Raster, numbers: list[int]) -> Ite
         unit, fits = said.units[k].strip().lower(), UNITS.get(image.sensor.unit)
         if unit and fits and unit not in fits:
             yield Remark(f"{name}: {band} should be in {image.sensor.unit}, but the file says {said.units[k]!r}", True)
+
+
+def of_scale(name: str, scale: float | None, offset: float, stated: tuple[float, float]) -> Iterator[Remark]:
+    """On the scale and offset that a file states, beside those of the yaml (None = it names none)."""
+    if scale is None and stated != (1, 0):
+        yield Remark(f"{name}: values are scaled as files say, * {stated[0]:g} + {stated[1]:g}", False)
+    elif scale is not None and stated not in ((1, 0), (scale, offset)):
+        yield Remark(
+            f"{name}: the file says * {stated[0]:g} + {stated[1]:g}, the yaml * {scale:g} + {offset:g}, which "
+            "is what is done; `scale: file` does as files say",
+            True,
+        )
+
+
+def of_fills(name: str, image: Image, raster: Raster, numbers: list[int]) -> Iterator[Remark]:
+    """On bands with a value far from all others that looks like no data, and that neither yaml nor file declares."""
+    for band, number in image.bands.items():
+        for t in range(len(raster.values)):
+            k = numbers.index(number)
+            x, said = raster.values[t, k], raster.said.nodata
+            declared = said[t * len(numbers) + k] if said else None
+            seen = np.isfinite(x) & ~equals_any(x, [] if declared is None else [declared])
+            if raster.valid is not None:
+                seen &= raster.valid[t]
+            yield from of_fill(f"{name}: {band} (band {number})", x[seen])
+
+
+def of_fill(what: str, values: np.ndarray) -> Iterator[Remark]:
+    """On values (n,) one of which, though nobody says so, is none."""
+    if (value := stray(values)) is not None:
+        line = f"{what} holds {value:g}, far from its other values, and no file declares it"
+        yield Remark(f"{line}; where it is no data write `nodata: {value:g}`, else `nodata: none`", True)
 
 
 def _named(text: str, band: str, image: Image) -> str:

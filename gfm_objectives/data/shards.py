@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ class Shards(Source):
     def __init__(self, split: str, *, root: str, license: str = "") -> None:
         assert split in SPLITS, split
         self._store = open_store(root)
-        index = read_index(self._store, root)
+        with _whole(root):
+            self._open(split, read_index(self._store, root), root, license)
+
+    def _open(self, split: str, index: dict[str, Any], root: str, license: str) -> None:
         if split not in index["splits"]:
             known = ", ".join(index["splits"])
             raise InputError(
@@ -64,7 +68,10 @@ class Shards(Source):
                 raise InputError(f"{root}/{file}: has {size} bytes, not {made.nbytes * count}; run gfm prepare again")
         tags = self._store.read([(held["places"], 0, self._store.size(held["places"]))])[0]
         rows = [line.split("\t") for line in bytes(tags).decode().splitlines()]
-        assert len(rows) == self._ends[-1], (root, len(rows), self._ends)
+        if len(rows) != self._ends[-1]:
+            raise InputError(
+                f"{root}/{held['places']}: has {len(rows)} lines, not {self._ends[-1]}; run gfm prepare again"
+            )
         self._level = np.array([int(level) for level, _ in rows], dtype=np.int16)
         self._areas = [area for _, area in rows]
 
@@ -125,6 +132,18 @@ class Shards(Source):
 
 
 # ---------------------------------------------------------------- the index
+
+
+@contextmanager
+def _whole(root: str) -> Iterator[None]:
+    """What is missing from an index, or of another sort, as one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, LookupError, AttributeError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{root}/{INDEX}: damaged ({said}); run gfm prepare again") from None
 
 
 def read_index(store: Local | Remote, root: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ KINDS = {  # kind of fault, as `data.skip` takes it -> what to say of chips that
     "size": "have files of sizes that do not fit",
     "code": "hold an unknown class code",
 }
-FORMAT = 3  # of the notes; a change of what is read from files raises it
+FORMAT = 4  # of the notes; a change of what is read from files raises it
 SHOWN = 5  # chips named in a message
 
 Sums = dict[str, list[list[float]]]  # sensor -> for each band, over valid pixels: how many, their sum and of squares

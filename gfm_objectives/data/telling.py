@@ -1,4 +1,4 @@
-"""How far a long reading has come: a bar on a terminal, else a line after some seconds and then every half minute."""
+"""How far something long has come: a bar on a terminal, else a line after some seconds and then every half minute."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ FIRST, EVERY = 5.0, 30.0  # seconds until the first line, and between lines
 
 
 class Telling:
-    """Within a `with`: is told how many of `total` are done, and which stage comes next. Silent unless `shown`."""
+    """Within a `with`: is told how many of `total` are done, and which stage comes next. Silent unless `shown`.
 
-    def __init__(self, what: str, total: int, shown: bool = True) -> None:
-        self.what, self.total, self.shown = what, total, shown
+    bar: False = lines on a terminal too, of what may happen while another bar stands there.
+    """
+
+    def __init__(self, what: str, total: int, shown: bool = True, bar: bool = True) -> None:
+        self.what, self.total, self.shown, self.barred = what, total, shown, shown and bar
         self.bar: Any = None
         self.begun = time.monotonic()
         self.due = self.begun + FIRST
 
     def __enter__(self) -> Telling:
-        if self.shown and sys.stdout.isatty():
+        if self.barred and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             words = TextColumn("{task.description}")

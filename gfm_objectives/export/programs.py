@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,13 @@ def save_program(plain: Plain, spec: Spec, path: Path) -> str:
     failed: Exception | None = None
     for freedom, dims in freedoms(spec).items():
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with unheard():
                 program = torch.export.export(plain, example, dynamic_shapes=_shapes(plain, spec, dims), strict=False)
                 torch.export.save(program, path)
             if _fits(_program_runner(path), plain, spec, dims):
                 return freedom
         except Exception as error:  # torch.export has no common base of its errors
-            failed = error
+            failed = _no_disk(error, path)
     raise _cannot("torch.export", failed)
 
 
@@ -61,8 +62,7 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
         if fixed and {"size", "step"} & {*dims}:
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with unheard():
                 shapes = _shapes(plain, spec, dims)
                 traced = torch.export.export(plain, example, dynamic_shapes=shapes, strict=False) if fixed else None
                 torch.onnx.export(
@@ -80,8 +80,31 @@ def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
             if _fits(_onnx_runner(path, plain), plain, spec, dims):
                 return freedom
         except Exception as error:  # neither do torch.onnx and onnxruntime
-            failed = error
+            failed = _no_disk(error, path)
     raise _cannot("ONNX", failed)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What torch says of freedoms that a network does not allow, by pages, is not for whoever exports it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _no_disk(error: Exception, path: Path) -> Exception:
+    """The error, unless it came of a fault of the disk, which is raised as that of `path`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def error_of_program(plain: Plain, spec: Spec, path: Path, dims: Sequence[str]) -> float:

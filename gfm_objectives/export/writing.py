@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from gfm_objectives import disk
+from gfm_objectives import disk, lock
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.export import card as cards
@@ -27,6 +27,7 @@ from gfm_objectives.runs.segmenter import CARD, WEIGHTS, Card, load_segmenter
 
 SIZE = 64  # pixels a side of the images that libraries' classes are tried with
 FORMATS = ("native", "torch", "onnx", "timm", "torchgeo", "terratorch", "pangaea")
+GRAPHS = ("torch", "onnx")
 OF_ENCODERS = ("timm", "torchgeo", "terratorch", "pangaea")
 
 
@@ -59,9 +60,17 @@ def run(cfg: DictConfig) -> Path:
     out = Path(cfg.out) / cfg.name
     if out.resolve() == subject.folder.resolve():
         raise InputError(f"out={out}: is where the model lies; give another name=")
-    out.mkdir(parents=True, exist_ok=True)
+    with lock.alone(out):
+        _write(subject, out, cfg, results)
+    print(f"  -> {out}")
+    return out
+
+
+def _write(subject: Subject, out: Path, cfg: DictConfig, results: Path | None) -> None:
     done = []
     for to in cfg.to:
+        if to in GRAPHS:
+            print(f"{to}: tracing the model, which takes some seconds for each freedom of its inputs", flush=True)
         done.append({"to": to, **_export(to, subject, out, cfg)})
         print(f"{to}: {done[-1]['files']}; {done[-1]['checked']}", flush=True)
     if subject.card is not None:
@@ -71,8 +80,6 @@ def run(cfg: DictConfig) -> Path:
         text = cards.of_encoder(subject.folder, ledger, subject.spec.bands, done, results)
     disk.write(out / "README.md", text)
     disk.write(out / "exports.json", json.dumps(done, indent=1) + "\n")
-    print(f"  -> {out}")
-    return out
 
 
 def _subject(cfg: DictConfig) -> Subject:

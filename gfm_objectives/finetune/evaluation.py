@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.places import Places
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.windows import sliding
 from gfm_objectives.tasks.kinds import Kind
 
@@ -33,11 +34,12 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     show: Sequence[int] = (),
+    shown: bool = False,
 ) -> tuple[Tensor, list[np.ndarray]]:
     """The additive statistics of every tile of `source` (tiles, *shape), and the predictions of the tiles `show`.
 
     Every labelled pixel of a tile counts once, whatever its size: a tile of `size` x `size` is predicted whole, any
-    other by windows of that side, which overlap by the share `overlap` and are stitched.
+    other by windows of that side, which overlap by the share `overlap` and are stitched. shown: print how far it is.
     """
     device = torch.device(device)
     model.to(device).eval()
@@ -50,15 +52,17 @@ def evaluate(
                 out.append(model(part).float().cpu())
         return torch.cat(out)
 
-    stats, shown, pixels = [], {}, 0
-    for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
-        stats.append(kind.observe(output, tile.targets[layer].cpu(), classes))
-        if number in show:
-            shown[number] = kind.decide(output)[0].numpy()
-        if (pixels := pixels + output[0, 0].numel()) >= TRIM:
-            give_back()
-            pixels = 0
-    return torch.cat(stats), [shown[k] for k in show]
+    stats, decided, pixels = [], {}, 0
+    with Telling("tiles judged", source.tiles(), shown) as telling:
+        for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
+            stats.append(kind.observe(output, tile.targets[layer].cpu(), classes))
+            if number in show:
+                decided[number] = kind.decide(output)[0].numpy()
+            if (pixels := pixels + output[0, 0].numel()) >= TRIM:
+                give_back()
+                pixels = 0
+            telling.done(number + 1)
+    return torch.cat(stats), [decided[k] for k in show]
 
 
 def evaluate_rule(

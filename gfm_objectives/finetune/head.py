@@ -18,6 +18,7 @@ from gfm_objectives.chance import mix
 from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.places import Places
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.finetune.settings import HParams, train_mode
 from gfm_objectives.flops import measure_once
 from gfm_objectives.tasks.kinds import Kind, Multilabel, Regression
@@ -38,6 +39,7 @@ def fit_head(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    shown: bool = False,
 ) -> float:
     """Fit the first convolution in `model.head` to the labels, on what it reads; FLOPs spent.
 
@@ -60,7 +62,8 @@ def fit_head(
     hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float()))
     x, y = [], []
     train_mode(model.to(device), hparams.freeze)
-    with averaged_statistics(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with averaged_statistics(model), forked, Telling("batches for the head", steps, shown) as telling:
         for step, batch in enumerate(StepLoader(train, size, mix(seed, "head"), stop=steps)):
             torch.manual_seed(mix(seed, step, "head dropout"))
             batch = augment(batch.to(device), generator)
@@ -70,6 +73,7 @@ def fit_head(
             some = torch.randperm(len(label), generator=generator)[: -(-EXAMPLES // steps)].to(device)
             x.append(near[some].double())
             y.append(label[some])
+            telling.done(step + 1)
     hook.remove()
     spent, labels = steps * size * forward, torch.cat(y)
     if not len(labels):

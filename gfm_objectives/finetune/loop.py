@@ -18,6 +18,7 @@ from gfm_objectives.chance import mix
 from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.places import Places
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.head import fit_head
 from gfm_objectives.finetune.settings import HParams, frozen_modules, train_mode
@@ -74,13 +75,14 @@ def finetune(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     workers: int = 0,
+    shown: bool = False,
 ) -> Result:
     """Train `model` (Batch -> outputs (B, C, H, W)) in place on the labelled places `train` for `flops` x length.
 
     AdamW, warm-up over the first tenth of the budget, then cosine to 0; flips and quarter turns; bf16 by autocast where
     `dtype` says so. Order, augmentation and dropout are functions of (seed, step), so the result is one of its
-    arguments alone; `workers` processes that read ahead change nothing. Raises Diverged, and InputError where the
-    budget pays for less than a batch of two.
+    arguments alone; `workers` processes that read ahead change nothing. shown: print how far it is, now and then.
+    Raises Diverged, and InputError where the budget pays for less than a batch of two.
     """
     device = torch.device(device)
     for module in frozen_modules(model, hparams.freeze):
@@ -91,13 +93,14 @@ def finetune(
     begun = time.perf_counter()
     total, spent = flops * hparams.length, 0.0
     if hparams.head_first:
-        spent = fit_head(model, train, kind, layer, total, hparams, seed, device, dtype)
+        spent = fit_head(model, train, kind, layer, total, hparams, seed, device, dtype, shown)
     budget = _budget(total, spent, cost.total, hparams)
     train_mode(model, hparams.freeze)
     finite = Finite(device, lambda step, value: _diverged(step, value, hparams))
     stepper = Stepper(_optimiser(model, hparams), model.parameters(), CLIP, device, dtype, finite)
     samples, step, value = 0, 0, torch.zeros(())
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, Telling("places learned", budget.samples_left(cost.total), shown) as telling:
         batches = iter(StepLoader(train, hparams.batch_size, mix(seed, "order"), workers=workers))
         while take := min(hparams.batch_size, budget.samples_left(cost.total)):
             batch = next(batches).first(take).to(device)  # the last one is cut
@@ -106,6 +109,7 @@ def finetune(
             budget.spend(take * cost.total)
             value = stepper(step, schedule(budget.progress), lambda b=batch: loss(model, b, kind, layer))  # type: ignore[misc]
             samples, step = samples + take, step + 1
+            telling.done(samples)
     finite.ask()
     seconds, epochs = time.perf_counter() - begun, samples / len(train)
     return Result(cost, spent + budget.spent, samples, epochs, step, seconds, _peak_memory(device), float(value))

@@ -35,7 +35,7 @@ class HParams:
 
     def __post_init__(self) -> None:
         if self.freeze not in FREEZE:
-            raise InputError(f"freeze={self.freeze}: choose from {', '.join(FREEZE[1:])}, or '' for nothing")
+            raise InputError(f"freeze={self.freeze}: choose from {', '.join(FREEZE[1:])}, or none for nothing")
         if self.encoder_factor <= 0:
             raise InputError(f"encoder_factor={self.encoder_factor}: must be above 0; freeze=encoder trains the head")
 

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from gfm_objectives import disk
 from gfm_objectives.data.cutting import SIDE
-from gfm_objectives.data.footprints import blocks
+from gfm_objectives.data.footprints import blocks, chains, joined, overlaps
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import READERS, FileFault, read_bands
 from gfm_objectives.errors import InputError
@@ -54,7 +55,7 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     """Draft a folder, write its yaml (and that of a task, where there are labels); what a person should be told."""
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(f"{folder}: {'is a file; give the folder it lies in' if root.is_file() else 'no such folder'}")
     path = Path(out or f"{root.resolve().name}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"out={out}: expected a name that ends in .yaml")
@@ -62,18 +63,20 @@ def run(folder: str, out: str | None = None, attribute: str | None = None) -> st
     for file in (path, task):
         if file.exists():
             raise InputError(f"{file}: is there already; remove it, or give another name: out=other.yaml")
+    print(f"looking at the files of {folder}", flush=True)
     draft = describe(root.resolve(), path.stem, attribute)
     drafted = f"{draft.name}: drafted by gfm init from {root}; check it by gfm inspect {path}"
     disk.write(path, _yaml(drafted, draft.options))
     if draft.task:
-        draft.task["data"] = {"use": f"./{path}" if path.parent == Path(".") else str(path)}
+        draft.task["data"] = {"use": f"./{path.name}"}  # beside it
         disk.write(task, _yaml(f"{draft.name}: its labels as a task", draft.task))
     lines = [f"wrote {path}{f' and {task}' if draft.task else ''}", "guessed:", *(f"  {g}" for g in draft.guessed)]
     lines += ["by hand:", *(f"  {g}" for g in draft.left)] if draft.left else []
-    lines += ["next:", f"  gfm inspect {path}"]
+    lines += ["next:", f"  gfm inspect {quote(str(path))}"]
     scored = draft.task and "splits" in draft.options
-    lines += [f"  gfm eval suite={task} contenders=unet,conv,pixel  # the rivals from scratch"] if scored else []
-    lines += [f"  gfm train data={path} objective=mae"]
+    suite = quote(f"suite={task}")
+    lines += [f"  gfm eval {suite} contenders=unet,conv,pixel  # the rivals from scratch"] if scored else []
+    lines += [f"  gfm train {quote(f'data={path}')} objective=mae"]
     return "\n".join(lines)
 
 
@@ -210,7 +213,11 @@ def _rule(draft: Draft, root: Path, tables: list[str], images: list[tuple[Group,
         return
     corners = seen.grid.corners()
     if corners is not None:
-        km = _km(draft, images[0])
+        km, areas = _km(draft, images[0])
+        if areas < 3:
+            told = f"splits: the chips are {areas} areas, as they overlap or lie within {1000 * km:.0f} m"
+            draft.left.append(f"{told}; without the block all are for pretraining")
+            return
         draft.options["splits"] = {"by": "location", "km": km, "shares": {"train": 0.6, "val": 0.2, "test": 0.2}}
         draft.guessed.append(f"splits: by location, in blocks of {km:g} km")
         return
@@ -224,9 +231,9 @@ def _rule(draft: Draft, root: Path, tables: list[str], images: list[tuple[Group,
     draft.left.append(f"splits: {why}: give a table of areas")
 
 
-def _km(draft: Draft, first: tuple[Group, Seen]) -> float:
-    """The largest blocks that still give AREAS of them."""
-    outlines = []
+def _km(draft: Draft, first: tuple[Group, Seen]) -> tuple[float, int]:
+    """The largest blocks that still give AREAS of them, and how many areas those are where chips overlap."""
+    outlines, whole = [], []
     for files in first[0].chips.values():
         try:
             head = read_bands(files[0], ())
@@ -238,10 +245,14 @@ def _km(draft: Draft, first: tuple[Group, Seen]) -> float:
             ys, xs = ((np.arange(max(1, n // tile)) + 0.5) / max(1, n // tile) for n in head.shape)
             top, bottom = corners[1] - corners[0], corners[3] - corners[0]
             outlines += [(corners[0] + x * top + y * bottom)[None] for y in ys for x in xs]
-    for km in (50.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1):
-        if outlines and len({*blocks(outlines, km)}) >= min(AREAS, 0.8 * len(outlines)):
-            return km
-    return 0.1
+            whole += [] if "tile" in draft.options else [corners]
+    if not outlines:
+        return 0.1, 0
+    sides = (50.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
+    enough = min(AREAS, 0.8 * len(outlines))
+    km = next((km for km in sides if len({*blocks(outlines, km)}) >= enough), sides[-1])
+    edges = chains(blocks(whole or outlines, km)) + (overlaps(whole) if whole else [])
+    return km, len({*joined([str(k) for k in range(len(outlines))], edges).values()})
 
 
 def _yaml(head: str, options: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from gfm_objectives.data.layers import FileFault, read_bands
 from gfm_objectives.data.splits import PAIR
 from gfm_objectives.inspection.grouping import Group
-from gfm_objectives.inspection.seeing import FILES, HEIGHT, MANY, RADAR, S2, Seen
+from gfm_objectives.inspection.seeing import FILES, HEIGHT, MANY, RADAR, S2, Seen, strays
 from gfm_objectives.sensors import S2_TEN, SENSORS, USUAL_WAVES
 
 # ---------------------------------------------------------------- sensors
@@ -42,6 +42,7 @@ def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, d
         unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
         lines += _scaled(name, unit, seen, block)
         lines += _empty(name, unit, seen, block)
+        lines += _undeclared(name, block, *strays(group))
         out[name] = block
     return out, lines
 
@@ -148,6 +149,25 @@ def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]
         block["nodata"] = {"value": 0, "when": "all"}
         return [f"{name}: pixels that are 0 in all bands ({seen.zeros:.1%}) are taken for no data"]
     return [f"{name}: no data is {', '.join(f'{v:g}' for v in declared)}, as the files declare"] if declared else []
+
+
+def _undeclared(
+    name: str, block: Mapping[str, Any], found: Mapping[float, Mapping[int, int]], looked: int
+) -> list[str]:
+    """Lines on values that look like no data in single bands of some files."""
+    stated = block.get("nodata")
+    stated = stated if isinstance(stated, list) else [stated]
+    lines = []
+    for value, files in found.items():
+        mine = {band: n for band, n in files.items() if band in block["bands"].values()}
+        if mine and value not in stated:
+            bands = f"band{'s' * (len(mine) > 1)} {', '.join(map(str, mine))}"
+            what = (
+                f"{name}: {bands}: {value:g} in {max(mine.values())} of {looked} files lies far from all other values"
+            )
+            remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands: check"
+            lines.append(f"{what}, and no file declares it; {remedy}")
+    return lines
 
 
 # ---------------------------------------------------------------- layers

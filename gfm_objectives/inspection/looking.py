@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gfm_objectives import disk
+from gfm_objectives import disk, lock
 from gfm_objectives.curation.information import MOST, tell
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
@@ -25,8 +25,16 @@ __all__ = ["Look", "look", "run"]
 def run(cfg: DictConfig) -> Path:
     """Read some places of every split; print tables, and write them with a page of pictures. Returns the folder.
 
-    A split that cannot be read does not hide the others: its InputError is raised when they have been shown.
+    A split that cannot be read does not hide the others: its InputError is raised when they have been shown. One
+    process a folder at a time.
     """
+    folder = Path(cfg.out) / cfg.name
+    with lock.alone(folder):
+        _inspect(cfg, folder)
+    return folder
+
+
+def _inspect(cfg: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     options: dict[str, Any] = OmegaConf.to_container(cfg.data)  # type: ignore[assignment]
@@ -45,8 +53,6 @@ def run(cfg: DictConfig) -> Path:
         tiles = spread(source.tiles(), cfg.places)
         with Telling(f"tiles of {split}", len(tiles)) as telling:
             looks[split] = look(source, tiles, telling.done)
-    folder = Path(cfg.out) / cfg.name
-    folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(sources.values()))
     samples = first.read(spread(len(first), SAMPLES))
     told = tell(first, spread(len(first), MOST), folder / "information.png") if cfg.information else []
@@ -61,7 +67,6 @@ def run(cfg: DictConfig) -> Path:
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
     if faults:
         raise faults[0]
-    return folder
 
 
 def spread(n: int, most: int | None) -> Sequence[int]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
+from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.validity import DECLARED, equals_any
 from gfm_objectives.inspection.grouping import Group
 
 FILES = 12  # of a kind that are looked into
+STRAYS = 120  # in which values that look like no data are looked for
 SIDE = 512  # pixels of each, from its middle
 CORNER = 128  # pixels at each corner of what is larger: scenes are empty at their edges first
 MANY = 40  # values from which whole numbers are no classes
@@ -46,7 +50,7 @@ class Seen:
 def see(group: Group) -> Seen | None:
     """Look into some files of a group; None where none can be read, or none shows a valid pixel."""
     paths = [p for files in group.chips.values() for p in files]
-    paths = [paths[int((i + 0.5) * len(paths) / min(FILES, len(paths)))] for i in range(min(FILES, len(paths)))]
+    paths = [paths[k] for k in spread(len(paths), FILES)]
     seen: Seen | None = None
     codes: set[float] | None = set()
     samples, zeros, odd, pixels = [], 0, {-9999.0: 0, -32768.0: 0, 65535.0: 0}, 0
@@ -89,6 +93,41 @@ def see(group: Group) -> Seen | None:
     whole = codes is not None and all(float(c).is_integer() for c in codes)
     seen.codes, seen.faults = (np.array(sorted(codes or ())) if whole else None), faults
     return seen
+
+
+def strays(group: Group) -> tuple[dict[float, dict[int, int]], int]:
+    """(value that looks like no data and that no file declares -> band -> files that hold it, files looked at): see
+    `data.fills`. Of more files than see() looks into, as few of a folder may have it."""
+    paths = [p for files in group.chips.values() for p in files]
+    found: dict[float, dict[int, int]] = {}
+    some = spread(len(paths), STRAYS)
+    with Telling(f"files of {group.pattern} looked at", len(some)) as telling:
+        for count, k in enumerate(some):
+            telling.done(count)
+            for band, value in _strays_of(paths[k]):
+                files = found.setdefault(value, {})
+                files[band] = files.get(band, 0) + 1
+    return found, len(some)
+
+
+def _strays_of(path: Path) -> Iterator[tuple[int, float]]:
+    """(band, value) of the middle of a file; nothing of one that cannot be read, which see() tells."""
+    try:
+        head = read_bands(path, ())
+        raster = read_bands(path, range(1, head.count + 1), window=_windows(head.shape)[0])
+    except FileFault:
+        return
+    for i, x in enumerate(raster.values[0]):
+        declared = raster.said.nodata[i] if raster.said.nodata else None
+        seen = np.isfinite(x) & ~equals_any(x, [] if declared is None else [declared])
+        seen &= True if raster.valid is None else raster.valid[0]
+        if (value := stray(x[seen])) is not None:
+            yield i + 1, value
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0 to n - 1, evenly spread."""
+    return [int((i + 0.5) * n / min(most, n)) for i in range(min(most, n))]
 
 
 def _windows(shape: tuple[int, int]) -> list[Window]:

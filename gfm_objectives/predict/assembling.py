@@ -62,9 +62,11 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
     for name in (*m.extra, "map"):  # the map last: whoever finds it finds all
         final = target if name == "map" else beside(target, name)
         part = m.job.folder / f".{name}.{os.getpid()}.tif"  # several jobs may come last
-        _write(m, name, part, found if name == "map" else None)
-        finish(part, final, "nearest" if name == "map" and m.segmentation else "average")
-        part.unlink()
+        try:
+            _write(m, name, part, found if name == "map" else None)
+            finish(part, final, "nearest" if name == "map" and m.segmentation else "average")
+        finally:
+            part.unlink(missing_ok=True)
     if m.segmentation:
         write_names(target, class_codes(m.card.legend)[0], m.card.legend)
     if not found.mapped:

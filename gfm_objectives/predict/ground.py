@@ -184,7 +184,7 @@ def open_raster(path: Path) -> Any:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     if not is_remote(path) and not path.exists():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

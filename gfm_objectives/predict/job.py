@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -67,11 +65,7 @@ class Job:
 
     def get(self, number: int) -> dict[str, np.ndarray]:
         path = self.path(number)
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (ValueError, EOFError, BadZipFile, zlib.error):  # cut off, as where the power went
-            raise InputError(f"{path}: damaged; delete it, and the same command computes it again") from None
+        return disk.read_arrays(path, "delete it, and the same command computes it again")
 
     @property
     def nbytes(self) -> int:

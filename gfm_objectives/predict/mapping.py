@@ -249,7 +249,7 @@ def _labels(words: Sequence[str]) -> tuple[Path, ...]:
     paths = tuple(Path(os.path.expanduser(w)) for w in words)
     for path in paths:
         if not path.is_file():
-            raise InputError(f"labels={path}: no such file")
+            raise InputError(f"labels={path}: no such file; give a raster of the legend's codes")
     return paths
 
 

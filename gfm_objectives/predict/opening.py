@@ -185,7 +185,7 @@ def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:
         out += found
     for path in out:
         if not is_remote(path) and not path.is_file():
-            raise InputError(f"input={path}: no such file")
+            raise InputError(f"input={path}: no such file; check the path")
     return tuple(out)
 
 

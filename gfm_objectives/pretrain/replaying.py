@@ -41,7 +41,8 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
     """The run, with the last state before the step that is asked for, and that step's number from 0."""
     out = Path(cfg.run or "")
     if not (cfg.run and (out / "config.yaml").is_file()):
-        raise InputError(f"run={cfg.run}: no run folder; write gfm replay runs/demo")
+        what = f"run={cfg.run}: no run folder" if cfg.run else "run: which one is to be replayed"
+        raise InputError(f"{what}; write gfm replay runs/demo")
     saved = config.read_yaml(out / "config.yaml")
     if not {"objective", "encoder", "optim"} <= saved.keys():
         raise InputError(f"run={cfg.run}: its config.yaml is of no pretraining run; write gfm replay runs/demo")

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gfm_objectives import disk
 from gfm_objectives.report import verdict, words
 from gfm_objectives.report.confusions import MOST, confusions, preferred
@@ -44,8 +42,7 @@ def draw(
             names = context.get("classes", {}).get(task)
             pictures[f"confusion-{task}"] = lambda r=rows, n=names: confusions(r, n)  # type: ignore[misc]
     if (path := folder / "predictions.npz").exists():
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {k: saved[k] for k in saved.files}
+        arrays = disk.read_arrays(path, "delete it, and the report lacks its pictures")
         for task in dict.fromkeys(k.split("/")[0] for k in arrays):
             kept = {k.removeprefix(f"{task}/"): v for k, v in arrays.items() if k.startswith(f"{task}/")}
             rank = {f"pred/{c}": i for i, c in enumerate(summary["contenders"])}

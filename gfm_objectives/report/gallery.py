@@ -30,7 +30,8 @@ UNLABELLED = (1.0, 1.0, 1.0)
 def predictions(
     task: str, arrays: Mapping[str, np.ndarray], names: Sequence[str] | None, colors: Sequence[str] | None
 ) -> Figure:
-    """A grid: image, label, then what each contender predicted, classes or numbers; unlabelled pixels are white."""
+    """A grid: image, or its dates, label, then what each contender predicted, classes or numbers; unlabelled pixels are
+    white."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -38,7 +39,10 @@ def predictions(
     label = arrays["label"]
     contenders = [k.removeprefix("pred/") for k in arrays if k.startswith("pred/")]
     maps = [label, *(arrays[f"pred/{c}"] for c in contenders)]
-    count, columns = len(label), 2 + len(contenders)
+    shown_dates = arrays.get("dates")
+    images = arrays["image"][:, None] if shown_dates is None else shown_dates  # (n, D, H, W, 3)
+    wide = images.shape[1]
+    count, columns = len(label), wide + 1 + len(contenders)
     numbers = label.dtype.kind == "f"
     if numbers:
         low, high = np.nanpercentile(label, [2, 98])
@@ -48,8 +52,9 @@ def predictions(
     figure = Figure(figsize=(1.65 * columns, 1.65 * count + 1.2), layout="constrained")
     axes = figure.subplots(count, columns, squeeze=False)
     for i in range(count):
-        axes[i][0].imshow(arrays["image"][i].clip(0, 1))
-        for ax, m in zip(axes[i][1:], maps, strict=True):
+        for ax, x in zip(axes[i], images[i], strict=False):
+            ax.imshow(x.clip(0, 1))
+        for ax, m in zip(axes[i][wide:], maps, strict=True):
             if numbers:
                 shown = ax.imshow(m[i], vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
             else:
@@ -57,7 +62,8 @@ def predictions(
         for ax in axes[i]:
             ax.set_xticks([])
             ax.set_yticks([])
-    for ax, title in zip(axes[0], ["image", "label", *contenders], strict=True):
+    over = ["image"] if wide == 1 else ["first date", *["between"] * (wide - 2), "last date"]
+    for ax, title in zip(axes[0], [*over, "label", *contenders], strict=True):
         ax.set_title(fill(title, 18), fontsize=9)
     if numbers:
         figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, aspect=40)

@@ -18,15 +18,37 @@ VISIBLE = (660.0, 560.0, 480.0)  # nm
 
 def image(batch: Batch) -> np.ndarray:
     """(B, H, W, 3) in 0..1: each place on its clearest date, stretched between its 2nd and 98th percentile."""
+    clearest = batch.sensors[_shown(batch)].valid.flatten(2).sum(2).argmax(1)  # (B,)
+    return _on(batch, clearest)
+
+
+def dates(batch: Batch, most: int) -> np.ndarray:
+    """(B, D, H, W, 3) in 0..1: each place on its first date that shows anything, its last, and between them, evenly
+    spread, so that there are at most `most`; of a place with fewer the last stands again."""
+    seen = batch.sensors[_shown(batch)].valid.flatten(2).any(2)  # (B, T)
+    count = max(1, min(most, int(seen.sum(1).max())))
+    which = []
+    for place in seen:
+        there = place.nonzero()[:, 0].tolist() or [0]
+        which.append([there[round(i * (len(there) - 1) / max(1, count - 1))] for i in range(count)])
+    return np.stack([_on(batch, torch.tensor(w)) for w in zip(*which, strict=True)], 1)
+
+
+def _shown(batch: Batch) -> str:
+    """The sensor that is shown."""
     ranked = sorted(batch.sensors, key=lambda name: -len(_colours(name, batch.sensors[name].bands)))
-    sensor = next((s for s in RGB if s in batch.sensors), ranked[0])
+    return next((s for s in RGB if s in batch.sensors), ranked[0])
+
+
+def _on(batch: Batch, date: Tensor) -> np.ndarray:
+    """(B, H, W, 3) of each place on the date (B,)."""
+    sensor = _shown(batch)
     s = batch.sensors[sensor]
     bands = _colours(sensor, s.bands)
-    clearest = s.valid.flatten(2).sum(2).argmax(1)  # (B,)
     row = torch.arange(len(batch))
-    x = s.x[row, clearest][:, [s.bands.index(b) for b in bands]]  # (B, bands, H, W)
+    x = s.x[row, date][:, [s.bands.index(b) for b in bands]]  # (B, bands, H, W)
     x = SENSORS[sensor].denormalise(x, bands)
-    valid = s.valid[row, clearest]
+    valid = s.valid[row, date]
     stretched = torch.stack([_stretch(x[i], valid[i]) for i in range(len(batch))])
     return stretched.expand(-1, 3, -1, -1).movedim(1, -1).numpy().astype(np.float32)
 

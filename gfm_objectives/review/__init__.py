@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import lock
 from gfm_objectives.errors import InputError
 
 __all__ = ["run"]
@@ -17,18 +18,22 @@ def run(cfg: DictConfig) -> None:
     asked = [k for k in TASKS if cfg[k]]
     if len(asked) != 1:
         raise InputError(f"give one of {', '.join(f'{k}=' for k in TASKS)}; gfm review --help tells what each does")
-    out = Path(cfg.out) / cfg.name
     if asked == ["estimate"]:
         from gfm_objectives.review.sampling import estimate
 
         estimate(cfg.estimate)
         return
+    out = Path(cfg.out) / cfg.name
+    with lock.alone(out):
+        _review(cfg, asked, out)
+
+
+def _review(cfg: DictConfig, asked: list[str], out: Path) -> None:
     if asked == ["sample"]:
         from gfm_objectives.review.sampling import draw
 
         draw(cfg.sample, out, cfg.n, cfg.least, cfg.seed)
         return
-    out.mkdir(parents=True, exist_ok=True)
     if asked == ["compare"]:
         from gfm_objectives.review.comparing import compare
 

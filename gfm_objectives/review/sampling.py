@@ -40,7 +40,6 @@ def draw(path: str, out: Path, n: int, least: int, seed: int) -> Path:
         m, [np.sort(rng.choice(p, k, replace=False)) for p, k in zip(pixels.tolist(), wanted.tolist(), strict=True)]
     )
     places = [places[i] for i in rng.permutation(len(places))]
-    out.mkdir(parents=True, exist_ok=True)
     features, strata = [], {}
     with disk.replacing(target) as scratch, scratch.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)

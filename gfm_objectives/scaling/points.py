@@ -62,7 +62,8 @@ def read(
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"points={path}: no such file; give a CSV file with the columns parameters, tokens, loss")
+        why = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"points={path}: {why}; give a CSV file with the columns parameters, tokens, loss")
     try:
         with path.open(newline="", encoding="utf-8-sig") as f:
             rows = list(csv.DictReader(f))

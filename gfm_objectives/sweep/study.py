@@ -77,9 +77,14 @@ def read(path: str | Path, runs: str) -> Study:
 
 
 def shipped(study: str | Path) -> Path:
-    """The file of a study: a shipped one, where that is its name."""
+    """The file of a study: a shipped one, where that is its name. InputError where there is none."""
     file = config.config_root() / "study" / f"{study}.yaml"
-    return file if str(study).isidentifier() and file.is_file() else Path(study)
+    path = file if str(study).isidentifier() and file.is_file() else Path(study)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
+        why = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"study={study}: {why}; give the yaml of a study (docs/sweep.md), or a shipped one: {known}")
+    return path
 
 
 def _words(path: Path, section: str, block: Mapping[str, Any]) -> list[str]:
