@@ -14,6 +14,7 @@ from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.chance import mix, order
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
+from gfm_objectives.data.guards import watch
 from gfm_objectives.data.places import CHUNK, Kept, Places, Subset, spread
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -130,6 +131,7 @@ def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, 
 def _open(task: Task) -> Bench:
     sources = {s: build_source(task.data, s) for s in SPLITS}
     train, test = sources["train"], sources["test"]
+    watch(train, str(task.data.get("name")))
     _check(task, train.spec)
     there = {s: len(source) if s == "train" else source.tiles() for s, source in sources.items()}
     sizes = {s: min(getattr(task, s) or n, n) for s, n in there.items()}
