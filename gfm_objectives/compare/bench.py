@@ -12,6 +12,7 @@ import numpy as np
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.chance import mix, order
+from gfm_objectives.compare.labels import strata, stratified
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.guards import watch
@@ -32,7 +33,7 @@ class Bench:
 
     fingerprint changes with the task and with the content of its data; sizes: places of train, whole tiles of val and
     test; groups: the area of each test tile, named as no other area of any data; earths: of a synthetic task that was
-    opened for several Earths, the bench of each, this one first.
+    opened for several Earths, the bench of each, this one first; labels: how a share of them is drawn.
     """
 
     task: Task
@@ -45,10 +46,11 @@ class Bench:
     synthetic: bool = False
     license: str = ""
     earths: tuple[Bench, ...] = field(default=(), repr=False, compare=False)
+    labels: str = "random"
 
     def at(self, seed: int) -> Bench:
         """The bench of the Earth on which `seed` is run: of its own number, 0 for tuning. Real data has one Earth."""
-        return self.earths[max(seed, 0)] if self.earths else self
+        return replace(self.earths[max(seed, 0)], labels=self.labels) if self.earths else self
 
     @property
     def legend(self) -> Legend:
@@ -89,6 +91,9 @@ class Bench:
         if fraction == 1:
             return train
         n = self.sizes["train"]
+        if self.labels == "stratified":
+            of = strata((part.targets[self.task.layer] for part in _chunks(train)), self.classes)
+            return Subset(train, stratified(of, self.labelled(fraction), seed))
         index = order(mix(seed, "labels"), n, np.arange(n))[: self.labelled(fraction)]
         return Subset(train, np.sort(index).tolist())
 
