@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +36,10 @@ def ssl4eo_l_benchmark(root: Path, product: str = "oli_sr", places: int = 20, si
             write_tif(root / f"ssl4eo_l_{instrument}_{name}" / where / f"{name}_{year}.tif", y, **grid)
 
 
-def ssl4eo_v11(root: Path, split: str = "train", files: int = 2, places: int = 3, side: int = 264) -> None:
+def ssl4eo_v11(root: Path, split: str = "train", files: int = 2, places: int = 3, side: int = 32) -> None:
     """zarr.zip of format 2 as its README shows them, written by xarray: place i, look t of file f has in its first
     bands 1000 + 100 (f + 1) + 10 i + t, and in VV and VH -10 and -17, less i and t tenths."""
     import xarray as xr
-    import zarr
 
     for f in range(files):
         ids = [f"{100 * f + i:07d}" for i in range(places)]
@@ -62,11 +63,13 @@ def ssl4eo_v11(root: Path, split: str = "train", files: int = 2, places: int = 3
                 {"band": list(bands), "sample": ids, "time": range(4)},
             )
             path = root / split / folder / f"ssl4eos12_{split}_seasonal_data_{f + 1:06d}.zarr.zip"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store = zarr.storage.ZipStore(path, mode="w")
             chunks = {"bands": {"chunks": (places, 1, len(bands), side, side)}}
-            table.to_zarr(store, zarr_format=2, encoding=chunks, consolidated=False)
-            store.close()
+            loose = path.with_suffix("")
+            table.to_zarr(loose, zarr_format=2, encoding=chunks)
+            with zipfile.ZipFile(path, "w") as packed:
+                for part in sorted(p for p in loose.rglob("*") if p.is_file()):
+                    packed.write(part, part.relative_to(loose))
+            shutil.rmtree(loose)
 
 
 def packed(value: object) -> bytes:
