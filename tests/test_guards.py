@@ -83,13 +83,13 @@ def test_sources_without_guards_of_their_own_are_watched_once():
 
 @pytest.mark.parametrize(("command", "words"), [
     ("train", ["objective=masked_seg", "data={yaml}", "budget.flops=1e7", "encoder=nano", "runs={out}", "name=r"]),
-    ("eval", ["suite={yaml}", "contenders=map", "results={out}", "name=r", "seeds=1", "fractions=1"]),
+    ("eval", ["suite={task}", "contenders=map", "results={out}", "name=r", "seeds=1", "fractions=1", "finetune.flops=1e7"]),
     ("inspect", ["{yaml}", "out={out}", "information=false"]),
 ])  # fmt: skip
 def test_every_command_tells_of_a_planted_fault(command, words, tmp_path, capsys):
     """Reflectance x 10000 read as if it were 0 to 1, in a folder of chips by a yaml."""
     yaml = _chips(tmp_path)
-    main([command, *(w.format(yaml=yaml, out=tmp_path / "out") for w in words)])
+    main([command, *(w.format(yaml=yaml, task=yaml.with_name("task.yaml"), out=tmp_path / "out") for w in words)])
     assert "warning: data=chips: s2: medians lie far from the reflectance expected: B02" in capsys.readouterr().err
 
 
@@ -105,9 +105,11 @@ gsd: 10
 size: 64
 sensors: {{s2: {{file: "images/{{chip}}.tif", bands: {{B02: 1, B03: 2, B04: 3, B08: 4}}, scale: 1.0}}}}
 layers: {{map: {{file: "labels/{{chip}}.tif", classes: [dark, bright]}}}}
-splits: {{shares: {{val: 0.3, test: 0.3}}}}
-task: {{kind: segmentation, layer: map}}
+splits: {{by: random, shares: {{train: 0.4, val: 0.3, test: 0.3}}}}
 """
+    )
+    (root / "task.yaml").write_text(
+        f"name: mine\ndata: {{use: {root}/mine.yaml}}\nlayer: map\nrecode: {{1: 1, -1: 0}}\n"
     )
     return root / "mine.yaml"
 

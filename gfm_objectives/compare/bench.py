@@ -50,7 +50,10 @@ class Bench:
 
     def at(self, seed: int) -> Bench:
         """The bench of the Earth on which `seed` is run: of its own number, 0 for tuning. Real data has one Earth."""
-        return replace(self.earths[max(seed, 0)], labels=self.labels) if self.earths else self
+        if not self.earths:
+            return self
+        earth = self.earths[max(seed, 0)]
+        return earth if earth.labels == self.labels else replace(earth, labels=self.labels)
 
     @property
     def legend(self) -> Legend:
