@@ -18,9 +18,10 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from test_chips import write_tiff
 
-from gfm_objectives.data import build_source
+from gfm_objectives.data import build_source, geotiff
 from gfm_objectives.data.footprints import overlaps
 from gfm_objectives.data.grid import Grid
+from gfm_objectives.data.labels import distinct
 from gfm_objectives.data.layers import read_bands
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.data.validity import NoData, equals_any
@@ -539,3 +540,26 @@ def test_a_window_shows_what_the_whole_chip_shows(tmp_path: Path, way: str, kind
         torch.testing.assert_close(a.sensors["s1"].x, b.sensors["s1"].x, atol=2e-2 if way == "warp" else 1e-5, rtol=0)
         assert torch.equal(a.sensors["s1"].valid, b.sensors["s1"].valid)
         assert (a.targets["label"] == b.targets["label"]).float().mean() > (0.99 if way == "warp" else 0.9999)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32"])
+def test_distinct_is_what_sorting_gives(dtype: str):
+    raw = (RNG.integers(-100, 300, (7, 9)).astype("int64")).astype(dtype)
+    codes, where = distinct(raw)
+    wanted, inverse = np.unique(raw, return_inverse=True)
+    assert codes.dtype == wanted.dtype and np.array_equal(codes, wanted)
+    assert np.array_equal(where, inverse.reshape(raw.shape)) and where.dtype == inverse.dtype
+
+
+def test_what_a_file_says_is_asked_once_and_anew_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tif(tmp_path / "a.tif", IMAGE, nodata=7)
+    asked = []
+    said = geotiff._said
+    monkeypatch.setattr(geotiff, "_said", lambda *a: asked.append(a) or said(*a))
+    first, again = (read_bands(path, [1, 3]) for _ in range(2))
+    assert len(asked) == 1 and first.said == again.said and first.said.nodata == (7, 7)
+    assert np.array_equal(first.values, again.values) and first.place == again.place
+    read_bands(path, [2])
+    assert len(asked) == 2  # of other bands it says other things
+    tif(path, IMAGE, nodata=9)
+    assert read_bands(path, [1, 3]).said.nodata == (9, 9) and len(asked) == 3

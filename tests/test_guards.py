@@ -83,7 +83,7 @@ def test_sources_without_guards_of_their_own_are_watched_once():
 
 @pytest.mark.parametrize(("command", "words"), [
     ("train", ["objective=masked_seg", "data={yaml}", "budget.flops=1e7", "encoder=nano", "runs={out}", "name=r"]),
-    ("eval", ["suite={task}", "contenders=map", "results={out}", "name=r", "seeds=1", "fractions=1", "finetune.flops=1e7"]),
+    ("eval", ["suite={task}", "contenders=map", "results={out}", "name=r", "seeds=1", "finetune.flops=1e7"]),
     ("inspect", ["{yaml}", "out={out}", "information=false"]),
 ])  # fmt: skip
 def test_every_command_tells_of_a_planted_fault(command, words, tmp_path, capsys):
