@@ -110,7 +110,7 @@ def test_pastis(crops, tmp_path):
 
 
 def test_biomassters(crops, tmp_path):
-    rows = crops("biomassters")
+    rows = crops("biomassters", 3)
     for about, parts in rows:
         chip = next(iter(parts)).split("_")[0]
         about["chip"] = chip
@@ -145,15 +145,15 @@ def test_biomassters(crops, tmp_path):
 
 
 def test_dynamic_earthnet(crops, tmp_path):
-    rows, places = crops("dynamic_earthnet"), table_of("dynamic_earthnet.csv")
+    rows, places = crops("dynamic_earthnet", 2), table_of("dynamic_earthnet.csv")
     seen = 0
     for about, parts in rows:
-        cell, month = about["area_id"], about["original_id"].split("_")[-1]
-        row = next(r for r in places if r["cell"] == cell)
+        month = about["original_id"].split("_")[-1]
+        row = next(r for r in places if r["aoi"] == about["area_id"])
+        cell = row["cell"]
         folder = tmp_path / "planet" / row["zone"] / cell / row["aoi"] / "PF-SR"
-        for d in range(31):
-            if f"planet_{d}" in parts:
-                write_tif(folder / f"{month}-{d + 1:02}.tif", np.tile(parts[f"planet_{d}"], (1, 64, 64)))
+        for d in (1, 5, 10, 15, 20, 25):
+            write_tif(folder / f"{month}-{d:02}.tif", np.tile(parts[f"planet_{d - 1}"], (1, 64, 64)))
         classes = np.tile(parts["label"][0], (64, 64))
         where = tmp_path / "labels" / f"{row['aoi']}_{row['zone']}" / "Labels" / "Raster" / cell
         hot = (np.arange(7)[:, None, None] == classes).astype(np.uint8) * 255
@@ -167,7 +167,7 @@ def test_dynamic_earthnet(crops, tmp_path):
             assert np.array_equal((planet.x[0, t, :, :16, :16] * 1e4).round(), parts[f"planet_{d - 1}"])
             assert planet.day[0, t] == day(f"{month}-{d:02}")
         assert np.array_equal(tile.targets["land_cover"][0, :16, :16], np.where(classes == 6, -1, classes)[:16, :16])
-    assert seen == 5
+    assert seen == 2
 
 
 def test_spacenet7(crops, tmp_path):
