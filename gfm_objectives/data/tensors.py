@@ -84,7 +84,8 @@ def _taken_apart(pickled: bytes) -> Any:
     memo: dict[int, Any] = {}
     mark = object()
     try:
-        for code, value, _ in pickletools.genops(pickled):
+        for code, argument, _ in pickletools.genops(pickled):
+            value: Any = argument
             match code.name:
                 case "PROTO" | "FRAME":
                     continue
