@@ -240,7 +240,7 @@ def test_faults_of_files_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) 
         build_source(options(root), "train")
     with h5py.File(path, "a") as f:
         del f["aster"]
-    with pytest.raises(InputError, match=r"h5: holds no aster; it has dynamic_world, "):
+    with pytest.raises(InputError, match=r"h5: holds no aster; it has canopy_height_eth, dynamic_world, "):
         build_source(options(root), "train")
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match=r"h5: cannot be read, truncated or no HDF5"):

@@ -143,7 +143,8 @@ class SeasoNet:
     def load(self, k: int) -> Sample:
         sample = self._set[k]
         y = sample["mask"].numpy()
-        image = Image(sample["image"].numpy()[None], [day(self.names[k].split("_")[1][:8])])
+        x = sample["image"].numpy()  # since 0.9 or 0.10 with an axis of seasons, of which there is one
+        image = Image(x.reshape(1, -1, *x.shape[-2:]), [day(self.names[k].split("_")[1][:8])])
         lat, lon = ("{}.{}".format(*pair) for pair in (self.names[k].split("_")[2:4], self.names[k].split("_")[4:6]))
         return Sample({"s2": image}, {"land_cover": np.where(y < 33, y, -1)}, (float(lon), float(lat)))
 
