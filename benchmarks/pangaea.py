@@ -1,7 +1,7 @@
 """PANGAEA's tasks the whole way from files to tables, on stand-ins in their exact layout and on the real chip that is
 here: that it runs is shown, and nothing else. Values of stand-ins are made up, budgets are a toy's.
 
-    [GFM_DATA=/data] python benchmarks/pangaea.py [seeds=2] [flops=1e9] [epochs=1]
+    [GFM_DATA=/data] python benchmarks/pangaea.py [seeds=2] [flops=2e9] [epochs=1]
 
 `suite=pangaea protocol=equal_compute` on stand-ins of all ten (tests/layouts.py); then, with GFM_DATA,
 `protocol=pangaea` on one chip of Sen1Floods11, which is training, validation and test at once.
@@ -21,8 +21,11 @@ from gfm_objectives.cli import main
 sys.path.insert(0, str(common.ROOT / "tests"))
 import layouts
 
-SMALL = ["tasks.dynamic_earthnet.data.dates=2", "tasks.biomassters.data.dates=2", "tasks.pastis.data.dates=2",
-         "tasks.south_sudan.data.dates=2", "tasks.dynamic_earthnet.val=1", "tasks.dynamic_earthnet.test=1"]  # fmt: skip
+SMALL = [f"tasks.{name}.data.size=32" for name in (
+    "burn_scars", "mados", "sen1floods11", "sen1floods11_bolivia", "five_billion_pixels", "dynamic_earthnet",
+    "spacenet7", "ai4smallfarms", "ai4smallfarms_cambodia", "biomassters", "pastis", "south_sudan",
+)]  # fmt: skip
+SMALL += [f"tasks.{name}.data.dates=2" for name in ("dynamic_earthnet", "biomassters", "pastis", "south_sudan")]
 
 
 def stand_ins(root: Path) -> None:
@@ -51,13 +54,13 @@ def typed(*words: str) -> None:
 
 
 def run(argv: list[str]) -> None:
-    given = common.words(argv, seeds=2, flops=1e9, epochs=1)
+    given = common.words(argv, seeds=2, flops=2e9, epochs=1)
     data, results = os.environ.get("GFM_DATA"), common.ROOT / "results"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         stand_ins(root)
         os.environ["GFM_DATA"] = folder
-        words = ["objective=masked_seg", "encoder=nano", "budget.flops=3.4e10", f"runs={root / 'runs'}", "name=toy"]
+        words = ["objective=masked_seg", "encoder=nano", "budget.flops=3.4e10", "yardstick=false", f"runs={root / 'runs'}", "name=toy"]
         typed("train", *words)
         words = ["suite=pangaea", f"checkpoint={root / 'runs' / 'toy'}", f"results={results}", "device=cpu"]
         rows = ["contenders=pretrained,unet,index", "finetune.trials=1", "finetune.share=true", "fractions=1.0"]
