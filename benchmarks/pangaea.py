@@ -60,7 +60,14 @@ def run(argv: list[str]) -> None:
         root = Path(folder)
         stand_ins(root)
         os.environ["GFM_DATA"] = folder
-        words = ["objective=masked_seg", "encoder=nano", "budget.flops=3.4e10", "yardstick=false", f"runs={root / 'runs'}", "name=toy"]
+        words = [
+            "objective=masked_seg",
+            "encoder=nano",
+            "budget.flops=3.4e10",
+            "yardstick=false",
+            f"runs={root / 'runs'}",
+            "name=toy",
+        ]
         typed("train", *words)
         words = ["suite=pangaea", f"checkpoint={root / 'runs' / 'toy'}", f"results={results}", "device=cpu"]
         rows = ["contenders=pretrained,unet,index", "finetune.trials=1", "finetune.share=true", "fractions=1.0"]
