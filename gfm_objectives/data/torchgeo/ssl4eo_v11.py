@@ -68,7 +68,7 @@ class Ssl4eoS12V11:
             looks = order[spread(len(order), self._dates)]
             x = np.asarray(group.array("bands")[i])[looks]
             # Nothing is there where all bands are at or below zero reflectance, or exactly 0 dB.
-            valid = (x > OFFSET).any(1) if sensor == "s2" else (x != 0).any(1)
+            valid = np.asarray((x > OFFSET if sensor == "s2" else x != 0).any(1))
             images[sensor] = Image(x, seen[looks].tolist(), valid)
             place[sensor] = str(group.array("sample")[i])
             lonlat = (float(group.array("center_lon")[i]), float(group.array("center_lat")[i]))
@@ -98,8 +98,8 @@ class Group:
 
     def array(self, name: str) -> Any:
         try:
-            found = self._group[name]
-            about = found.metadata
+            found: Any = self._group[name]
+            about: Any = found.metadata
         except Exception as error:
             raise InputError(f"{self.path}: holds no array {name} ({_line(error)}); fetch it again") from None
         for codec in (about.compressor, *(about.filters or ())):
