@@ -99,7 +99,8 @@ class FrozenUPerNet(nn.Module):
     @torch.no_grad()
     def maps(self, batch: Batch) -> list[Tensor]:
         """(B, dim, h, w) after each block of `after`."""
-        whole, seen = batch.pad_to(self.encoder.patch), {}
+        whole = batch.pad_to(self.encoder.patch)
+        seen: dict[int, Tensor] = {}
         grid = [n // self.encoder.patch for n in whole.size]
 
         def keep(k: int) -> object:
