@@ -189,8 +189,28 @@ PLANET_VISUAL = Sensor(
     _optical(("blue", 485, 0.44, 0.20), ("green", 545, 0.55, 0.21), ("red", 630, 0.62, 0.23)),
 )
 
+# Landsat at the top of the atmosphere: haze as in S2_L1C, near infrared without water vapour.
+HLS_TOA = Sensor(
+    "hls",
+    "reflectance",
+    30.0,
+    _optical(
+        ("coastal", 443, 0.14, 0.03),
+        ("blue", 482, 0.12, 0.04),
+        ("green", 561, 0.11, 0.05),
+        ("red", 655, 0.11, 0.07),
+        ("nir", 865, 0.23, 0.10),
+        ("swir1", 1609, 0.19, 0.10),
+        ("swir2", 2201, 0.13, 0.09),
+    ),
+)
+
 # Figures for another level than the sensor table's.
-LEVELS: dict[tuple[str, str], Sensor] = {("s2", "L1C"): S2_L1C, ("planet", "visual"): PLANET_VISUAL}
+LEVELS: dict[tuple[str, str], Sensor] = {
+    ("s2", "L1C"): S2_L1C,
+    ("hls", "TOA"): HLS_TOA,
+    ("planet", "visual"): PLANET_VISUAL,
+}
 LISTED = "list-"  # begins the level of figures of a training list
 MIXED = "mixed"  # the level of a series whose places differ in theirs
 

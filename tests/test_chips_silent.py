@@ -18,9 +18,10 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from test_chips import write_tiff
 
-from gfm_objectives.data import build_source
+from gfm_objectives.data import build_source, geotiff
 from gfm_objectives.data.footprints import overlaps
 from gfm_objectives.data.grid import Grid
+from gfm_objectives.data.labels import distinct
 from gfm_objectives.data.layers import read_bands
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.data.validity import NoData, equals_any
@@ -638,3 +639,26 @@ def test_a_picture_to_be_turned_is_told(tmp_path):
         m.startswith("1 of 2 pretrain chips: rgb: is to be turned when it is shown (EXIF orientation 6)") for m in lines
     ]
     assert len(lines) == 1 and lines[0].endswith("save it upright: a")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32"])
+def test_distinct_is_what_sorting_gives(dtype: str):
+    raw = (RNG.integers(-100, 300, (7, 9)).astype("int64")).astype(dtype)
+    codes, where = distinct(raw)
+    wanted, inverse = np.unique(raw, return_inverse=True)
+    assert codes.dtype == wanted.dtype and np.array_equal(codes, wanted)
+    assert np.array_equal(where, inverse.reshape(raw.shape)) and where.dtype == inverse.dtype
+
+
+def test_what_a_file_says_is_asked_once_and_anew_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tif(tmp_path / "a.tif", IMAGE, nodata=7)
+    asked = []
+    said = geotiff._said
+    monkeypatch.setattr(geotiff, "_said", lambda *a: asked.append(a) or said(*a))
+    first, again = (read_bands(path, [1, 3]) for _ in range(2))
+    assert len(asked) == 1 and first.said == again.said and first.said.nodata == (7, 7)
+    assert np.array_equal(first.values, again.values) and first.place == again.place
+    read_bands(path, [2])
+    assert len(asked) == 2  # of other bands it says other things
+    tif(path, IMAGE, nodata=9)
+    assert read_bands(path, [1, 3]).said.nodata == (9, 9) and len(asked) == 3

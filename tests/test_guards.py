@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
+from layouts import write_tif
 
 from gfm_objectives.batch import Batch, Series
-from gfm_objectives.data.guards import doubts
+from gfm_objectives.cli import main
+from gfm_objectives.data.guards import doubts, watch
+from gfm_objectives.data.source import Source
+from gfm_objectives.errors import InputWarning
 from gfm_objectives.sensors import S2_L1C, S2_TEN, SENSORS, calibration
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -46,6 +53,65 @@ def _standard() -> Batch:
     bands = torch.tensor([[b.mean / (1 - b.std)] for b in SENSORS["s2"].bands if b.name in S2_TEN])[:, :, None]
     s2 = batch.sensors["s2"]
     return batch.replace(sensors={"s2": s2.replace(x=bands.expand_as(s2.x).clone())})
+
+
+class Folder(Source):
+    """Two places of Sentinel-2, the second of Level-1C."""
+
+    def __init__(self, change):
+        self.made = [tile("s2", S2_TEN, level, change) for level in ("", "L1C")]
+
+    def __len__(self):
+        return len(self.made)
+
+    def raw(self, indices):
+        return self.made[indices[0]]
+
+
+def test_sources_without_guards_of_their_own_are_watched_once():
+    """Places of each level are judged by its own figures; what was looked at when it was opened is left alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch(Folder(lambda x: x), "mine")
+        made_up, seen = Folder(lambda x: x * 1e4), Folder(lambda x: x * 1e4)
+        made_up.synthetic, seen.watched = True, True
+        watch(made_up, "mine"), watch(seen, "mine")
+    with pytest.warns(InputWarning, match="data=mine: s2: medians lie far from the reflectance expected") as told:
+        watch(Folder(lambda x: x * 1e4), "mine")
+    assert len(told) == 2  # Level-2A, and Level-1C with other medians
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    ("train", ["objective=masked_seg", "data={yaml}", "budget.flops=1e7", "encoder=nano", "runs={out}", "name=r"]),
+    ("eval", ["suite={task}", "contenders=map", "results={out}", "name=r", "seeds=1", "finetune.flops=1e7"]),
+    ("inspect", ["{yaml}", "out={out}", "information=false"]),
+])  # fmt: skip
+def test_every_command_tells_of_a_planted_fault(command, words, tmp_path, capsys):
+    """Reflectance x 10000 read as if it were 0 to 1, in a folder of chips by a yaml."""
+    yaml = _chips(tmp_path)
+    main([command, *(w.format(yaml=yaml, task=yaml.with_name("task.yaml"), out=tmp_path / "out") for w in words)])
+    assert "warning: data=chips: s2: medians lie far from the reflectance expected: B02" in capsys.readouterr().err
+
+
+def _chips(root: Path) -> Path:
+    for k in range(9):
+        x = tile("s2", ("B02", "B03", "B04", "B08")).sensors["s2"].x[0, 0].repeat(1, 4, 4) * 1e4
+        write_tif(root / "images" / f"{k}.tif", x.clamp(min=1).numpy().astype("uint16"))
+        write_tif(root / "labels" / f"{k}.tif", (x[:1] > 700).numpy().astype("uint8"))
+    (root / "mine.yaml").write_text(
+        f"""name: chips
+root: {root}
+gsd: 10
+size: 64
+sensors: {{s2: {{file: "images/{{chip}}.tif", bands: {{B02: 1, B03: 2, B04: 3, B08: 4}}, scale: 1.0}}}}
+layers: {{map: {{file: "labels/{{chip}}.tif", classes: [dark, bright]}}}}
+splits: {{by: random, shares: {{train: 0.4, val: 0.3, test: 0.3}}}}
+"""
+    )
+    (root / "task.yaml").write_text(
+        f"name: mine\ndata: {{use: {root}/mine.yaml}}\nlayer: map\nrecode: {{1: 1, -1: 0}}\n"
+    )
+    return root / "mine.yaml"
 
 
 def test_nothing_to_look_at_is_told():

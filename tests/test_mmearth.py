@@ -60,6 +60,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f["aster"] = height.astype(np.int16)
         f["esa_worldcover"] = np.choose((row + tile) % 4, (10, 80, 100, 255)).astype(np.uint8)
         f["dynamic_world"] = np.choose((column + tile) % 3, (0, 1, 9)).astype(np.uint8)
+        canopy = np.stack([np.full((N, N), 31) - row, 2 + 0 * row]).astype(np.int16)[None].repeat(TILES, 0)
+        canopy[:, 0, :9, 0] = 0, 1, 2, 3, 5, 6, 30, 31, 255
+        f["canopy_height_eth"] = canopy.astype(np.uint8).view(np.int8)  # as torchgeo's sample, though 255 is no data
         names = np.array([(f"t{i}", "l1c" if i % 2 else "l2a") for i in range(TILES)], "S100,S10")
         f["metadata"] = names.astype([("tile_id", "S100"), ("S2_type", "S10")])
     splits = {"train": [3, 0, 1, 2], "val": [4], "test": []}
@@ -165,6 +168,18 @@ def test_either_map_may_be_the_map(template: Path, map: str, other: str) -> None
     assert LEGENDS["dynamic_world"].classes[0] == "water" and len(LEGENDS["dynamic_world"]) == 9
 
 
+def test_canopy_height_is_a_map_of_metres(template: Path) -> None:
+    """Both maps keep their names beside it, and nothing else changes."""
+    source = build_source(options(template, map="canopy_height"), "train")
+    usual = build_source(options(template), "train")
+    targets = source.read([1]).targets
+    assert targets["map"][0, :9, 0].tolist() == [0, 1, 1, 2, 2, 3, 7, 8, -1]
+    assert [source.spec.legends["map"].classes[i] for i in (0, 1, 8)] == ["no canopy", "1-2 m", "over 30 m"]
+    assert torch.equal(targets["worldcover"], usual.read([1]).targets["map"])
+    assert torch.equal(targets["dynamic_world"], usual.read([1]).targets["dynamic_world"])
+    assert list(usual.spec.legends) == ["map", "dynamic_world"] and source.fingerprint != usual.fingerprint
+
+
 def test_dates_places_and_splits_are_the_datasets(template: Path) -> None:
     source = build_source(options(template), "pretrain")
     batch = source.read(range(4))
@@ -225,7 +240,7 @@ def test_faults_of_files_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) 
         build_source(options(root), "train")
     with h5py.File(path, "a") as f:
         del f["aster"]
-    with pytest.raises(InputError, match=r"h5: holds no aster; it has dynamic_world, "):
+    with pytest.raises(InputError, match=r"h5: holds no aster; it has canopy_height_eth, dynamic_world, "):
         build_source(options(root), "train")
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match=r"h5: cannot be read, truncated or no HDF5"):

@@ -197,6 +197,12 @@ def test_leakage_is_named():
     assert "same data set" in shared(task, {"name": "bigearthnet", "root": "b"})
     assert "Finland" in shared({"name": "biomassters"}, {"name": "bigearthnet"})
     assert "cities" in shared({"name": "spacenet7"}, {"name": "ssl4eo_s12"})
+    for name in ("ssl4eo_s12_l2a", "ssl4eo_s12_v11", "ssl4eo_l_toa"):
+        assert (
+            "cities" in shared({"name": "eurosat"}, {"name": name})
+            and shared({"name": "pastis"}, {"name": name}) is None
+        )
+    assert "a million places" in shared({"name": "pastis"}, {"name": "copernicus_pretrain"})
     assert "1 % of its land" in shared({"name": "pastis"}, {"name": "mmearth"})
     assert shared({"name": "synthetic"}, {"name": "synthetic"}) is None
     assert shared({"name": "chips", "root": "a"}, {"name": "chips", "root": "b"}) is None

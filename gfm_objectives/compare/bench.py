@@ -12,8 +12,10 @@ import numpy as np
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.chance import mix, order
+from gfm_objectives.compare.labels import strata, stratified
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
+from gfm_objectives.data.guards import watch
 from gfm_objectives.data.places import CHUNK, Kept, Places, Subset, spread
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -31,8 +33,8 @@ class Bench:
 
     fingerprint changes with the task and with the content of its data; sizes: places of train, whole tiles of val and
     test; groups: the area of each test tile, named as no other area of any data; val_groups: that of each validation
-    tile; earths: of a synthetic task that was
-    opened for several Earths, the bench of each, this one first.
+    tile; earths: of a synthetic task that was opened for several Earths, the bench of each, this one first; labels: how
+    a share of them is drawn.
     """
 
     task: Task
@@ -46,10 +48,14 @@ class Bench:
     license: str = ""
     earths: tuple[Bench, ...] = field(default=(), repr=False, compare=False)
     val_groups: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    labels: str = "random"
 
     def at(self, seed: int) -> Bench:
         """The bench of the Earth on which `seed` is run: of its own number, 0 for tuning. Real data has one Earth."""
-        return self.earths[max(seed, 0)] if self.earths else self
+        if not self.earths:
+            return self
+        earth = self.earths[max(seed, 0)]
+        return earth if earth.labels == self.labels else replace(earth, labels=self.labels)
 
     @property
     def legend(self) -> Legend:
@@ -90,6 +96,9 @@ class Bench:
         if fraction == 1:
             return train
         n = self.sizes["train"]
+        if self.labels == "stratified":
+            of = strata((part.targets[self.task.layer] for part in _chunks(train)), self.classes)
+            return Subset(train, stratified(of, self.labelled(fraction), seed))
         index = order(mix(seed, "labels"), n, np.arange(n))[: self.labelled(fraction)]
         return Subset(train, np.sort(index).tolist())
 
@@ -132,6 +141,7 @@ def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, 
 def _open(task: Task) -> Bench:
     sources = {s: build_source(task.data, s) for s in SPLITS}
     train, test = sources["train"], sources["test"]
+    watch(train, str(task.data.get("name")))
     _check(task, train.spec)
     there = {s: len(source) if s == "train" else source.tiles() for s, source in sources.items()}
     sizes = {s: min(getattr(task, s) or n, n) for s, n in there.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
+from gfm_objectives.compare import pangaea
 from gfm_objectives.compare.bench import check_roots, open_bench
 from gfm_objectives.compare.comparison import Comparison, stored_choices
 from gfm_objectives.compare.fitting import check_rows, check_some, notes_on, on_disk
@@ -35,7 +37,7 @@ def run(cfg: DictConfig) -> Path:
     """
     out = Path(cfg.results) / cfg.name
     with nullcontext() if cfg.plan_only else alone(out), naming(out):
-        _run(cfg, out)
+        (pangaea.run if cfg.protocol == "pangaea" else _run)(cfg, out)
     return out
 
 
@@ -55,7 +57,7 @@ def _run(cfg: DictConfig, out: Path) -> None:
     }
     print(f"{cfg.name}: reading {', '.join(tasks)}", flush=True)
     check_roots(tasks)
-    benches = [open_bench(n, t, cfg.world, cfg.seeds) for n, t in tasks.items()]
+    benches = [replace(open_bench(n, t, cfg.world, cfg.seeds), labels=cfg.labels) for n, t in tasks.items()]
     check_some(benches, rows)
     context["notes"] += notes_on(benches, rows)
     real = {b.task.name: b.source("test").source.fingerprint for b in benches if not b.synthetic}  # Earths never meet

@@ -13,7 +13,8 @@ from gfm_objectives.compare.bench import Bench
 from gfm_objectives.errors import InputError
 from gfm_objectives.runs.provenance import commit
 
-FIXED_KEYS = ("finetune", "world", "precision", "unet")  # may not change within a folder
+FIXED_KEYS = ("finetune", "world", "precision", "unet", "labels")  # may not change within a folder
+ONCE = {"labels": "random"}  # what was done before there was such a key
 
 
 def check_settings(options: Mapping[str, Any], out: Path) -> None:
@@ -22,7 +23,8 @@ def check_settings(options: Mapping[str, Any], out: Path) -> None:
     if not saved.exists() or not any((out / name).exists() for name in ("scores.csv", "trials.jsonl")):
         return
     before, now = (
-        dict(config.leaves({k: o.get(k) for k in FIXED_KEYS})) for o in (config.read_yaml(saved), dict(options))
+        dict(config.leaves({k: o.get(k, ONCE.get(k)) for k in FIXED_KEYS}))
+        for o in (config.read_yaml(saved), dict(options))
     )
     differ = [k for k in sorted(before.keys() | now) if before.get(k) != now.get(k)][:3]
     if differ:

@@ -6,6 +6,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,49 @@ def _chunk(file: Any, size: int) -> bytes:
     return head[4:]
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a file says of itself and of the bands asked for. flags: what masks each; alpha: which bands are called so,
+    from 0; clear: numbers of a palette's transparent colours."""
+
+    palette: tuple[str, ...] | None
+    pick: list[int]
+    flags: list[list[Any]]
+    alpha: list[int]
+    clear: list[int]
+    place: tuple[Any, Any] | None
+    remarks: list[str]
+    said: Said
+
+
+_heads: dict[tuple[Any, ...], _Head] = {}
+HEADS = 2**14  # of so many files what they say is remembered: GDAL takes as long to say it as to read a small chip
+
+
+def _head(file: Any, path: Path, bands: Sequence[int], dates: int, stated: Any) -> _Head:
+    """Asked once of a file of this machine that stays as it is."""
+    from rasterio.enums import ColorInterp
+
+    key = str(path), stated, tuple(bands), dates
+    if (found := _heads.get(key)) is None or is_remote(path):
+        palette = _palette(file)
+        painted = palette is not None and max(bands, default=1) > 1
+        pick = positions(path, [1] if painted else bands, file.count, dates)
+        flags = file.mask_flag_enums
+        place, more = _place(file)
+        alpha = [i for i, what in enumerate(file.colorinterp) if what == ColorInterp.alpha]
+        said = _said(file, pick, dates, flags)
+        clear, more = _clear(file) if pick else [], [*more, *_turned(file)]
+        found = _Head(palette, pick, list(flags), alpha, clear, place, more, said)
+        if len(_heads) >= HEADS:
+            _heads.clear()
+        _heads[key] = found
+    return found
+
+
 def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
     """Bands of what GDAL opens, with masks, declared values, scales, names and place; see `layers.read_bands`."""
     import rasterio
-    from rasterio.enums import ColorInterp
     from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
     from rasterio.windows import Window as Cut
 
@@ -73,28 +113,25 @@ def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | Non
             here = path.suffix.lower() != ".vrt" and not is_remote(path)
             if here and file.height * file.width > ROOM + DENSEST * stated[0]:
                 raise ValueError(f"its header says {file.height} x {file.width} pixels, more than it can hold")
-            palette = _palette(file)
+            head = _head(file, path, bands, dates, stated)
+            palette, pick, said = head.palette, head.pick, head.said
             top, left, height, width = window or (0, 0, file.height, file.width)
             cut = Cut(left, top, width, height)
-            painted = palette is not None and max(bands, default=1) > 1
-            pick = positions(path, [1] if painted else bands, file.count, dates)
             some = bool(pick) and height > 0 and width > 0  # else the header alone, or nothing of the file is wanted
-            valid, remarks = _masks(file, pick, dates, cut) if some else (None, [])
+            valid, remarks = _masks(file, head, dates, cut) if some else (None, [])
             values = np.empty((len(pick), height, width), file.dtypes[0])
             values = file.read([p + 1 for p in pick], window=cut) if some else values
-            place, more = _place(file)
-            said = _said(file, pick, dates)
-            if some and (clear := _clear(file)):
-                seen = ~np.isin(values, clear)
+            if some and head.clear:
+                seen = ~np.isin(values, head.clear)
                 valid = seen if valid is None else valid & seen
-            if painted and palette is not None:
+            if palette is not None and max(bands, default=1) > 1:
                 positions(path, bands, 3, 1)
                 values = np.array([_rgb(c) for c in palette], np.uint8).T[[b - 1 for b in bands]][:, values[0]]
                 said, palette = Said(), None
             values = values.reshape(dates, len(values) // dates, height, width)
             shape = (file.height, file.width)
-            count = file.count - sum(what == ColorInterp.alpha for what in file.colorinterp)
-            return Raster(values, shape, valid, said, palette, count, place, (*remarks, *more, *_turned(file)))
+            count = file.count - len(head.alpha)
+            return Raster(values, shape, valid, said, palette, count, head.place, (*remarks, *head.remarks))
 
 
 def _turned(file: Any) -> list[str]:
@@ -130,20 +167,20 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def _masks(file: Any, pick: Sequence[int], dates: int, cut: Any) -> tuple[np.ndarray | None, list[str]]:
+def _masks(file: Any, head: _Head, dates: int, cut: Any) -> tuple[np.ndarray | None, list[str]]:
     """(T, h, w): what masks and an alpha band leave to be seen of the bands, None = all of it; and what to say.
 
     No data that is declared by a value is not among it: that is judged band by band.
     """
-    from rasterio.enums import ColorInterp, MaskFlags
+    from rasterio.enums import MaskFlags
 
-    alpha = [i for i, what in enumerate(file.colorinterp) if what == ColorInterp.alpha]
+    pick, alpha = head.pick, head.alpha
     shown: list[np.ndarray | None] = [None] * dates
     remarks: list[str] = []
     step = max(1, len(pick) // dates)
     for date in range(dates):
         for position in pick[date * step : (date + 1) * step]:
-            flags = file.mask_flag_enums[position]
+            flags = head.flags[position]
             if MaskFlags.all_valid in flags or flags == [MaskFlags.nodata]:
                 continue
             if MaskFlags.alpha in flags and {*alpha} & {*pick}:
@@ -179,17 +216,21 @@ def _place(file: Any) -> tuple[tuple[Any, Any] | None, list[str]]:
     return (crs, transform), [line + (f" that is up to {off:.1f} pixels off" if off > 0.5 else "")]
 
 
-def _said(file: Any, pick: Sequence[int], dates: int) -> Said:
+def _said(file: Any, pick: Sequence[int], dates: int, flags: Sequence[Any]) -> Said:
     from rasterio.enums import MaskFlags
 
+    if not pick:
+        return Said()
     first = pick[: len(pick) // dates]
     together = {MaskFlags.per_dataset, MaskFlags.nodata}  # values that are no data where all bands have theirs: a mask
+    nodata, scales, offsets = file.nodatavals, file.scales, file.offsets  # each asks every band
+    names, units = file.descriptions, file.units
     return Said(
-        nodata=tuple(None if together <= {*file.mask_flag_enums[p]} else file.nodatavals[p] for p in pick),
-        scale=tuple(file.scales[p] for p in pick),
-        offset=tuple(file.offsets[p] for p in pick),
-        names=tuple(file.descriptions[p] or "" for p in first),
-        units=tuple(file.units[p] or "" for p in first),
+        nodata=tuple(None if together <= {*flags[p]} else nodata[p] for p in pick),
+        scale=tuple(scales[p] for p in pick),
+        offset=tuple(offsets[p] for p in pick),
+        names=tuple(names[p] or "" for p in first),
+        units=tuple(units[p] or "" for p in first),
         waves=tuple(_wavelength(file, p + 1) for p in first),
     )
 

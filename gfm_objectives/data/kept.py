@@ -26,6 +26,7 @@ class Curated(Source):
     def __init__(self, source: Source, index: np.ndarray, digest: str, cost: tuple[float, float], told: str) -> None:
         self.source, self.index = source, index.astype(np.int64)
         self.spec, self.synthetic, self.license = source.spec, source.synthetic, source.license
+        self.watched = source.watched
         self.fingerprint = hashlib.sha256(f"{source.fingerprint}/{digest}".encode()).hexdigest()[:16]
         self.cost, self.told = cost, told
 

@@ -131,8 +131,8 @@ class Layer:
         return np.where(hidden | (many != 1), -1, set_.argmax(0)).astype(np.int64)
 
     def of_codes(self, raw: np.ndarray, path: Path, hidden: np.ndarray) -> np.ndarray:
-        codes, where = np.unique(raw, return_inverse=True)
-        lookup, where = self.lookup, where.reshape(raw.shape)
+        codes, where = distinct(raw)
+        lookup = self.lookup
         ignored = equals_any(codes, self.ignore) | (codes != codes)  # NaN is no data
         table = np.array([-1 if i else lookup.get(c, -2) for c, i in zip(codes.tolist(), ignored, strict=True)])
         label = np.where(hidden, -1, table.astype(np.int64)[where])
@@ -145,6 +145,19 @@ class Layer:
             raise FileFault(path, f"{what}, which is neither a class of {self.legend.name} ({known}) nor its `ignore`",
                             "code")  # fmt: skip
         return np.maximum(label, -1)
+
+
+def distinct(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that occur, in order, and for each place the number of its own. Of small integers by looking up, which
+    takes a tenth of the time of sorting."""
+    if raw.dtype.kind not in "iu" or raw.dtype.itemsize > 2:
+        codes, where = np.unique(raw, return_inverse=True)
+        return codes, where.reshape(raw.shape)
+    low = int(np.iinfo(raw.dtype).min)
+    at = raw.astype(np.int64) - low
+    seen = np.zeros(1 << (8 * raw.dtype.itemsize), bool)
+    seen[at.reshape(-1)] = True
+    return (np.flatnonzero(seen) + low).astype(raw.dtype), (np.cumsum(seen) - 1)[at]
 
 
 KEYS = ("band", "legend", "classes", "codes", "colors", "ignore", "unknown", "nodata", "one_hot", "unit", "scale")

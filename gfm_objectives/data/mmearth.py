@@ -32,8 +32,18 @@ S2_BANDS = tuple(b for b in SENSORS["s2"].band_names if b != "B10")
 BANDS = {"s2": S2_BANDS, "s1": SENSORS["s1"].band_names, "dem": SENSORS["dem"].band_names}
 DATES = {"s2": 1, "s1": 2, "dem": 1}  # of s1: the ascending pass, then the descending one
 NEEDED = {"s2": ("sentinel2", "sentinel2_cloudmask", "sentinel2_scl"), "s1": ("sentinel1",), "dem": ("aster",)}
-MAPS = {"worldcover": "esa_worldcover", "dynamic_world": "dynamic_world"}
+LAYERS = {"worldcover": "esa_worldcover", "dynamic_world": "dynamic_world"}  # handed out, whichever is the map
+MAPS = {**LAYERS, "canopy_height": "canopy_height_eth"}
 SHIFT = {"worldcover": 0, "dynamic_world": 1}  # stored code - legend's code: MMEarth keeps 0 for no data
+# Lang et al. 2023, https://doi.org/10.1038/s41559-023-02206-6: metres of canopy, learned as classes. The last metre of
+# each; 255 is no data.
+METRES = (0, 2, 5, 10, 15, 20, 25, 30, 254)
+CANOPY = Legend(
+    "canopy_height",
+    ("no canopy", "1-2 m", "3-5 m", "6-10 m", "11-15 m", "16-20 m", "21-25 m", "26-30 m", "over 30 m"),
+    None,
+    ("#d9d9d9", "#f7fcb9", "#d9f0a3", "#addd8e", "#78c679", "#41ab5d", "#238443", "#006837", "#004529"),
+)
 DIGESTED = 64  # places whose maps the fingerprint covers
 QA60 = (1 << 10) | (1 << 11)  # opaque and cirrus clouds
 SCL = (3, 8, 9, 10)  # scene classification of Level-2A: shadow, clouds, cirrus
@@ -43,8 +53,8 @@ class MMEarth(Source):
     """Places of 64 x 64 or 128 x 128 px at 10 m.
 
     root: the folder that holds one such as data_1M_v001_64; subset: MMEarth, MMEarth64 or MMEarth100k; sensors among
-    s2 (12 bands, one date), s1 (VV, VH; both passes as two dates), dem; map: which of worldcover and dynamic_world is
-    the layer `map`, the other keeps its name; license: the line reports carry.
+    s2 (12 bands, one date), s1 (VV, VH; both passes as two dates), dem; map: which of worldcover, dynamic_world and
+    canopy_height is the layer `map`; of the first two the others keep their names; license: the line reports carry.
 
     Splits are the dataset's; pretraining sees `train`, as a rule the only one with places in it. Places of
     either processing level are sensor s2, each scaled by its own level's figures. InputError names what is missing.
@@ -72,7 +82,7 @@ class MMEarth(Source):
             raise InputError(f"data.sensors: name at least one of {', '.join(BANDS)}")
         self.license = license
         self._sensors = tuple(s for s in BANDS if s in sensors)
-        self._layers = {"map" if name == map else name: name for name in sorted(MAPS, key=lambda name: name != map)}
+        self._layers = {"map": map} | {name: name for name in LAYERS if name != map}
         self._opened: tuple[int, Any] | None = None
         folder, files = find_files(find_folder(root), FOLDERS[subset])
         self._path = files["h5"]
@@ -85,7 +95,7 @@ class MMEarth(Source):
             dates={s: DATES[s] for s in self._sensors},
             size=size,
             gsd=10.0,
-            legends={layer: LEGENDS[name] for layer, name in self._layers.items()},
+            legends={layer: legend_of(name) for layer, name in self._layers.items()},
         )
         figures = [repr(SENSORS[s]) for s in self._sensors]
         options = [split, self._sensors, map, figures, repr(S2_L1C)]
@@ -140,8 +150,9 @@ class MMEarth(Source):
         return Series(x, valid, torch.zeros_like(day), BANDS["dem"])  # of no date: 0, as elsewhere
 
     def _labels(self, name: str, rows: list[int]) -> Tensor:
-        codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W)
-        return torch.from_numpy(label_table(LEGENDS[name], SHIFT[name])[codes])
+        codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W); of heights, deviations follow
+        table = height_table() if name == "canopy_height" else label_table(LEGENDS[name], SHIFT[name])
+        return torch.from_numpy(table[codes.astype(np.uint8)])  # heights may be signed: -1 is 255
 
     def _stored(self, dataset: str, rows: list[int]) -> np.ndarray:
         file = self._file()
@@ -186,7 +197,7 @@ class MMEarth(Source):
         sample = np.linspace(0, len(self) - 1, min(len(self), DIGESTED)).astype(int)
         with open_h5(self._path) as file:
             for row in self._rows[sample]:
-                for name in MAPS.values():
+                for name in (d for n, d in MAPS.items() if n in LAYERS or n in self._layers.values()):
                     digest.update(file[name][row].tobytes())
         return digest.hexdigest()
 
@@ -238,6 +249,15 @@ def label_table(legend: Legend, shift: int) -> np.ndarray:
     for code, label in legend.lookup().items():
         table[code + shift] = label
     return table
+
+
+def height_table() -> np.ndarray:
+    """Metre (0 to 255) -> class of CANOPY, -1 where it is none: (256,) int64."""
+    return np.append(np.searchsorted(METRES, np.arange(255)), -1).astype(np.int64)
+
+
+def legend_of(name: str) -> Legend:
+    return CANOPY if name == "canopy_height" else LEGENDS[name]
 
 
 def find_files(root: Path, name: str) -> tuple[Path, dict[str, Path]]:

@@ -122,7 +122,7 @@ def open_torchgeo(root: Path, half: str, bands: Sequence[str]) -> Any:
         from torchgeo.datasets import OSCD as TorchGeoOSCD
         from torchgeo.datasets import DatasetNotFoundError
     try:
-        dataset = TorchGeoOSCD(str(root), split=half, bands=bands)
+        dataset = TorchGeoOSCD(str(root), split=half, bands=bands, checksum=False)
     except DatasetNotFoundError:
         raise InputError(
             f"data.root={root}: holds no '{ONERA} - ...'; unpack the archives of rcdaudt.github.io/oscd there"

@@ -155,15 +155,18 @@ def _decode_alike(records: Sequence[memoryview | bytes], made: MakeUp) -> dict[s
     """Of one make-up: field by field, all records at a time."""
     b, out = len(records), {}
     for f in made.fields:
-        stored = np.stack([np.frombuffer(r, np.uint8, f.nbytes, f.at) for r in records])  # (B, bytes)
         if f.dtype == "bool":
+            stored = np.stack([np.frombuffer(r, np.uint8, f.nbytes, f.at) for r in records])  # (B, bytes)
             values: np.ndarray = np.unpackbits(stored, axis=1, count=f.count).view(np.bool_)
-        elif f.step is not None:
-            values = np.multiply(stored.view(f.dtype), np.float32(f.step), dtype=np.float32)
-        elif f.dtype.startswith("int") and f.name.startswith("target."):
-            values = stored.view(f.dtype).astype(np.int64)
         else:
-            values = stored.view(f.dtype).astype(np.float32)
+            label = f.dtype.startswith("int") and f.step is None and f.name.startswith("target.")
+            values = np.empty((b, f.count), np.int64 if label else np.float32)
+            dtype, count, at = np.dtype(f.dtype), f.count, f.at
+            for record, into in zip(records, values, strict=True):  # straight from where the record lies
+                if f.step is None:
+                    into[:] = np.frombuffer(record, dtype, count, at)
+                else:
+                    np.multiply(np.frombuffer(record, dtype, count, at), np.float32(f.step), out=into)
         out[f.name] = values.reshape(b, *f.shape)
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import Raster
 from gfm_objectives.data.validity import equals_any
-from gfm_objectives.sensors import Band
 
 GSD_OFF = 0.05  # of metres per pixel, from which files and yaml differ
 WAVE_OFF = 0.08  # of a wavelength
@@ -46,7 +46,7 @@ def of_image(name: str, image: Image, raster: Raster, numbers: list[int]) -> Ite
     for pair in sorted(pairs):
         yield from of_scale(name, image.scale, image.offset, pair)
     for band, k in places.items():
-        if other := _named(said.names[k], band, image):
+        if other := _named(said.names[k], band, image.sensor.band_names):
             yield Remark(f"{name}: band {image.bands[band]} is read as {band}, but the file calls it {other!r}", True)
         wave, known = said.waves[k], {b.name: b for b in image.sensor.bands}[band].wavelength
         if wave and known and abs(wave / known - 1) > WAVE_OFF:
@@ -88,13 +88,14 @@ def of_fill(what: str, values: np.ndarray) -> Iterator[Remark]:
         yield Remark(f"{line}; where it is no data write `nodata: {value:g}`, else `nodata: none`", True)
 
 
-def _named(text: str, band: str, image: Image) -> str:
+@lru_cache(maxsize=4096)
+def _named(text: str, band: str, bands: tuple[str, ...]) -> str:
     """The description of a band, where it names another band of the sensor and not this one."""
     words = {_plain(w) for w in re.split(r"[\s_(),;:/]+", text)} | {_plain(text)}
     mine, others = {_plain(band)}, set()
-    for b in image.sensor.bands:
-        names = {_plain(b.name)} | ({_common(b)} if _common(b) else set())
-        if b.name == band:
+    for name in bands:
+        names = {_plain(name)} | ({_common(name)} if _common(name) else set())
+        if name == band:
             mine |= names
         else:
             others |= names
@@ -107,11 +108,9 @@ def _plain(word: str) -> str:
     return re.sub(r"^b0*(\d)", r"b\1", word)
 
 
-def _common(band: Band) -> str:
+def _common(band: str) -> str:
     """What people call bands of Sentinel-2."""
-    return {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir", "B11": "swir1", "B12": "swir2"}.get(
-        band.name, ""
-    )
+    return {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir", "B11": "swir1", "B12": "swir2"}.get(band, "")
 
 
 def of_place(grid: Grid, gsd: float) -> Iterator[Remark]:

@@ -59,6 +59,7 @@ class Shards(Source):
         self._normalised: bool = index["normalised"]
         self._kept: dict[str, Any] = held.get("kept", {})
         self._levels: list[dict[str, str]] = index["levels"]
+        self._known: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
         self._files = [s["file"] for s in held["shards"]]
         self._made = [read_make_up(s["make_up"], root) for s in held["shards"]]
         counts = [s["count"] for s in held["shards"]]
@@ -104,14 +105,22 @@ class Shards(Source):
         return super().raw(indices) if self._normalised else self._decoded(indices)
 
     def _scaled(self, name: str, s: Series, indices: Sequence[int]) -> Series:
-        """Normalised; where levels differ, the places of each by its own figures."""
-        if s.level != MIXED:
-            return s.replace(x=calibration(name, s.level).normalise(s.x, s.valid, s.bands))
-        levels, x = self._levels_of(name, indices), torch.empty_like(s.x)
-        for level in dict.fromkeys(levels):
-            these = torch.tensor([k for k, other in enumerate(levels) if other == level])
-            x[these] = calibration(name, level).normalise(s.x[these], s.valid[these], s.bands)
-        return s.replace(x=x)
+        """Normalised, in place; where levels differ, each place by the figures of its own."""
+        levels = self._levels_of(name, indices) if s.level == MIXED else [s.level]
+        if calibration(name, levels[0]).centred:  # by the place's own mean, whatever the level
+            return s.replace(x=calibration(name, levels[0]).normalise(s.x, s.valid, s.bands))
+        mean, std = (torch.stack(t) for t in zip(*(self._figures(name, level) for level in levels), strict=True))
+        x = s.x.sub_(mean).div_(std)  # (B, T, C, H, W), (B or 1, 1, C, 1, 1)
+        return s.replace(x=x if bool(s.valid.all()) else x.masked_fill_(~s.valid.unsqueeze(-3), 0))
+
+    def _figures(self, name: str, level: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and deviations of a level, (1, C, 1, 1) each."""
+        if (name, level) not in self._known:
+            of = calibration(name, level)
+            pick = [of.bands[i] for i in of.index(self.spec.bands[name])]
+            mean, std = (torch.tensor([getattr(b, k) for b in pick])[None, :, None, None] for k in ("mean", "std"))
+            self._known[name, level] = mean, std
+        return self._known[name, level]
 
     def _levels_of(self, name: str, indices: Sequence[int]) -> list[str]:
         return [self._levels[self._level[i]][name] for i in indices]

@@ -20,13 +20,15 @@ class Source(ABC):
     normalised (the procedural Earth computes in units of deviations; a source made of another one) implements `read`.
 
     spec describes every batch of `read`; fingerprint (hex) changes whenever the content could; synthetic marks results
-    made from it; license is the one line a report must carry ('' if none).
+    made from it; license is the one line a report must carry ('' if none); watched: it warns of odd values when it is
+    opened, so that `guards.watch` need not.
     """
 
     spec: Spec
     fingerprint: str
     synthetic: bool = False
     license: str = ""
+    watched: bool = False
 
     @abstractmethod
     def __len__(self) -> int:

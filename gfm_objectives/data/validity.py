@@ -99,7 +99,10 @@ class Quality:
     def invalid(self, raw: np.ndarray, declared: float | None = None) -> np.ndarray:
         """Bool, as `raw`: where the pixel is not to be used. declared: the value of which the file says 'no data'; a
         pixel of which nothing is known is not fit for use."""
-        missing = ~np.isfinite(raw) | equals_any(raw, [] if declared is None else [declared])
-        codes = np.where(np.isfinite(raw), raw, 0).astype(np.int64)
-        flags = sum(1 << b for b in self.bits)
-        return missing | ((codes & flags) != 0) | np.isin(codes, self.values)
+        missing = equals_any(raw, [] if declared is None else [declared])
+        if raw.dtype.kind == "f":
+            missing |= ~np.isfinite(raw)
+            raw = np.where(np.isfinite(raw), raw, 0)
+        codes = raw.astype(np.int64)
+        missing |= (codes & sum(1 << b for b in self.bits)) != 0
+        return missing | np.isin(codes, self.values) if self.values else missing

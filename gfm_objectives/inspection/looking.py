@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import disk, lock
 from gfm_objectives.curation.information import MOST, tell
 from gfm_objectives.data import build_source
+from gfm_objectives.data.guards import watch
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
@@ -48,6 +49,8 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
             faults.append(fault)
     if not sources:
         raise faults[0]
+    if (trained_on := sources.get("train", sources.get("pretrain"))) is not None:
+        watch(trained_on, str(options.get("name")))
     looks: dict[str, Look] = {}
     for split, source in sources.items():
         tiles = spread(source.tiles(), cfg.places)

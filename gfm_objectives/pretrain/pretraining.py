@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
 from gfm_objectives.data import build_source
+from gfm_objectives.data.guards import watch
 from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import cores, device_name, resolve
@@ -137,6 +138,7 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     the same, since probes and tasks show it.
     """
     source = build_source(data_options(cfg), "pretrain")
+    watch(source, cfg.data.name)
     if cfg.objective.get("target") not in LAYERS:
         return source, source.spec
     made = Segmented(source, cfg.objective.target, **cfg.objective.segments)

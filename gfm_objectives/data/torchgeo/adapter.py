@@ -18,7 +18,7 @@ import torch
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.folder import cache_file, find_folder, fingerprint
 from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.guards import doubts
+from gfm_objectives.data.guards import LOOKED_AT, doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
 from gfm_objectives.data.torchgeo.statistics import Figures, check, of_list
@@ -28,7 +28,6 @@ from gfm_objectives.sensors import calibration, listed
 
 DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
 HEADERS = 20_000  # tiles whose files are opened to see where they lie: some minutes
-LOOKED_AT = 6  # tiles that are read at the start, for the guards and, their labels, for the fingerprint
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt")
 GIVEN = ("root", "split", "dates", "sensors")  # what the adapter hands to every reader
 
@@ -47,6 +46,8 @@ class Adapter(Windows):
     LOOKED_AT, the options and the figures of normalisation. InputWarning tells what `guards` find odd in these.
     AbsentData where nothing of it is under root.
     """
+
+    watched = True
 
     def __init__(
         self,

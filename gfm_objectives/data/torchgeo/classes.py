@@ -23,12 +23,13 @@ S2_L2A = tuple(b for b in S2_L1C.band_names if b != "B10")
 
 
 def opened(cls: str, root: Path, **options: Any) -> Any:
-    """torchgeo's dataset. InputError where it finds its files incomplete."""
+    """torchgeo's dataset. InputError where it finds its files incomplete. Archives are not summed up at each opening,
+    which is its default since 0.9 or 0.10: it takes hours, and refuses samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third parties' deprecations, at import
         import torchgeo.datasets as known
     try:
-        return getattr(known, cls)(str(root), **options)
+        return getattr(known, cls)(str(root), **{"checksum": False, **options})
     except known.DatasetNotFoundError:
         raise InputError(
             f"{root}: torchgeo's {cls} does not find all its files there; data.download=true fetches them"
@@ -142,7 +143,8 @@ class SeasoNet:
     def load(self, k: int) -> Sample:
         sample = self._set[k]
         y = sample["mask"].numpy()
-        image = Image(sample["image"].numpy()[None], [day(self.names[k].split("_")[1][:8])])
+        x = sample["image"].numpy()  # since 0.9 or 0.10 with an axis of seasons, of which there is one
+        image = Image(x.reshape(1, -1, *x.shape[-2:]), [day(self.names[k].split("_")[1][:8])])
         lat, lon = ("{}.{}".format(*pair) for pair in (self.names[k].split("_")[2:4], self.names[k].split("_")[4:6]))
         return Sample({"s2": image}, {"land_cover": np.where(y < 33, y, -1)}, (float(lon), float(lat)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gfm_objectives.data.torchgeo.files import table_of
 from gfm_objectives.sensors import Legend
 
 
@@ -187,3 +188,39 @@ EUROSAT = Legend(  # in torchgeo's order, that of the folders' names
         "sea and lake",
     ),
 )
+NLCD = Legend(  # mrlc.gov's class legend; colours of torchgeo
+    "nlcd",
+    (
+        "open water",
+        "perennial ice or snow",
+        "developed, open space",
+        "developed, low intensity",
+        "developed, medium intensity",
+        "developed, high intensity",
+        "barren land",
+        "deciduous forest",
+        "evergreen forest",
+        "mixed forest",
+        "shrub or scrub",
+        "grassland or herbaceous",
+        "pasture or hay",
+        "cultivated crops",
+        "woody wetlands",
+        "emergent herbaceous wetlands",
+    ),
+    (11, 12, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95),
+    tuple(
+        "#466b9f #d1def8 #dec5c5 #d99282 #eb0000 #ab0000 #b3ac9f #68ab5f #1c5f2c #b5c58f #ccb879 #dfdfc2 #dcd939 "
+        "#ab6c28 #b8d9eb #6c9fb8".split()
+    ),
+)
+
+
+def _listed(name: str) -> Legend:
+    """A legend of a list that ships with the package: code, class, color."""
+    rows = table_of(f"{name}.csv")
+    classes, colors = (tuple(r[key] for r in rows) for key in ("class", "color"))
+    return Legend(name, classes, tuple(int(r["code"]) for r in rows), colors)
+
+
+CDL = _listed("cdl")  # USDA's Cropland Data Layer: the codes and colours of torchgeo, less 0 and 81, no data

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from gfm_objectives.data.torchgeo import legends
 from gfm_objectives.data.torchgeo.dataset import LIBRARY, REAL, WORDS, Dataset, Stored
+from gfm_objectives.data.torchgeo.sources import PRETRAINING, RADAR, S2_L2A
 from gfm_objectives.sensors import S2_L1C, S2_TEN
 
 _REBUILT = "PANGAEA's own lists or crops are not published: figures on ours do not compare with its table."
 _S2_SHORT = tuple(b for b in S2_L1C.band_names if b not in ("B09", "B10"))
-_RADAR = ("VV", "VH")
 
 TASKS = (
     Dataset(
@@ -49,7 +49,7 @@ TASKS = (
         name="pastis",
         title="PASTIS-R",
         reader="pastis:Pastis",
-        sensors={"s2": Stored(S2_TEN, 1e-4), "s1": Stored(_RADAR, looks=2, optional=True)},
+        sensors={"s2": Stored(S2_TEN, 1e-4), "s1": Stored(RADAR, looks=2, optional=True)},
         layers={"crop": legends.PASTIS},
         gsd=10.0,
         size=64,
@@ -68,7 +68,7 @@ TASKS = (
         reader="sen1floods11:Sen1Floods11",
         sensors={
             "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
-            "s1": Stored(_RADAR),
+            "s1": Stored(RADAR),
         },
         layers={"water": legends.WATER},
         gsd=10.0,
@@ -118,7 +118,7 @@ TASKS = (
         name="south_sudan",
         title="CropTypeMapping-SouthSudan",
         reader="south_sudan:SouthSudan",
-        sensors={"s2": Stored(S2_TEN, 1e-4, void=0.0), "s1": Stored(_RADAR, void=0.0)},
+        sensors={"s2": Stored(S2_TEN, 1e-4, void=0.0), "s1": Stored(RADAR, void=0.0)},
         layers={"crop": legends.SOUTH_SUDAN},
         gsd=10.0,
         size=64,
@@ -168,7 +168,7 @@ TASKS = (
         reader="biomassters:BioMassters",
         sensors={
             "s2": Stored(S2_TEN, 1e-4, void=0.0),
-            "s1": Stored(_RADAR, nodata=(-9999.0,), looks=2),
+            "s1": Stored(RADAR, nodata=(-9999.0,), looks=2),
         },
         layers={"biomass": legends.BIOMASS},
         gsd=10.0,
@@ -184,8 +184,6 @@ TASKS = (
     ),
 )
 
-_S2_L2A = tuple(b for b in S2_L1C.band_names if b != "B10")
-_SEASONET = ("B04", "B03", "B02", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09")  # by resolution
 
 SCENES = (
     Dataset(
@@ -193,8 +191,8 @@ SCENES = (
         title="BigEarthNet v2",
         reader="classes:BigEarthNet",
         sensors={
-            "s2": Stored(_S2_L2A, 1e-4, void=0.0),
-            "s1": Stored(_RADAR, void=0.0, optional=True),
+            "s2": Stored(S2_L2A, 1e-4, void=0.0),
+            "s1": Stored(RADAR, void=0.0, optional=True),
         },
         layers={"clc": legends.CLC19, "labels": replace(legends.CLC19, name="labels")},
         gsd=10.0,
@@ -220,77 +218,6 @@ SCENES = (
         fetch="data.download=true (torchgeo's EuroSAT)",
         license="EuroSAT: Helber et al. 2019, MIT",
         seen="torchgeo's class",
-    ),
-)
-
-PRETRAINING = (
-    Dataset(
-        name="sen12ms",
-        title="SEN12MS",
-        reader="classes:Sen12MS",
-        sensors={
-            "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
-            "s1": Stored(_RADAR),
-        },
-        layers={"igbp": legends.IGBP},
-        gsd=10.0,
-        size=128,
-        marks=("train_list.txt",),
-        folder="ROIs*_{spring,summer,fall,winter}/, train_list.txt and test_list.txt",
-        gigabytes=510.0,
-        fetch="dataserv.ub.tum.de/s/m1474000, and the lists of github.com/schmitt-muc/SEN12MS",
-        license="SEN12MS: Schmitt et al. 2019, CC BY 4.0",
-        seen=f"{LIBRARY}, the test list real",
-    ),
-    Dataset(
-        name="seasonet",
-        title="SeasoNet",
-        reader="classes:SeasoNet",
-        sensors={"s2": Stored(_SEASONET, 1e-4, void=0.0)},
-        layers={"land_cover": legends.LBM},
-        gsd=10.0,
-        size=120,
-        marks=("meta.csv",),
-        folder="{spring,summer,fall,winter,snow}/, splits/ and meta.csv",
-        gigabytes=400.0,
-        fetch="data.download=true (torchgeo's SeasoNet)",
-        license="SeasoNet: Kossmann et al. 2022, CC BY 4.0",
-        seen=LIBRARY,
-    ),
-    Dataset(
-        name="ssl4eo_s12",
-        title="SSL4EO-S12 v1, Level-1C",
-        reader="classes:Ssl4eoS12",
-        sensors={
-            "s2": Stored(S2_L1C.band_names, 1e-4, void=0.0, level="L1C"),
-            "s1": Stored(_RADAR),
-        },
-        layers={},
-        gsd=10.0,
-        size=132,
-        dates=4,
-        marks=("s2c/0*/*/B2.tif",),
-        folder="s2c/ and, for s1, s1/",
-        gigabytes=2500.0,
-        fetch="data.download=true (torchgeo's SSL4EOS12)",
-        license="SSL4EO-S12: Wang et al. 2023, CC BY 4.0",
-        seen=LIBRARY,
-    ),
-    Dataset(
-        name="ssl4eo_s12_l2a",
-        title="SSL4EO-S12 v1, Level-2A",
-        reader="classes:Ssl4eoS12L2A",
-        sensors={"s2": Stored(_S2_L2A, 1e-4, void=0.0), "s1": Stored(_RADAR)},
-        layers={},
-        gsd=10.0,
-        size=132,
-        dates=4,
-        marks=("s2a/0*/*/B2.tif",),
-        folder="s2a/ and, for s1, s1/",
-        gigabytes=2400.0,
-        fetch="data.download=true (torchgeo's SSL4EOS12)",
-        license="SSL4EO-S12: Wang et al. 2023, CC BY 4.0",
-        seen=LIBRARY,
     ),
 )
 
