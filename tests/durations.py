@@ -10,6 +10,7 @@ processes that a test started and waited for included, so that a loaded machine 
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -73,8 +74,10 @@ def processor() -> float:
 
 def pytest_sessionfinish() -> None:
     if "GFM_DURATIONS" in os.environ:
-        rows = known() | spent
-        with TABLE.open("w", newline="") as file:
+        with TABLE.open("r+", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # workers of one run write one after the other
+            rows = known() | spent
+            file.truncate()
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("seconds", "test"))
             writer.writerows((f"{s:.1f}", test) for test, s in sorted(rows.items()) if s >= LEAST)
