@@ -53,6 +53,8 @@ def config(tmp_path, **changes):
         "checkpoint": [],
         "seeds": 2,
         "fractions": [0.5],
+        "labels": "random",
+        "protocol": "equal_compute",
         "contenders": ["scratch", "unet"],
         "tasks": {"landcover": LANDCOVER},
         "world": None,

@@ -391,7 +391,10 @@ DESCRIPTION_FAULTS = {
     "csv": ({"splits__file": "split.csv"}, r"data\.splits\.file: no file .*split\.csv"),
     "column": ({"splits__column": "part"}, r"chips\.csv: no column 'part'; it has chip, area, split"),
     "size": ({"size": 0}, r"data\.size=0: expected a whole number, at least 1"),
-    "level": ({"sensors__hls__level": "L1C"}, r"sensors\.hls\.level: sensor hls has no level 'L1C'; leave it out$"),
+    "level": (
+        {"sensors__hls__level": "L1C"},
+        r"sensors\.hls\.level: sensor hls has no level 'L1C'; leave it out or take TOA$",
+    ),
     "without": ({"without": ["s1"]}, r"data\.without=s1: not described; choose from hls, dem, map, label"),
     "folder": ({"root": "/no/such"}, r"data\.root=/no/such: no folder /no/such; check the path or give data\.root"),
 }
