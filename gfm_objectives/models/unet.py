@@ -92,7 +92,7 @@ class UNet(nn.Module):
             image, t = frames.flatten(0, 1), frames.shape[1]
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
             features = [pool(f.unflatten(0, (-1, t)), seen) for pool, f in zip(self.pool, features, strict=True)]
-        full = features[0].new_empty(len(batch), 0, *batch.size)
+        full = features[0][:, :0]
         return self.decoder([full, *features])[:, :, :height, :width]
 
     def refit(self, spec: Spec) -> UNet:
@@ -196,7 +196,7 @@ def by_date(batch: Batch) -> tuple[Tensor, Tensor]:
         x, valid = s.x, s.valid
         if s is not lead:  # whose dates may share a day, such as two that are not known
             nearest = (lead.day[:, :, None] - s.day[:, None]).abs().argmin(2)  # (B, T)
-            row = torch.arange(len(batch), device=nearest.device)[:, None]
+            row = torch.arange(nearest.shape[0], device=nearest.device)[:, None]
             x, valid = x[row, nearest], valid[row, nearest]
         planes += [x, valid[:, :, None].to(x.dtype)]
         if s.x.shape[1] > 1 or lead.x.shape[1] == 1:
