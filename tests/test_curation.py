@@ -132,6 +132,17 @@ def test_noise_and_gain_leave_a_copy_a_copy():
     assert (pairs.repeated > 0.6).all()
 
 
+def test_how_much_two_places_share_does_not_depend_on_how_many_others_there_are():
+    """Tables are keyed by more bits the more points there are: who meets there must not decide what is a copy."""
+    x = strangers(12)
+    soft = (x[:6] + x[:6].roll(1, -1) + x[:6].roll(1, -2) + x[:6].roll((1, 1), (-2, -1))) / 4  # half a pixel further
+    few, many = pairs_of(torch.cat([x[:6], soft])), pairs_of(torch.cat([x[:6], soft, strangers(600, first=100)]))
+    both = [dict(zip(found(p), p.repeated.tolist(), strict=True)) for p in (few, many)]
+    common = set(both[0]) & set(both[1])
+    assert {(k, 6 + k) for k in range(6)} <= common and all(both[0][p] == both[1][p] for p in common)
+    assert min(both[0][k, 6 + k] for k in range(6)) > Rules().copy
+
+
 def test_a_crowd_of_copies_meets_its_first():
     x = torch.cat([strangers(5), strangers(1, first=50).repeat(300, 1, 1, 1, 1)])
     result = curate(Scenes(x), Limits(), Rules())

@@ -48,10 +48,11 @@ def vit(spec, channels):
 def test_programs_and_graphs_say_what_the_model_says(tmp_path, network):
     pytest.importorskip("onnxruntime")
     model = kept(tmp_path / "m", network=network)
-    assert gfm("export", f"model={model}", "to=native,torch,onnx", f"out={tmp_path}", "name=e") == 0
+    to = "native,torch" + ",onnx" * (network is None)  # an encoder as a graph takes a minute: below, once
+    assert gfm("export", f"model={model}", f"to={to}", f"out={tmp_path}", "name=e") == 0
     done = {d["to"]: d for d in json.loads((tmp_path / "e" / "exports.json").read_text())}
-    assert done["torch"]["error"] < 1e-4 and done["onnx"]["error"] < 1e-4
-    assert done["onnx"]["free"].startswith("any batch"), done["onnx"]
+    for exported in [d for name, d in done.items() if name != "native"]:
+        assert exported["error"] < 1e-4 and exported["free"] == "any batch and size", done
     assert "cover" in (tmp_path / "e" / "README.md").read_text()
     a, b = load_segmenter(model), load_segmenter(tmp_path / "e")
     for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True):
@@ -60,11 +61,11 @@ def test_programs_and_graphs_say_what_the_model_says(tmp_path, network):
 
 
 @pytest.mark.slow
-def test_an_encoder_as_a_graph_takes_any_batch(run, tmp_path):
+def test_an_encoder_as_a_graph_takes_any_batch_and_sides_of_a_step(run, tmp_path):
     pytest.importorskip("onnxruntime")
     assert gfm("export", f"checkpoint={run}", "to=onnx", "size=32", f"out={tmp_path}", "name=e") == 0
     (done,) = json.loads((tmp_path / "e" / "exports.json").read_text())
-    assert done["free"] == "any batch" and done["error"] < 1e-4, done
+    assert done["free"] == "any batch, sides multiples of 16" and done["error"] < 1e-4, done
 
 
 def test_a_map_by_onnx_is_the_map(tmp_path):

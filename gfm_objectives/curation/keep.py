@@ -27,7 +27,7 @@ class Rules:
     another exceeds 1 - epsilon are left out too, None = none."""
 
     overlap: float = 0.5
-    copy: float = 0.5
+    copy: float = 0.65
     seasons: str = "keep"
     epsilon: float | None = None
 

@@ -20,6 +20,7 @@ NEAR = 8  # bits by which two fingerprints of one point may differ
 FIRST, NEXT = 4, 6  # of its bucket, those that a fingerprint is compared with
 CELL = 4  # pixels: agreeing points closer than this are one vote
 ROW = np.uint64(2**32 - 1)  # where a word of the hashing holds the number of its row
+AT_ONCE = 16384  # pairs whose points are laid side by side
 VOTES = 4  # from which two places show the same ground
 
 
@@ -150,10 +151,45 @@ def _vote(points: Points, i: np.ndarray, j: np.ndarray, static: np.ndarray, leas
     best_shift, best_votes = _best_shift(inverse, dy, dx, cell, span)
     keep = best_votes >= least
     by, bx = best_shift // span - span // 2, best_shift % span - span // 2
-    agree = (np.abs(dy - by[inverse]) <= 1) & (np.abs(dx - bx[inverse]) <= 1) & keep[inverse]
-    number = np.cumsum(keep) - 1
-    share, repeated = _shares(points, i[agree], j[agree], number[inverse[agree]], int(keep.sum()), static)
-    return Pairs(pair[keep, 0], pair[keep, 1], by[keep], bx[keep], best_votes[keep], share, repeated)
+    a, b, by, bx = pair[keep, 0], pair[keep, 1], by[keep], bx[keep]
+    share, repeated = _shares(points, *_matches(points, a, b, by, bx), len(a), static)
+    return Pairs(a, b, by, bx, best_votes[keep], share, repeated)
+
+
+def _matches(
+    points: Points, a: np.ndarray, b: np.ndarray, dy: np.ndarray, dx: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All points i of a and j of b that agree at the pair's shift, and the number of the pair; as Pairs has a to dx.
+
+    Looked for where they must lie, not in the tables: whoever meets there becomes rarer the more places there are.
+    """
+    kinds, tall = int(points.channel.max(initial=0)) + 1, int(points.y.max(initial=0)) + 3  # an empty row at each end
+    line = (points.place * kinds + points.channel) * tall + points.y + 1
+    order = np.argsort(line, kind="stable")
+    line = line[order]
+    found = [np.zeros((3, 0), np.int64)]
+    for start in range(0, len(a), AT_ONCE):
+        some = np.arange(start, min(start + AT_ONCE, len(a)))
+        which, i = _ranges(np.searchsorted(points.place, a[some]), np.searchsorted(points.place, a[some] + 1))
+        pair = some[which]
+        row = points.y[i].astype(np.int64) + 1 - dy[pair]
+        inside = (row >= 0) & (row < tall)
+        pair, i, row = pair[inside], i[inside], row[inside]
+        row += (b[pair] * kinds + points.channel[i]) * tall
+        which, at = _ranges(np.searchsorted(line, row - 1), np.searchsorted(line, row + 1, side="right"))
+        pair, i, j = pair[which], i[which], order[at]
+        agree = np.abs(points.x[i].astype(np.int64) - points.x[j] - dx[pair]) <= 1
+        agree &= np.bitwise_count(points.code[i] ^ points.code[j]) <= NEAR
+        found.append(np.stack([i[agree], j[agree], pair[agree]]))
+    i, j, pair = np.concatenate(found, 1)
+    return i, j, pair
+
+
+def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of all ranges first[k] to last[k] - 1, one after the other, and of each its k."""
+    count = last - first
+    which = np.repeat(np.arange(len(first)), count)
+    return which, np.arange(len(which)) + np.repeat(first - np.cumsum(count) + count, count)
 
 
 def _unique_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,13 +23,20 @@ OPSET = 18
 
 def freedoms(spec: Spec) -> dict[str, tuple[str, ...]]:
     """What of the inputs may differ from the example, the most first; what a network allows is found by trying."""
-    step = spec.size & -spec.size  # the largest power of two in it: sides that networks need not pad
+    step = _step(spec)
     return {
         "any batch and size": ("batch", "size"),
         f"any batch, sides multiples of {step}": ("batch", "step"),
         "any batch": ("batch",),
         "fixed": (),
     }
+
+
+def _step(spec: Spec) -> int:
+    """Pixels: sides that networks need not pad, and at least two of them in the example, for torch takes a single one
+    for a constant."""
+    half = max(1, spec.size // 2)
+    return min(32, half & -half)
 
 
 def save_program(plain: Plain, spec: Spec, path: Path) -> str:
@@ -51,20 +58,20 @@ def save_program(plain: Plain, spec: Spec, path: Path) -> str:
 def save_onnx(plain: Plain, spec: Spec, path: Path) -> str:
     """Write an ONNX graph; what of its inputs is free, a key of `freedoms`.
 
-    Sides stay as they are where an encoder of ours is inside: with both free, torch simplifies the formulas of its
-    shapes for minutes (48 s to trace it, 43 s each time the graph is decomposed), with the batch alone for seconds.
-    Such an encoder is traced here, once; a U-Net by the exporter, whose trace leaves it more freedom.
+    Where an encoder of ours is inside, sides are multiples of a step: with sides of any length torch simplifies the
+    formulas of its shapes for minutes, so for about one. Such an encoder is traced here, once; a U-Net by the exporter,
+    whose trace leaves it more freedom.
     """
     _need_onnx()
     example, failed = plain.example(spec, 2, spec.size), None
-    fixed = any(isinstance(m, Encoder) for m in plain.model.modules())
+    ours = any(isinstance(m, Encoder) for m in plain.model.modules())
     for freedom, dims in freedoms(spec).items():
-        if fixed and {"size", "step"} & {*dims}:
+        if ours and "size" in dims:
             continue
         try:
             with unheard():
                 shapes = _shapes(plain, spec, dims)
-                traced = torch.export.export(plain, example, dynamic_shapes=shapes, strict=False) if fixed else None
+                traced = torch.export.export(plain, example, dynamic_shapes=shapes, strict=False) if ours else None
                 torch.onnx.export(
                     traced or plain,
                     () if traced else example,
@@ -164,7 +171,7 @@ def _shapes(plain: Plain, spec: Spec, dims: Sequence[str]) -> Any:
     if "size" in dims:
         h, w = Dim.DYNAMIC, Dim.DYNAMIC
     elif "step" in dims:
-        step = spec.size & -spec.size
+        step = _step(spec)
         h, w = (step * Dim(f"{side}_steps", min=1, max=256) for side in ("high", "wide"))
 
     def of(*sizes: tuple[int, Any]) -> dict[int, Any]:

@@ -23,7 +23,7 @@ def metres(grid: tuple[int, int], patch: int, gsd: Tensor, dim: int) -> Tensor:
     fade = torch.sinc(cell / wave)[:, None]  # (B, 1, dim / 4)
     axes = []
     for n in grid:
-        at = (torch.arange(n, device=gsd.device) - (n - 1) / 2) * cell  # (B, n) metres
+        at = (2 * torch.arange(n, device=gsd.device) - (n - 1)) / 2 * cell  # (B, n) metres
         angle = 2 * math.pi * at[..., None] / wave
         axes.append(torch.cat([angle.sin() * fade, angle.cos() * fade], -1))  # (B, n, dim / 2)
     row, column = axes
