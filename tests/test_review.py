@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from kept import LEGEND, kept, scene, write
+from kept import BANDS, LEGEND, kept, scene, write
 from PIL import Image
 
 from gfm_objectives import cli
+from gfm_objectives.batch import Batch, Series
 from gfm_objectives.predict.raster import rgb
 from gfm_objectives.review.areas import allocate, from_chips, stratified
-from gfm_objectives.review.choosing import unlike
+from gfm_objectives.review.choosing import Tile, unlike
+from gfm_objectives.review.tiles import write_pictures
 from gfm_objectives.review.words import plus_minus
 
 # Olofsson et al. 2014, table 8: deforestation, gain, stable forest, stable non-forest; rows = map.
@@ -262,3 +265,16 @@ def test_calibration_of_one_who_is_too_sure():
         for t in (1.0, temperature)
     ]
     assert errors[0] > 0.1 > 0.03 > errors[1]
+
+
+@pytest.mark.parametrize(("dates", "looks"), [(1, {"image"}), (3, {"first", "last"})])
+def test_a_tile_of_a_series_shows_its_first_and_its_last_date(tmp_path, dates, looks):
+    x = torch.zeros(1, dates, 4, 8, 8)
+    x[:, -1, :, :4] = 1.0  # the upper half is brighter at the end
+    series = Series(x, torch.ones(1, dates, 8, 8, dtype=torch.bool), torch.zeros(1, dates), BANDS["s2"])
+    batch, tile = Batch({"s2": series}, {}, torch.tensor([10.0])), Tile(0, 0, 8, 0.5, np.array([1.0, 0.0]))
+    m, card = SimpleNamespace(read=lambda box: np.zeros((8, 8), np.int64)), SimpleNamespace(legend=LEGEND)
+    names = write_pictures(tile, m, np.zeros((8, 8)), batch, card, tmp_path)
+    assert set(names) == looks | {"map", "doubt"}
+    pictures = {what: np.asarray(Image.open(tmp_path / name)) for what, name in names.items() if what in looks}
+    assert all((p[0] != p[-1]).any() == (what != "first") for what, p in pictures.items())

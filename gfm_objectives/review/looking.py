@@ -75,9 +75,9 @@ def _ring(m: ReadMap, tile: Tile) -> list[tuple[float, float]]:
     return [m.lonlat(r, c) or (float(c), float(r)) for r, c in corners]
 
 
-def _about(tile: Tile, card: Card, names: list[str]) -> dict[str, Any]:
+def _about(tile: Tile, card: Card, names: Mapping[str, str]) -> dict[str, Any]:
     shares = {c: round(s, 4) for c, s in zip(card.legend.classes, tile.shares, strict=True)}
-    files = {f"thumbnail_{k}": f"pictures/{n}" for k, n in zip(("image", "map", "doubt"), names, strict=True)}
+    files = {f"thumbnail_{what}": f"pictures/{name}" for what, name in names.items()}
     return {"id": tile.name, "doubt": round(tile.doubt, 4), **shares, **files, "label": f"labels/{tile.name}.tif"}
 
 
@@ -86,8 +86,8 @@ def _notes(card: Card) -> list[str]:
     if not c:
         return ["This model keeps no calibration."]
     return [
-        f"Calibration error on test {c['ece_before']:.3f}; with the temperature that validation chose, "
-        f"{c['temperature']:.2f}, {c['ece_after']:.3f}. Probability and doubt are with it."
+        f"Calibration error on test {c['ece_before']:.3f}; {c['ece_after']:.3f} with {c['temperature']:.2f}, the "
+        "temperature that validation chose. Probability and doubt are with it."
     ]
 
 

@@ -34,12 +34,12 @@ e.preventDefault();});
 def write_page(
     path: Path,
     card: Card,
-    tiles: Sequence[tuple[Tile, Sequence[str]]],
+    tiles: Sequence[tuple[Tile, Mapping[str, str]]],
     areas: Sequence[Mapping[str, str]],
     notes: Sequence[str],
     size: tuple[int, int],
 ) -> None:
-    """tiles: with the names of their pictures (image, map, doubt); areas: rows of the table of areas; size: of the map,
+    """tiles: with their pictures, what each shows and its name; areas: rows of the table of areas; size: of the map,
     height and width in pixels, of which pictures/overview.png shows all."""
     legend = "".join(
         f'<span class="key" style="background:{c}"></span>{escape(n)}'
@@ -53,8 +53,9 @@ def write_page(
         "<h2>Areas</h2>",
         _table(areas),
         f"<h2>{len(tiles)} tiles to look at</h2>",
-        "<p>The least sure, chosen to differ in classes and doubt. Keys: j and k, or the arrows. Left the image, then "
-        f"the map, then the doubt (black none, white most).</p><p>{legend}</p>",
+        "<p>The least sure, chosen to differ in classes and doubt. Keys: j and k, or the arrows. Left the image (of a "
+        "series its first and its last date), then the map, then the doubt (black none, white most).</p>"
+        f"<p>{legend}</p>",
         _overview([t for t, _ in tiles], size),
         figures,
     ]
@@ -82,13 +83,12 @@ def _overview(tiles: Sequence[Tile], size: tuple[int, int]) -> str:
     )
 
 
-def _figure(number: int, tile: Tile, names: Sequence[str], card: Card) -> str:
+def _figure(number: int, tile: Tile, names: Mapping[str, str], card: Card) -> str:
     order = sorted(zip(tile.shares, card.legend.classes, strict=True), reverse=True)[:3]
     shares = ", ".join(f"{escape(n)} {s:.0%}" for s, n in order if s)
     said = f"{number}. {tile.name}: doubt {tile.doubt:.2f}; {shares}"
     pictures = "".join(
-        f'<img src="pictures/{n}" alt="{what} of tile {number}" loading="lazy">'
-        for n, what in zip(names, ("image", "map", "doubt"), strict=True)
+        f'<img src="pictures/{n}" alt="{what} of tile {number}" loading="lazy">' for what, n in names.items()
     )
     said += f"<br>draw into labels/{tile.name}.tif (guess/ has the map's own)"
     return f'<figure tabindex="0" id="{tile.name}"><div>{pictures}</div><figcaption>{said}</figcaption></figure>'

@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image as Picture
 
 from gfm_objectives import disk
 from gfm_objectives.batch import Batch
-from gfm_objectives.models.bands import nearest
 from gfm_objectives.predict.ground import Ground
 from gfm_objectives.predict.raster import class_codes, colours, describe_classes, profile, rgb, writing
 from gfm_objectives.predict.scene import Scene
+from gfm_objectives.report.pictures import dates
 from gfm_objectives.review.choosing import Tile
 from gfm_objectives.review.maps import ReadMap
 from gfm_objectives.runs.segmenter import Card
-from gfm_objectives.sensors import SENSORS
 
 SIDE = 256  # pixels of a picture
 OVERVIEW = 960  # at most, of the picture of the whole map
-COLOUR_NM = (660.0, 560.0, 490.0)
+LOOKS = (("image",), ("first", "last"))  # what a picture of the image is called, by how many there are
 
 
 def write_chips(tiles: Sequence[Tile], m: ReadMap, scene: Scene, folder: Path) -> Path:
@@ -86,13 +84,15 @@ def _describe(folder: Path, card: Card, days: dict[str, list[float]], nothing: i
 # Pictures
 
 
-def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card: Card, folder: Path) -> list[str]:
-    """PNGs of the image, of the map and of the doubt (H, W, 0..1); their names."""
-    pictures = {"image": colour(batch), "map": painted(m.read(tile.box), card), "doubt": heat(doubt)}
-    names = []
+def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card: Card, folder: Path) -> dict[str, str]:
+    """PNGs of the image (of a series, its first and last date that show anything), of the map and of the doubt (H, W,
+    0..1); what each shows, and its name."""
+    seen = (255 * dates(batch, 2)[0]).astype(np.uint8)
+    pictures = dict(zip(LOOKS[len(seen) - 1], seen, strict=True))
+    pictures |= {"map": painted(m.read(tile.box), card), "doubt": heat(doubt)}
+    names = {what: f"{tile.name}_{what}.png" for what in pictures}
     for what, pixels in pictures.items():
-        names.append(f"{tile.name}_{what}.png")
-        with disk.replacing(folder / names[-1]) as scratch:
+        with disk.replacing(folder / names[what]) as scratch:
             Picture.fromarray(pixels).resize((SIDE, SIDE), Picture.Resampling.NEAREST).save(scratch)
     return names
 
@@ -106,24 +106,6 @@ def write_overview(m: ReadMap, card: Card, folder: Path) -> None:
 def painted(labels: np.ndarray, card: Card) -> np.ndarray:
     """(H, W) labels, -1 = none, in the colours of their classes, (H, W, 3) uint8."""
     return np.array([rgb(c) for c in colours(card.legend)] + [(255, 255, 255)], np.uint8)[labels]
-
-
-def colour(batch: Batch) -> np.ndarray:
-    """(H, W, 3) uint8 of the date with most data of the first optical sensor, else of the first band there is."""
-    optical = [s for s in batch.sensors if any(b.wavelength for b in SENSORS[s].bands)]
-    name = (optical or list(batch.sensors))[0]
-    series = batch.sensors[name]
-    t = int(series.valid[0].flatten(1).sum(1).argmax())
-    waves = [SENSORS[name].bands[i].wavelength for i in SENSORS[name].index(series.bands)]
-    pick = [nearest(w, waves)[0] for w in COLOUR_NM] if optical else [0, 0, 0]
-    x, ok = series.x[0, t][pick], series.valid[0, t]
-    if not ok.any():
-        return np.full((*ok.shape, 3), 255, np.uint8)
-    inside = x[:, ok]
-    low, high = (torch.from_numpy(np.quantile(inside.numpy(), q, axis=1)).float()[:, None, None] for q in (0.02, 0.98))
-    shown = ((x - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).nan_to_num()
-    shown[:, ~ok] = 1
-    return (255 * shown).byte().movedim(0, -1).numpy()
 
 
 def heat(x: np.ndarray) -> np.ndarray:
