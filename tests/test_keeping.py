@@ -55,6 +55,19 @@ def test_a_kept_model_says_what_was_scored(tmp_path, contender):
         finetune(tmp_path, contender=contender, checkpoint=runs)
 
 
+def test_losses_are_tuned_unless_one_is_asked_for(tmp_path, monkeypatch):
+    spaces, real = [], single.proposals
+    monkeypatch.setattr(single, "proposals", lambda space, *rest: spaces.append(space) or real(space, *rest))
+    words = {"contender": "pixel", "trials": 1}
+    finetune(tmp_path, **words)
+    assert spaces[0].start.loss == "" and spaces[0].values["loss"] == KINDS["segmentation"].losses
+    kept = load_segmenter(finetune(tmp_path, **words, loss="dice", name="dice"))
+    assert spaces[-1].start.loss == "dice" and "loss" not in spaces[-1].values
+    assert kept.card.provenance["hparams"]["loss"] == "dice"
+    with pytest.raises(InputError, match="loss=huber: task landcover is learned by plain, weighted, dice, focal"):
+        finetune(tmp_path, **words, loss="huber", name="huber")
+
+
 def test_a_comparison_keeps_its_best_and_says_why(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gfm_objectives.compare.search.WIDEN", 0)
     out = compare.run(config(tmp_path, contenders=["unet", "pixel"], keep="best", workers=1))

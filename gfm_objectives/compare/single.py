@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def run(cfg: DictConfig) -> Path | None:
     with alone(out), naming(out):
         config.save(cfg, out / "config.yaml")
         if settings is None:
-            job = tuned(job, options["trials"], batch, cfg.freeze, TrialLog(out / "trials.jsonl"), device, dtype)
+            fixed = {k for k in ("freeze", "loss") if cfg[k] is not None}
+            job = tuned(job, options["trials"], batch, fixed, TrialLog(out / "trials.jsonl"), device, dtype)
         job = replace(job, seed=cfg.seed)
         print(
             f"training {row.name} for {task}: {job.flops * job.hparams.length:.3g} FLOPs, {job.hparams.as_dict()}",
@@ -127,6 +128,8 @@ def first_job(
     hparams = replace(hparams, batch_size=min(hparams.batch_size, batch))
     if options["freeze"] is not None:
         hparams = replace(hparams, freeze=_frozen(options["freeze"]))
+    if options["loss"] is not None:
+        hparams = replace(hparams, loss=_loss(options["loss"], bench))
     job = Job(bench, row, options["fraction"], TUNING, hparams, 1.0)
     flops = options["flops"] or (settings or {}).get("cap")
     if flops is None:
@@ -138,14 +141,14 @@ def first_job(
 
 
 def tuned(
-    job: Job, trials: int, batch: int, fixed: str | None, log: TrialLog, device: torch.device, dtype: torch.dtype
+    job: Job, trials: int, batch: int, fixed: Collection[str], log: TrialLog, device: torch.device, dtype: torch.dtype
 ) -> Job:
-    """The job with the best of `trials` settings, by validation; 0 = those it has; fixed: what freeze= asked for.
-    Trials in the log are not run again."""
+    """The job with the best of `trials` settings, by validation; 0 = those it has; fixed: levers that were
+    asked for, which are not tuned. Trials in the log are not run again."""
     if not trials:
         return job
-    space = job.contender.space(job.bench.spec, batch)
-    free = {k: v for k, v in space.values.items() if k != "freeze" or fixed is None}  # what was asked for is not tuned
+    space = job.contender.space(job.bench.spec, batch, job.bench.kind.losses)
+    free = {k: v for k, v in space.values.items() if k not in fixed}
     space = replace(space, start=job.hparams, values=free)
     job = capped(job, _forward(job))
     for line in judged_on([job]):
@@ -168,6 +171,13 @@ def _forward(job: Job) -> float:
 
 def _frozen(word: str) -> str:
     return "" if word == "none" else word
+
+
+def _loss(word: str, bench: Bench) -> str:
+    if (name := "" if word == "plain" else word) not in bench.kind.losses:
+        known = ", ".join(k or "plain" for k in bench.kind.losses)
+        raise InputError(f"loss={word}: task {bench.task.name} is learned by {known}")
+    return name
 
 
 def fitted(
