@@ -121,6 +121,14 @@ def test_headline_without_encoders():
     assert answer.headline(summary).startswith("Nothing pretrained was compared")
 
 
+def test_headline_tells_rivals_that_did_not_run_from_encoders_that_did_not():
+    summary = gains({0.1: ("win", "win")})
+    summary["gains"] = []
+    assert answer.headline(summary).startswith("No rival from scratch was given what pretraining cost")
+    summary["scores"] = []
+    assert answer.headline(summary).startswith("No pretrained row has run every task yet")
+
+
 @pytest.mark.parametrize(
     ("ground", "well", "says"),
     [

@@ -34,6 +34,8 @@ def headline(summary: Summary) -> str:
         return "Nothing pretrained was compared, so whether pretraining pays is not told here."
     found = {f: _by_task(summary, f) for f in summary["fractions"]}
     if not any(found.values()):
+        if any(chosen(summary, f) for f in summary["fractions"]):
+            return "No rival from scratch was given what pretraining cost, so whether it pays is not told here."
         return "No pretrained row has run every task yet, so whether pretraining pays cannot be told."
     if all(v not in ("win", "loss", "tie") for rows in found.values() for v in rows.values()):
         low, high = summary["seeds"]
