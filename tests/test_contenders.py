@@ -140,6 +140,9 @@ def test_runs_are_grouped_by_recipe(tmp_path):
     }
     clash = make_run(tmp_path / "c", mask_ratio=0.5)
     assert list(group_runs([a0, clash])) == ["mae mask_ratio=0.75", "mae mask_ratio=0.5"]
+    lists = [make_run(tmp_path / f"l{k}", keep=f"/{f}.parquet") for k, f in enumerate(("x/all", "x/few", "y/few"))]
+    assert list(group_runs(lists[:2])) == ["mae keep=all", "mae keep=few"]
+    assert list(group_runs(lists[1:])) == ["mae keep=/x/few.parquet", "mae keep=/y/few.parquet"]
     twice = make_run(tmp_path / "d", seed=1, mask_ratio=0.75)
     with pytest.raises(InputError, match="same recipe and seed"):
         group_runs([a0, twice])

@@ -80,13 +80,18 @@ def group_runs(folders: Sequence[str]) -> dict[str, tuple[Run, ...]]:
 
 
 def _differences(recipe: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets a recipe apart from the others of its name: lr=0.001, or the choice of a group where one differs."""
+    """What sets a recipe apart from the others of its name: lr=0.001, or the choice of a group where one differs. Files
+    by their names alone, where these differ."""
     keys = [k for k in dict.fromkeys(k for r in recipes for k in r) if len({show(r.get(k)) for r in recipes}) > 1]
     chosen = [k for k in keys if k.startswith("choices.")]
     keys = chosen + [k for k in keys if k not in chosen and f"choices.{k.split('.')[0]}" not in chosen]
-    return [
-        f"{k.rsplit('.', 1)[-1]}={Path(show(recipe.get(k))).stem if k in chosen else show(recipe.get(k))}" for k in keys
-    ]
+    return [f"{k.rsplit('.', 1)[-1]}={_short(show(recipe.get(k)), [show(r.get(k)) for r in recipes])}" for k in keys]
+
+
+def _short(word: str, others: Sequence[str]) -> str:
+    """A path without its folders and ending, where that still tells it from the others."""
+    named = Path(word).stem if "/" in word or Path(word).suffix in (".yaml", ".yml") else word
+    return named if named not in {Path(o).stem for o in others if o != word} else word
 
 
 def identity(folder: Path) -> str:
