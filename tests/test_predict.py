@@ -19,7 +19,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.calibration import strangeness
 from gfm_objectives.finetune.evaluation import evaluate
 from gfm_objectives.predict import assembling
-from gfm_objectives.predict.ground import Ground
+from gfm_objectives.predict.ground import Files, Ground
 from gfm_objectives.predict.job import Job
 from gfm_objectives.predict.mapping import Mapper
 from gfm_objectives.predict.predictor import Predictor
@@ -361,6 +361,58 @@ def test_a_kill_while_the_map_is_written_leaves_nothing_in_the_way(model, image,
     monkeypatch.undo()
     assert predict(model, image, whole, "extra=entropy") == 0 and whole.exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") or p.suffix == ".blocks"]
+
+
+def test_files_of_a_mosaic_are_read_alike_or_refused(model, image, tmp_path, capsys):
+    with rasterio.open(image) as file:
+        values = file.read()
+    names = BANDS["s2"]
+    left = write(tmp_path / "left.tif", values[:, :, :70], nodata=-9999, names=names)
+    beside = {"nodata": -9999, "origin": (500_700, 5_000_000)}
+    write(tmp_path / "turned.tif", values[::-1, :, 70:], names=names[::-1], **beside)
+    write(tmp_path / "few.tif", values[:3, :, 70:], names=names[:3], **beside)
+    write(tmp_path / "scaled.tif", values[:, :, 70:], names=names, **beside)
+    with rasterio.open(tmp_path / "scaled.tif", "r+") as file:
+        file.scales = (1e-4,) * 4
+    for name, scale, told in (
+        ("turned", "scale=0.0001", "turned.tif: its bands are B02=4, B03=3, B04=2, B08=1, which is not the order of"),
+        ("few", "scale=0.0001", "few.tif: no band B08"),
+        ("scaled", "scale=null", "the files of its mosaic differ, or their bands, in scale (x 0.0001 + 0, x 1 + 0)"),
+    ):
+        words = f"[{tmp_path / 'left.tif'},{tmp_path / name}.tif]"
+        assert predict(model, words, tmp_path / "map.tif", scale=scale) == 2
+        assert told in capsys.readouterr().err, (name, left)
+    assert not list(tmp_path.glob("map*"))
+
+
+def test_what_a_mask_hides_is_nothing(model, image, tmp_path):
+    with rasterio.open(image) as file:
+        values = file.read()
+    seen = (values != -9999).all(0)
+    write(tmp_path / "masked.tif", np.where(seen, values, 0).astype(np.int16), names=BANDS["s2"])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "masked.tif", "r+") as file:
+        file.write_mask(seen)
+    assert predict(model, image, tmp_path / "map.tif") == 0
+    assert predict(model, tmp_path / "masked.tif", tmp_path / "masked_map.tif") == 0
+    want, got = (rasterio.open(tmp_path / f"{name}.tif").read(1) for name in ("map", "masked_map"))
+    assert (want == 255).sum() == 600 and (got == want).all()
+    ground = Ground(150, 130, rasterio.CRS.from_epsg(32633), rasterio.Affine(10, 0, 500_003, 0, -10, 5_000_000))
+    write(tmp_path / "bytes.tif", np.full((4, 150, 130), 90, np.uint8))  # GDAL takes the fourth for alpha
+    with pytest.raises(InputError, match="calls band 4 alpha, so it cannot be warped"):
+        Files(ground).read(tmp_path / "bytes.tif", [1, 4], (0, 0, 150, 130))
+    warped = Files(ground).read(tmp_path / "masked.tif", [1, 2, 3, 4], (0, 0, 150, 130))
+    assert np.isnan(warped[:, :19, :29]).all() and np.isfinite(warped[:, 22:148, 32:128]).all()
+
+
+def test_the_unit_is_looked_at_where_there_is_data(model, tmp_path, capsys):
+    """A swath that leaves the middle of the scene empty."""
+    values = np.full((4, 700, 600), -9999, np.int16)
+    values[:, :60] = 1500
+    write(tmp_path / "swath.tif", values, nodata=-9999, names=BANDS["s2"])
+    assert predict(model, tmp_path / "swath.tif", tmp_path / "map.tif", "block=256", scale="scale=1") == 2
+    assert "scale=0.0001 if it is stored x 10000" in capsys.readouterr().err
+    assert not (tmp_path / "map.tif").exists()
+    assert predict(model, tmp_path / "swath.tif", tmp_path / "map.tif", "block=256", scale="scale=0.0001") == 0
 
 
 def test_bands_of_a_file_with_scales_of_their_own(model, image, tmp_path, capsys):

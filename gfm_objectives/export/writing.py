@@ -70,10 +70,8 @@ def _write(subject: Subject, out: Path, cfg: DictConfig, results: Path | None) -
     done = []
     for to in cfg.to:
         if to in GRAPHS:
-            print(
-                f"{to}: tracing the model: seconds for each freedom of its inputs, for an encoder a minute or two",
-                flush=True,
-            )
+            took = "some seconds for each freedom of its inputs, of an encoder minutes"
+            print(f"{to}: tracing the model, which takes {took}", flush=True)
         done.append({"to": to, **_export(to, subject, out, cfg)})
         print(f"{to}: {done[-1]['files']}; {done[-1]['checked']}", flush=True)
     if subject.card is not None:

@@ -127,13 +127,14 @@ class Files:
         nodata: float | None = None,
     ) -> np.ndarray | None:
         """(C, h, w) float32 of the window (top, left, height, width), NaN where the file has nothing; None where
-        all of the window lies outside. nodata: what means nothing, None = as the file says.
-        InputError names the file."""
+        all of the window lies outside. nodata: what means nothing, None = as the file says; what a mask of the file
+        hides is nothing too. InputError names the file."""
+        from rasterio.enums import MaskFlags
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
         try:
-            file, offset = self._opened(path, how, nodata)
+            file, offset = self._opened(path, how, nodata, bands)
             top, left, height, width = box
             if offset is not None:
                 top, left = top - offset[0], left - offset[1]
@@ -142,6 +143,8 @@ class Files:
                 return None
             window = Window(first[1], first[0], past[1] - first[1], past[0] - first[0])  # type: ignore[call-arg]
             values = file.read(bands, window=window).astype(np.float32, copy=False)
+            if file.mask_flag_enums[0] == [MaskFlags.per_dataset]:  # alpha may be a band that is only called so
+                values[file.read_masks(bands, window=window) == 0] = np.nan
             nothing = file.nodata if nodata is None or offset is None else nodata
         except (RasterioError, OSError) as error:
             raise unreadable(path, error) from error
@@ -153,7 +156,9 @@ class Files:
         out[:, first[0] - top : past[0] - top, first[1] - left : past[1] - left] = values
         return out
 
-    def _opened(self, path: Path, how: str, nodata: float | None) -> tuple[Any, tuple[int, int] | None]:
+    def _opened(
+        self, path: Path, how: str, nodata: float | None, bands: list[int]
+    ) -> tuple[Any, tuple[int, int] | None]:
         """The file and its offset on the ground; a warped view of the ground, and None, where it lies elsewhere."""
         key = (path, how)
         if key in self._open:
@@ -166,6 +171,9 @@ class Files:
             if own.crs is None or self.ground.crs is None:
                 sizes = f"{own.height} x {own.width} pixels, the scene {self.ground.height} x {self.ground.width}"
                 raise InputError(f"{path}: is {sizes}, and not both say where they lie; georeference both")
+            if alpha := [b for b in bands if file.colorinterp[b - 1].name == "alpha"]:  # GDAL would warp by it
+                told = f"gdal_edit.py -colorinterp_{alpha[0]} undefined {path}"
+                raise InputError(f"{path}: calls band {alpha[0]} alpha, so it cannot be warped; unless it is: {told}")
             file = _warped(file, self.ground, how, nodata)
         self._open[key] = file, offset
         while len(self._open) > OPEN:

@@ -22,7 +22,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.predict.assembling import Map, assemble
 from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.job import Job, folder_of, identity
-from gfm_objectives.predict.opening import open_scene
+from gfm_objectives.predict.opening import check_unit, open_scene
 from gfm_objectives.predict.predictor import Predictor, kind_of_card, open_predictor
 from gfm_objectives.predict.raster import CACHE_MB, beside, class_codes, shares
 from gfm_objectives.predict.scene import Box, Scene, codes_to_labels, mosaic
@@ -62,6 +62,8 @@ def _run(cfg: DictConfig) -> Path:
     begun_before = folder_of(output).is_dir()  # then its own extras may be there: the map comes last
     if there := [p for p in written[: 1 if begun_before else None] if p.exists() and not cfg.overwrite]:
         raise InputError(f"output={there[0]}: exists; give another name, or overwrite=true")
+    if folders := [p for p in written if p.is_dir()]:
+        raise InputError(f"output={folders[0]}: is a folder; give another name")
     device, dtype = resolve(cfg.device, cfg.precision)
     predictor = open_predictor(cfg.model, device, dtype, "ood" in cfg.extra)
     card = predictor.card
@@ -153,9 +155,10 @@ class Mapper:
         """What the windows of a block show, raw, and the labels of the block."""
         begun = time.perf_counter()
         cover, _ = self.tiling.windows(number)
-        out = self.read_images(cover), self._target(self.tiling.box(number))
+        batch, target = self.read_images(cover), self._target(self.tiling.box(number))
+        self.scene.unseen[:] = [name for name in self.scene.unseen if not check_unit(self.scene, batch, name)]
         self.seconds["read"] += time.perf_counter() - begun
-        return out
+        return batch, target
 
     def _target(self, box: Box) -> Tensor | None:
         if not self.labels:

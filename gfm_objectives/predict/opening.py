@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gfm_objectives.batch import Batch
 from gfm_objectives.config import read_yaml
 from gfm_objectives.data.finding import day_of
 from gfm_objectives.data.remote import is_remote, reach
@@ -23,6 +24,7 @@ RASTERS = (".tif", ".tiff", ".vrt", ".jp2")
 GSD = 0.25  # share by which a scene's pixels may differ from those the model was trained on
 WIDE = 8192  # pixels across from which rows of a file that is not tiled take long to read by blocks
 LOOK = 512  # pixels a side that are looked at before anything is computed
+FEW = 256  # pixels with data below which nothing is said of their unit
 
 
 def open_scene(inputs: Sequence[str], card: Card, options: Mapping[str, Any]) -> Scene:
@@ -119,24 +121,23 @@ def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes:
         if not block.get("file"):
             raise InputError(f"input: sensors.{sensor}: give file, or bands with a file for each")
         paths = _paths(block["file"] if isinstance(block["file"], list) else [block["file"]], base)
-        with open_raster(paths[0]) as file:
-            if isinstance(bands, dict):
-                wrong = [b for b in wanted if not isinstance(bands.get(b), int) or not 1 <= bands[b] <= file.count]
-                if wrong:
-                    raise InputError(f"{paths[0]}: no band {', '.join(wrong)} of {sensor}: it has {file.count} bands")
-                numbers, how = {b: bands[b] for b in wanted}, "as described"
-            else:
-                names = block.get("names") or (bands if isinstance(bands, list) else [])
-                numbers, how = match_bands(file, paths[0], sensor, wanted, names, trained)
-            own = {(file.scales[n - 1], file.offsets[n - 1]) for n in numbers.values()}
-            striped = file.width if file.block_shapes[0][1] == file.width else 0  # stored in rows
+        numbers, how, own, striped = _numbers(sensor, block, paths[0], wanted, trained)
+        for path in paths[1:]:  # of a mosaic, whose files are read as the first one is
+            theirs, _, scales, _ = _numbers(sensor, block, path, wanted, trained)
+            if theirs != numbers:
+                told = ", ".join(f"{b}={n}" for b, n in theirs.items())
+                raise InputError(
+                    f"{path}: its bands are {told}, which is not the order of {paths[0]}; store them alike"
+                )
+            own |= scales
         if striped > WIDE:
             notes.append(f"{paths[0]}: is stored in rows and wide, so it is read slowly; a tiled copy is faster")
         notes.append(f"{sensor}: bands {', '.join(f'{b}={n}' for b, n in numbers.items())}, {how}")
         parts = ((paths, numbers),)
         if len(own) > 1 and block.get("scale") is None:
             told = ", ".join(f"x {a:g} + {b:g}" for a, b in sorted(own))
-            raise InputError(f"{paths[0]}: its bands differ in scale ({told}); store them alike, or say scale=")
+            which = "its bands differ" if len(paths) == 1 else "the files of its mosaic differ, or their bands,"
+            raise InputError(f"{paths[0]}: {which} in scale ({told}); store them alike, or say scale=")
         if len(own) == 1 and own != {(1.0, 0.0)}:  # the file's own word
             trained = {**trained, **dict(zip(("scale", "offset"), own.pop(), strict=True))}
     known = {k: block.get(k, trained.get(k)) for k in ("scale", "offset", "nodata")}
@@ -151,6 +152,25 @@ def _image(sensor: str, block: Mapping[str, Any], card: Card, base: Path, notes:
         day = sum(card.days[sensor]) / 2
     scale, offset = (float(v) if v is not None else d for v, d in ((known["scale"], 1.0), (known["offset"], 0.0)))
     return Image(parts, day, scale, offset, known["nodata"], _quality(sensor, block, trained, parts))
+
+
+def _numbers(
+    sensor: str, block: Mapping[str, Any], path: Path, wanted: Sequence[str], trained: Mapping[str, Any]
+) -> tuple[dict[str, int], str, set[tuple[float, float]], int]:
+    """Of one file: band -> its number, how that is known, scales and offsets of those bands, and how wide its rows are
+    if it is stored in rows, else 0."""
+    bands = block.get("bands")
+    with open_raster(path) as file:
+        if isinstance(bands, dict):
+            wrong = [b for b in wanted if not isinstance(bands.get(b), int) or not 1 <= bands[b] <= file.count]
+            if wrong:
+                raise InputError(f"{path}: no band {', '.join(wrong)} of {sensor}: it has {file.count} bands")
+            numbers, how = {b: bands[b] for b in wanted}, "as described"
+        else:
+            names = block.get("names") or (bands if isinstance(bands, list) else [])
+            numbers, how = match_bands(file, path, sensor, wanted, names, trained)
+        own = {(file.scales[n - 1], file.offsets[n - 1]) for n in numbers.values()}
+        return numbers, how, own, file.width if file.block_shapes[0][1] == file.width else 0
 
 
 def _quality(sensor: str, block: Mapping[str, Any], trained: Mapping[str, Any], parts: Any) -> Quality | None:
@@ -235,20 +255,28 @@ def _map(layers: Mapping[str, Any], card: Card, base: Path) -> tuple[tuple[Path,
 
 
 def _look(scene: Scene) -> None:
-    """Refuse values in another unit: a part of the middle of the scene is looked at."""
+    """Refuse values in another unit: a part of the middle of the scene is looked at. Sensors that have no data there
+    are noted in `scene.unseen`."""
     g = scene.ground
     h, w = min(LOOK, g.height), min(LOOK, g.width)
     batch = scene.reader()(((g.height - h) // 2, (g.width - w) // 2, h, w))
-    for name, series in batch.sensors.items():
-        x = series.x.movedim(2, -1)[series.valid]  # (n, C)
-        if not len(x):
-            continue
-        unit, middle = SENSORS[name].unit, float(x.median())
-        image = scene.images[name][0]
-        where = f"{image.files[0]}: {name} has values around {middle:.3g} after x {image.scale:g} + {image.offset:g}"
-        if unit == "reflectance" and middle > 2:
-            raise InputError(f"{where}, but is reflectance, 0 to 1; scale=0.0001 if it is stored x 10000")
-        if unit == "reflectance" and 0 < float(x.abs().quantile(0.99) if len(x) < 2**14 else x.abs().max()) < 0.005:
-            raise InputError(f"{where}, but is reflectance, 0 to 1; scale=1 if it is stored so")
-        if unit == "decibel" and float(x.min()) >= 0:
-            raise InputError(f"{where}, none below 0, but is in decibel; convert it: 10 log10 of the power")
+    scene.unseen.extend(name for name in batch.sensors if not check_unit(scene, batch, name))
+
+
+def check_unit(scene: Scene, batch: Batch, name: str) -> bool:
+    """InputError where the raw values of a sensor are in another unit; False where there are too few to tell by."""
+    series = batch.sensors[name]
+    x = series.x.movedim(2, -1)[series.valid]  # (n, C)
+    if len(x) < FEW:
+        return False
+    x = x[:: max(1, len(x) // LOOK**2)]
+    unit, middle = SENSORS[name].unit, float(x.median())
+    image = scene.images[name][0]
+    where = f"{image.files[0]}: {name} has values around {middle:.3g} after x {image.scale:g} + {image.offset:g}"
+    if unit == "reflectance" and middle > 2:
+        raise InputError(f"{where}, but is reflectance, 0 to 1; scale=0.0001 if it is stored x 10000")
+    if unit == "reflectance" and 0 < float(x.abs().quantile(0.99) if len(x) < 2**14 else x.abs().max()) < 0.005:
+        raise InputError(f"{where}, but is reflectance, 0 to 1; scale=1 if it is stored so")
+    if unit == "decibel" and float(x.min()) >= 0:
+        raise InputError(f"{where}, none below 0, but is in decibel; convert it: 10 log10 of the power")
+    return True

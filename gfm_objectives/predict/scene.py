@@ -50,7 +50,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """sensor -> its dates, in the model's order of sensors; the map, where the model reads it: (files, its legend)."""
+    """sensor -> its dates, in the model's order of sensors; the map, where the model reads it: (files, its legend);
+    unseen: sensors whose unit nobody could look at yet."""
 
     ground: Ground
     gsd: float
@@ -58,6 +59,7 @@ class Scene:
     card: Card
     map: tuple[tuple[Path, ...], Legend] | None = None
     notes: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
