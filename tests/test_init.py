@@ -212,14 +212,33 @@ def test_a_folder_that_cannot_be_split_is_told_and_its_commands_can_be_typed(tmp
     assert len(build_source(options, "pretrain")) == 4
 
 
-def test_a_fill_in_few_files_is_found(tmp_path: Path, capsys: Any):
-    """In one of sixty, in one band; the first look into twelve may miss it."""
+@pytest.mark.parametrize(
+    ("declared", "fill", "drafted"), [(None, -32767, -32767), (7, -32767, [7, -32767]), (None, 32767, None)]
+)
+def test_a_fill_in_few_files_is_found(tmp_path: Path, capsys: Any, declared: int, fill: int, drafted: Any):
+    """In one of sixty, in one band; the first look into twelve may miss it. What may be a bright pixel is only told."""
     root = tmp_path / "fills"
     rng = np.random.default_rng(0)
     for k in range(60):
         x = rng.integers(100, 300, (2, 32, 32)).astype(np.int16)
-        x[1, :3] = -32767 if k == 33 else x[1, :3]
+        x[1, :3] = fill if k == 33 else x[1, :3]
+        x[:, -1] = 7
+        tif(root / f"c{k:02}.tif", x, x=5e5 + 5000 * k, **({} if declared is None else {"nodata": declared}))
+    options, said = init(root, capsys)
+    assert f"optical: band 2: {fill} in 1 of 60 files lies far from all other values, and no file declares it" in said
+    assert options["sensors"]["optical"].get("nodata") == drafted
+    assert ("it is taken for no data" in said, f"`nodata: {fill}`" in said) == (drafted is not None, drafted is None)
+
+
+def test_bands_that_measure_nothing_are_left_out(tmp_path: Path, capsys: Any):
+    """Of five: reflectance, height, a class, reflectance, and how often there is water, which is never for most."""
+    root = tmp_path / "mixed"
+    for k in range(12):
+        x = RNG.integers(100, 9000, (5, 32, 32)).astype(np.int16)
+        x[1], x[2] = RNG.integers(0, 100, (32, 32)), RNG.choice([10, 20, 80], (32, 32))
+        x[1, :12] = 0  # the sea: fewer than half
+        x[4] = RNG.integers(0, 112, (32, 32)) * (RNG.random((32, 32)) > 0.7)
         tif(root / f"c{k:02}.tif", x, x=5e5 + 5000 * k)
-    _, said = init(root, capsys)
-    assert "optical: band 2: -32767 in 1 of 60 files lies far from all other values, and no file declares it" in said
-    assert "`nodata: -32767`" in said
+    options, said = init(root, capsys)
+    assert options["sensors"]["optical"]["bands"] == {"band1": 1, "band2": 2, "band4": 4}
+    assert "bands 3, 5 hold few whole numbers, or one for most pixels (quality, classes, cover?): left out, as" in said

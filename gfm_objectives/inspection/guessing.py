@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gfm_objectives.data.fills import SURE
 from gfm_objectives.data.layers import FileFault, read_bands
 from gfm_objectives.data.splits import PAIR
 from gfm_objectives.inspection.grouping import Group
@@ -42,7 +43,7 @@ def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, d
         unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
         lines += _scaled(name, unit, seen, block)
         lines += _empty(name, unit, seen, block)
-        lines += _undeclared(name, block, *strays(group))
+        lines += _undeclared(name, seen, block, *strays(group))
         out[name] = block
     return out, lines
 
@@ -82,7 +83,8 @@ def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any
     if seen.flags and n != 11:
         bands = {f"band{i + 1}": i + 1 for i in range(n) if i + 1 not in seen.flags}
         flags = ", ".join(map(str, seen.flags))
-        line = f"bands {flags} hold few whole numbers (quality, classes?) and are left out: they could give labels away"
+        line = f"bands {flags} hold few whole numbers, or one for most pixels (quality, classes, cover?): left out"
+        line += ", as they could give labels away"
         return "optical", bands, {"unit": "number"}, [f"optical: {line}; say what all bands are: check"]
     if n in orders and seen.kind in "ui" and (S2.search(hint) or n in (10, 12, 13)):
         bands = {b: i + 1 for i, b in enumerate(orders[n])}
@@ -152,21 +154,25 @@ def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]
 
 
 def _undeclared(
-    name: str, block: Mapping[str, Any], found: Mapping[float, Mapping[int, int]], looked: int
+    name: str, seen: Seen, block: dict[str, Any], found: Mapping[float, Mapping[int, int]], looked: int
 ) -> list[str]:
-    """Lines on values that look like no data in single bands of some files."""
-    stated = block.get("nodata")
-    stated = stated if isinstance(stated, list) else [stated]
+    """Lines on values that look like no data in single bands of some files; those that cannot be measured are taken."""
+    stated = block.get("nodata", sorted({v for v in seen.raster.said.nodata if v is not None}))
+    by_rule = isinstance(stated, Mapping)  # of pixels that are 0 in all bands, which a value in one band cannot join
+    taken = [] if by_rule else [*stated] if isinstance(stated, list) else [stated]
     lines = []
     for value, files in found.items():
         mine = {band: n for band, n in files.items() if band in block["bands"].values()}
-        if mine and value not in stated:
-            bands = f"band{'s' * (len(mine) > 1)} {', '.join(map(str, mine))}"
-            what = (
-                f"{name}: {bands}: {value:g} in {max(mine.values())} of {looked} files lies far from all other values"
-            )
-            remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands: check"
-            lines.append(f"{what}, and no file declares it; {remedy}")
+        if not mine or value in taken:
+            continue
+        bands = f"band{'s' * (len(mine) > 1)} {', '.join(map(str, mine))}"
+        what = f"{name}: {bands}: {value:g} in {max(mine.values())} of {looked} files lies far from all other values"
+        remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands"
+        if value <= SURE and not by_rule:
+            taken.append(value)
+            block["nodata"] = taken if len(taken) > 1 else value
+            remedy = "it is taken for no data, which hides the pixel in all bands"
+        lines.append(f"{what}, and no file declares it; {remedy}: check")
     return lines
 
 

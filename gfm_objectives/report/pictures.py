@@ -34,6 +34,13 @@ def dates(batch: Batch, most: int) -> np.ndarray:
     return np.stack([_on(batch, torch.tensor(w)) for w in zip(*which, strict=True)], 1)
 
 
+def error(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How wrong each pixel is: 0 or 1 of classes, the size of the error of numbers; 0 where there is no label."""
+    if label.dtype.kind == "f":
+        return np.nan_to_num(abs(predicted - label))
+    return ((predicted != label) & (label >= 0)).astype(np.float32)
+
+
 def _shown(batch: Batch) -> str:
     """The sensor that is shown."""
     ranked = sorted(batch.sensors, key=lambda name: -len(_colours(name, batch.sensors[name].bands)))
