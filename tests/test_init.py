@@ -230,15 +230,18 @@ def test_a_fill_in_few_files_is_found(tmp_path: Path, capsys: Any, declared: int
     assert ("it is taken for no data" in said, f"`nodata: {fill}`" in said) == (drafted is not None, drafted is None)
 
 
-def test_bands_that_measure_nothing_are_left_out(tmp_path: Path, capsys: Any):
-    """Of five: reflectance, height, a class, reflectance, and how often there is water, which is never for most."""
+def test_bands_that_measure_nothing_or_hide_what_others_do_are_left_out(tmp_path: Path, capsys: Any):
+    """Of six: reflectance, height, a class, reflectance, how often there is water, and a height that the sea lacks."""
     root = tmp_path / "mixed"
     for k in range(12):
-        x = RNG.integers(100, 9000, (5, 32, 32)).astype(np.int16)
+        x = RNG.integers(100, 9000, (6, 32, 32)).astype(np.int16)
         x[1], x[2] = RNG.integers(0, 100, (32, 32)), RNG.choice([10, 20, 80], (32, 32))
         x[1, :12] = 0  # the sea: fewer than half
         x[4] = RNG.integers(0, 112, (32, 32)) * (RNG.random((32, 32)) > 0.7)
+        x[5, :12] = -9999 if k == 3 else x[5, :12] // 90
         tif(root / f"c{k:02}.tif", x, x=5e5 + 5000 * k)
     options, said = init(root, capsys)
-    assert options["sensors"]["optical"]["bands"] == {"band1": 1, "band2": 2, "band4": 4}
+    optical = options["sensors"]["optical"]
+    assert optical["bands"] == {"band1": 1, "band2": 2, "band4": 4} and "nodata" not in optical
     assert "bands 3, 5 hold few whole numbers, or one for most pixels (quality, classes, cover?): left out, as" in said
+    assert "band 6: -9999 in 1 of 12 files" in said and "left out, as `nodata: -9999` would hide what the other" in said

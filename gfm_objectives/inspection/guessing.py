@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,12 @@ def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, d
             lines.append("s2: band 11 is taken for a cloud probability, of which 255 is no data: check")
         unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
         lines += _scaled(name, unit, seen, block)
-        lines += _empty(name, unit, seen, block)
-        lines += _undeclared(name, seen, block, *strays(group))
+        found, looked = strays(group)
+        lines += _holed(name, block, found, looked) if seen.flags else []
+        lines += _empty(
+            name, unit, seen, block, {v for v, n in found.items() if not n.keys() & {*block["bands"].values()}}
+        )
+        lines += _undeclared(name, seen, block, found, looked)
         out[name] = block
     return out, lines
 
@@ -140,9 +144,10 @@ def _scaled(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str
     return []
 
 
-def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]:
+def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any], besides: Container[float] = ()) -> list[str]:
+    """Lines on pixels without data. besides: values that are none of any band that is read."""
     declared = {v for v in seen.raster.said.nodata if v is not None}
-    found = [v for v, share in seen.odd.items() if share > 0 and v not in declared]
+    found = [v for v, share in seen.odd.items() if share > 0 and v not in declared and v not in besides]
     if found and not declared:
         block["nodata"] = found[0] if len(found) == 1 else found
         share, values = sum(seen.odd[v] for v in found), ", ".join(f"{v:g}" for v in found)
@@ -151,6 +156,18 @@ def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]
         block["nodata"] = {"value": 0, "when": "all"}
         return [f"{name}: pixels that are 0 in all bands ({seen.zeros:.1%}) are taken for no data"]
     return [f"{name}: no data is {', '.join(f'{v:g}' for v in declared)}, as the files declare"] if declared else []
+
+
+def _holed(name: str, block: dict[str, Any], found: Mapping[float, Mapping[int, int]], looked: int) -> list[str]:
+    """Lines on bands of a stack of several sources that lack what others have: one hole would hide the pixel in all."""
+    lines = []
+    for value, files in found.items():
+        mine = {band: n for band, n in files.items() if band in block["bands"].values()}
+        if mine and value <= SURE and len(mine) < len(block["bands"]):
+            block["bands"] = {k: v for k, v in block["bands"].items() if v not in mine}
+            remedy = f"left out, as `nodata: {value:g}` would hide what the other bands have there"
+            lines.append(_far(name, value, mine, looked, remedy))
+    return lines
 
 
 def _undeclared(
@@ -165,15 +182,20 @@ def _undeclared(
         mine = {band: n for band, n in files.items() if band in block["bands"].values()}
         if not mine or value in taken:
             continue
-        bands = f"band{'s' * (len(mine) > 1)} {', '.join(map(str, mine))}"
-        what = f"{name}: {bands}: {value:g} in {max(mine.values())} of {looked} files lies far from all other values"
         remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands"
         if value <= SURE and not by_rule:
             taken.append(value)
             block["nodata"] = taken if len(taken) > 1 else value
             remedy = "it is taken for no data, which hides the pixel in all bands"
-        lines.append(f"{what}, and no file declares it; {remedy}: check")
+        lines.append(_far(name, value, mine, looked, remedy))
     return lines
+
+
+def _far(name: str, value: float, files: Mapping[int, int], looked: int, remedy: str) -> str:
+    """files: band -> how many of those looked at hold the value."""
+    bands = f"band{'s' * (len(files) > 1)} {', '.join(map(str, files))}"
+    what = f"{name}: {bands}: {value:g} in {max(files.values())} of {looked} files lies far from all other values"
+    return f"{what}, and no file declares it; {remedy}: check"
 
 
 # ---------------------------------------------------------------- layers
