@@ -42,11 +42,10 @@ def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, d
             lines.append("s2: band 11 is taken for a cloud probability, of which 255 is no data: check")
         unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
         lines += _scaled(name, unit, seen, block)
-        found, looked = strays(group)
+        (found, looked), before = strays(group), {*block["bands"].values()}
         lines += _holed(name, block, found, looked) if seen.flags else []
-        lines += _empty(
-            name, unit, seen, block, {v for v, n in found.items() if not n.keys() & {*block["bands"].values()}}
-        )
+        gone = before - {*block["bands"].values()}
+        lines += _empty(name, unit, seen, block, {value for value, files in found.items() if files.keys() & gone})
         lines += _undeclared(name, seen, block, found, looked)
         out[name] = block
     return out, lines
