@@ -10,10 +10,10 @@ from test_bench import LANDCOVER, opened
 
 from gfm_objectives.compare import pictures
 from gfm_objectives.compare.bench import open_bench
-from gfm_objectives.compare.pictures import COUNT, Pictures, densest, evenly, telling
+from gfm_objectives.compare.pictures import COUNT, Pictures, densest, evenly
 from gfm_objectives.data import SOURCES
 from gfm_objectives.report.gallery import predictions, worst, worst_of
-from gfm_objectives.report.pictures import dates, error, image
+from gfm_objectives.report.pictures import dates, error, image, telling
 
 
 def label(*shares: float) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,10 @@ from gfm_objectives import disk
 from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.metrics import wrong
-from gfm_objectives.report.pictures import dates, error, image
+from gfm_objectives.report.pictures import LOOKED, dates, error, image, telling
 
 COUNT = 4
 LARGEST = 256  # pixels a side; of a larger tile the upper left corner is shown
-LOOKED = 64  # tiles among which those that show most classes are chosen
 STEP = 32  # pixels by which the window shown of a larger tile is moved
 DATES = 3  # of a series, at most; of a change its first and its last
 
@@ -98,22 +97,6 @@ def densest(amount: np.ndarray, h: int, w: int) -> tuple[int, int]:
 def evenly(n: int, most: int) -> list[int]:
     """At most `most` of the numbers 0 to n - 1, evenly spread."""
     return list(dict.fromkeys(round((i + 0.5) * n / min(most, n) - 0.5) for i in range(min(most, n))))
-
-
-def telling(labels: Sequence[Tensor], classes: int, count: int) -> list[int]:
-    """Which of these label maps to show, in their order: again and again the one with most classes that those before
-    do not show, of equals the one whose classes share it most evenly; when all are shown, from the start."""
-    share = torch.stack([torch.bincount(y[y >= 0].flatten(), minlength=classes).double() for y in labels])
-    share /= share.sum(1, keepdim=True).clamp(min=1)
-    evenness = -(share * share.clamp(min=1e-12).log()).sum(1)
-    left, chosen, missing = list(range(len(labels))), list[int](), share.sum(0) > 0
-    while left and len(chosen) < count:
-        best = max(left, key=lambda i: (int((missing & (share[i] > 0)).sum()), float(evenness[i]), -i))
-        chosen.append(best)
-        left.remove(best)
-        missing = missing & (share[best] == 0)
-        missing = missing if missing.any() else share.sum(0) > 0
-    return sorted(chosen)
 
 
 def _cropped(label: Tensor) -> Tensor:

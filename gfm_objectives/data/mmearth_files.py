@@ -89,13 +89,13 @@ def check_arrays(path: Path, file: Any, channels: Mapping[str, int], whole: Iter
         names = _names(file["metadata"])
     side = getattr(file[next(iter(channels))], "shape", (0,))[-1]
     for name, least in channels.items():
-        shape, kind = (getattr(file[name], key, None) for key in ("shape", "dtype"))
+        shape: Any = getattr(file[name], "shape", None)  # a group has none
         fits = shape is not None and len(shape) == 4 and shape[0] == len(names) and shape[2:] == (side, side)
         if not fits or (shape[1] != least and (least > 2 or shape[1] < least)):
             told = f"{name} is {shape}, not ({len(names)}, {least}, {side}, {side})"
             raise InputError(f"{path}: {told}: places, channels, height and width; download it again")
-        if kind.kind not in ("ui" if name in whole else "uif"):
-            raise InputError(f"{path}: {name} holds {kind}, no whole numbers; download it again")
+        if (held := file[name].dtype).kind not in ("ui" if name in whole else "uif"):
+            raise InputError(f"{path}: {name} holds {held}, no whole numbers; download it again")
     return side, names
 
 
