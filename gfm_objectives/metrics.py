@@ -46,6 +46,14 @@ def moments(pred: Tensor, target: Tensor) -> Tensor:
     return torch.stack([t.flatten(1).sum(1) for t in (known.double(), y, y**2, e, e.abs(), e**2)], 1)
 
 
+def wrong(stats: Tensor) -> Tensor:
+    """How wrong each tile is, (B,) float64: of confusions (B, K, K) the pixels of another class, of moments (B, 6) the
+    sum of squared errors."""
+    if stats.ndim == 2:
+        return stats[:, MOMENTS.index("e2")].double()
+    return (stats.sum((1, 2)) - stats.diagonal(dim1=1, dim2=2).sum(1)).double()
+
+
 def score_histogram(score: Tensor, target: Tensor) -> Tensor:
     """How often each class was scored how, by truth: (B, K, 2, BINS) long, 0 = absent, 1 = present.
 

@@ -174,6 +174,35 @@ def test_a_quality_pixel_of_no_data_is_not_fit_for_use(tmp_path: Path):
     assert torch.equal(valid[0, 0], torch.from_numpy(HALF > 0))
 
 
+@pytest.mark.parametrize(
+    ("codes", "flags", "says"),
+    [
+        (np.where(HALF > 0, 1e30, 0).astype(np.float32), {"invalid_bits": [0]}, ""),  # more than a code can be
+        (np.where(HALF > 0, 8, 0).astype(np.uint64) | np.uint64(1 << 63), {"invalid_bits": [3]}, ""),
+        (
+            np.where(HALF > 0, 8, 0).astype(np.uint8),
+            {"invalid_bits": [3, 11]},
+            "is uint8, which has no bit 11: nothing",
+        ),
+        (np.where(HALF > 0, 8, 0).astype(np.uint8), {"invalid_values": [8, 300]}, "is uint8, which has no value 300"),
+    ],
+)
+def test_flags_of_any_type(tmp_path: Path, codes: np.ndarray, flags: dict[str, Any], says: str):
+    tif(tmp_path / "s2/a.tif", IMAGE)
+    tif(tmp_path / "q/a.tif", codes)
+    quality = {"file": "q/{chip}.tif", "band": 1, **flags}
+    _, batch, lines = told(tmp_path, {"s2": {**S2, "valid": quality}})
+    assert torch.equal(batch.sensors["s2"].valid[0, 0], torch.from_numpy(HALF == 0))
+    assert [m for m in lines if says in m] == lines and len(lines) == bool(says)
+
+
+@pytest.mark.parametrize("flags", [{"invalid_bits": [70]}, {"invalid_values": [2**64]}])
+def test_flags_that_no_band_has_are_refused(tmp_path: Path, flags: dict[str, Any]):
+    tif(tmp_path / "s2/a.tif", IMAGE)
+    with pytest.raises(InputError, match=r"data.sensors.s2.valid.invalid_(bits=70|values=\d+): "):
+        source(tmp_path, {"s2": {**S2, "valid": {"band": 1, **flags}}})
+
+
 def test_declared_no_data_is_no_label_though_a_class_has_its_code(tmp_path: Path):
     tif(tmp_path / "s2/a.tif", IMAGE)
     tif(tmp_path / "y/a.tif", (HALF > 0).astype(np.uint8), nodata=0)

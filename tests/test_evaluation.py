@@ -10,6 +10,7 @@ from test_finetune import build, places
 from gfm_objectives.batch import Batch, Series
 from gfm_objectives.finetune import evaluate, evaluate_rule
 from gfm_objectives.finetune.evaluation import PIXELS
+from gfm_objectives.metrics import moments, wrong
 from gfm_objectives.tasks.kinds import KINDS
 
 SEGMENTATION = KINDS["segmentation"]
@@ -32,8 +33,28 @@ def test_tiles_of_any_size_are_scored_as_a_whole(overlap):
     whole = torch.cat([SEGMENTATION.observe(model(t), t.targets["label"], 3) for t in tiles])
     assert torch.equal(stats, whole)
     assert stats.sum((1, 2)).tolist() == [int((t.targets["label"] >= 0).sum()) for t in tiles]
-    assert [s.shape for s in shown] == [(100, 127), (25, 39)]
-    assert torch.equal(torch.from_numpy(shown[1]), model(tiles[2]).argmax(1)[0])
+    assert {k: p.shape for k, p in shown.items()} == {5: (100, 127), 2: (25, 39)}  # the largest has most errors too
+    assert torch.equal(torch.from_numpy(shown[2]), model(tiles[2]).argmax(1)[0])
+
+
+def test_the_tile_with_most_errors_is_kept_beside_those_asked_for():
+    """Of equals the first; none where nothing is wrong or nothing is shown."""
+    tiles = [tile(8, 8, k) for k in range(5)]
+    for t, errors in zip(tiles, (3, 7, 1, 7, 0), strict=True):
+        y = (t.sensors["s2"].x[:, 0, 0] > 0).long()
+        y.flatten()[:errors] = 1 - y.flatten()[:errors]
+        y[0, -1] = -1
+        t.targets["label"] = y
+
+    def kept(number: int, show: tuple[int, ...]) -> list[int]:
+        about = (Tiles(tiles[:number]), SEGMENTATION, "label", 3, show)
+        stats, shown = evaluate_rule(lambda b: (b.sensors["s2"].x[:, 0, 0] > 0).long(), *about)
+        assert wrong(stats).tolist() == [3, 7, 1, 7, 0][:number]
+        return sorted(shown)
+
+    assert kept(5, (2,)) == [1, 2] and kept(1, (0,)) == [0] and kept(5, ()) == [] and kept(5, (1, 4)) == [1, 4]
+    y = torch.tensor([[[1.0, float("nan")]], [[1.0, 3.0]]])
+    assert wrong(moments(y + 2, y)).tolist() == [4, 8]
 
 
 def test_tiles_go_together_up_to_a_number_of_pixels():
@@ -59,8 +80,8 @@ def test_the_model_is_evaluated_in_evaluation_mode_and_left_without_gradients():
 
 def test_a_rule_is_scored_as_a_model_is():
     tiles = [tile(16, 16, 0), tile(20, 9, 1)]
-    stats, (shown,) = evaluate_rule(
+    stats, shown = evaluate_rule(
         lambda b: (b.sensors["s2"].x[:, 0, 0] > 0).long(), Tiles(tiles), SEGMENTATION, "label", 3, (1,)
     )
-    assert stats.shape == (2, 3, 3) and stats[:, :, 2].sum() == 0 and shown.shape == (20, 9)
+    assert stats.shape == (2, 3, 3) and stats[:, :, 2].sum() == 0 and shown[1].shape == (20, 9)
     assert stats.sum() == sum(int((t.targets["label"] >= 0).sum()) for t in tiles)

@@ -27,7 +27,7 @@ def test_a_split_on_a_device_gives_the_same_weights_and_scores() -> None:
         model = build()
         finetune(model, of_train, SEGMENTATION, "label", flops(600), HParams(0.01, head_first=True), seed=2)
         stats, shown = evaluate(model, of_val, SEGMENTATION, "label", 3, 16, show=(1,))
-        found.append(([p.clone() for p in model.parameters()], stats, shown[0]))
+        found.append(([p.clone() for p in model.parameters()], stats, shown[1]))
     one, other = found
     assert all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
     assert torch.equal(one[1], other[1]) and (one[2] == other[2]).all()

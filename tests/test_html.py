@@ -38,6 +38,8 @@ def folder_of(tmp_path, name="hls_water", places=2):
     label = rng.integers(-1, 2, (places, 16, 12))
     arrays = {f"{task}/image": rng.random((places, 16, 12, 3)), f"{task}/label": label}
     arrays |= {f"{task}/pred/{c}": rng.integers(0, 2, label.shape) for c in summary["contenders"]}
+    worst = {"image": rng.random((1, 9, 7, 3)), "label": np.eye(9, 7, dtype=int), "pred": np.ones((9, 7), int)}
+    arrays |= {f"{task}/worst/masked_seg/{k}": v for k, v in worst.items()}
     np.savez(folder / "predictions.npz", **arrays)
     return folder, summary
 
@@ -217,6 +219,10 @@ const out = {}, box = document.querySelector(".gallery"), pick = (n, v) => {
   const s = box.querySelector("select." + n); s.value = v; s.dispatchEvent(new Event("change")); };
 const seen = () => ["label", "own", "difference"].map((n) => box.querySelector(`figure.${n} img`).src);
 out.first = seen(); pick("contender", "masked_seg"); out.contender = seen(); pick("place", "1"); out.place = seen();
+const rival = () => box.querySelector("figure.rival").hidden, places = () => box.querySelector("select.place").length;
+out.rival = [rival()]; out.places = [places()]; pick("place", "worst"); out.worst = seen(); out.rival.push(rival());
+pick("contender", "mae"); out.after = seen(); out.rival.push(rival()); out.places.push(places());
+pick("contender", "masked_seg");
 out.caption = box.querySelector("figure.own figcaption").textContent;
 out.loaded = [...box.querySelectorAll("img")].map((i) => i.complete);
 const fold = document.querySelector("button.fold"), task = document.querySelector("tr.task");
@@ -250,6 +256,8 @@ def test_page_works_in_a_browser(tmp_path):
     assert out["faults"] == []
     assert out["first"][0] == out["contender"][0] != out["place"][0]  # another contender has the same label
     assert out["first"][1] != out["contender"][1] != out["place"][1] and out["first"][2] != out["contender"][2]
+    assert out["rival"] == [False, True, False] and out["places"] == [3, 2]  # one that nothing is kept of has no worst
+    assert out["worst"][0] not in (out["first"][0], out["place"][0]) and out["after"][0] == out["first"][0]
     assert out["caption"] == "masked_seg" and out["folded"] == [True, False, "true"]
     assert float(out["money"][1]) == pytest.approx(2 * float(out["money"][0]), rel=0.1)
     assert out["wide"] and out["names"]

@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from held import Held
 from PIL import Image
 from test_chips_faults import options, resave, root  # noqa: F401
 from test_config import one
 
 from gfm_objectives import cli
+from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.config import save
 from gfm_objectives.data import build_source
 from gfm_objectives.inspection import look
+from gfm_objectives.inspection.looking import shown
 from gfm_objectives.report.pictures import image
+from gfm_objectives.sensors import Legend
 
 
 @pytest.fixture
@@ -130,3 +135,14 @@ def test_real_folders_are_read_by_a_few_lines(folder: str):
         assert len(source) == 3 and source.spec.size == 224
     found = look(source, [0])
     assert all(t.valid == t.pixels for t in found.sensors.values())
+
+
+@pytest.mark.parametrize(("legend", "chosen"), [(("dry", "wet"), [1, 17, 20]), ((), [3, 11, 18, 26])])
+def test_the_page_shows_places_with_every_class(legend: tuple[str, ...], chosen: list[int]):
+    """Of thirty places three have both classes; of numbers and without labels they are evenly spread."""
+    y = torch.zeros(30, 4, 4, dtype=torch.long)
+    y[[1, 17, 20], :2] = 1
+    s2 = Series(torch.zeros(30, 1, 1, 4, 4), torch.ones(30, 1, 4, 4, dtype=torch.bool), torch.zeros(30, 1), ("B02",))
+    spec = Spec({"s2": ("B02",)}, {"s2": 1}, 4, 10.0, {"y": Legend("y", legend)})
+    places = shown(Held(Batch({"s2": s2}, {"y": y}, torch.full((30,), 10.0)), spec))
+    assert len(places) == 4 and [k for k in places if not legend or k in chosen] == chosen

@@ -250,6 +250,82 @@ def test_faults_of_files_are_named(root: Path, monkeypatch: pytest.MonkeyPatch) 
         build_source(options(root), "train")
 
 
+def rewritten(root: Path, name: str, change: Any) -> None:
+    with h5py.File(root / NAME / f"{NAME}.h5", "a") as f:
+        values = change(f[name][:])
+        del f[name]
+        f[name] = values
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("sentinel2", lambda x: x[:, :12], r"sentinel2 is \(6, 12, 16, 16\), not \(6, 13, 16, 16\): places, channels"),
+        ("sentinel1", lambda x: x[:3], r"sentinel1 is \(3, 8, 16, 16\), not \(6, 8, 16, 16\)"),
+        ("sentinel2_scl", lambda x: x[..., :8, :8], r"sentinel2_scl is \(6, 1, 8, 8\), not \(6, 1, 16, 16\)"),
+        ("esa_worldcover", lambda x: x[:, 0], r"esa_worldcover is \(6, 16, 16\), not \(6, 1, 16, 16\)"),
+        ("sentinel2_cloudmask", lambda x: x.astype(np.float32), "sentinel2_cloudmask holds float32, no whole numbers"),
+        ("metadata", lambda x: np.arange(6), "its metadata have no fields"),
+    ],
+)
+def test_arrays_that_are_not_what_they_are_taken_for_are_refused(root: Path, name: str, change: Any, says: str) -> None:
+    rewritten(root, name, change)
+    with pytest.raises(InputError, match=says):
+        build_source(options(root), "train")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"), [([-1, 0], "-1 is no row"), ([0.5], "0.5 is no row"), ([True], "True is"), ([0, 1, 0], "twice")]
+)
+def test_a_split_names_rows_once(root: Path, rows: list[Any], says: str) -> None:
+    (root / NAME / f"{NAME}_splits.json").write_text(json.dumps({"train": rows}))
+    with pytest.raises(InputError, match=f"splits.json: damaged .*{says}"):
+        build_source(options(root), "train")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"S2_type": "L3"}, {"S2_type": None}, {"S2_DATE": None}, {"S2_DATE": "2018-13-01"}, {"lat": None}, {"lat": 95.0}],
+)
+def test_a_tile_says_its_day_level_and_place(root: Path, wrong: dict[str, Any]) -> None:
+    info = root / NAME / f"{NAME}_tile_info.json"
+    info.write_text(json.dumps({f"t{i}": about(i) | (wrong if i == 0 else {}) for i in range(TILES)}))
+    with pytest.raises(InputError, match=r"tile_info.json: damaged"):
+        build_source(options(root), "train")
+    info.write_text("[1]")
+    with pytest.raises(InputError, match=r"damaged .it holds no tiles by name"):
+        build_source(options(root), "train")
+
+
+def test_other_spellings_and_types_are_read_rightly(root: Path) -> None:
+    """Levels in capitals; heights with NaN; flags and codes in other types."""
+    plain = build_source(options(root), "train").raw([0, 1, 2, 3])
+    info = root / NAME / f"{NAME}_tile_info.json"
+    info.write_text(info.read_text().replace('"l1c"', '"L1C"'))
+
+    def height(x: np.ndarray) -> np.ndarray:
+        return np.where(x == -9999, np.nan, x).astype(np.float32)
+
+    rewritten(root, "aster", height)
+    rewritten(root, "sentinel2_cloudmask", lambda x: x.astype(np.uint16).view(np.int16))  # -1 = not known
+    rewritten(root, "esa_worldcover", lambda x: np.where(x == 255, 266, x.astype(np.int16)))  # 266 is no 10
+    raw = build_source(options(root), "train").raw([0, 1, 2, 3])
+    for name, series in raw.sensors.items():
+        assert torch.equal(series.valid, plain.sensors[name].valid) and series.level == plain.sensors[name].level
+    assert torch.equal(raw.targets["map"], plain.targets["map"]) and raw.sensors["s2"].level == MIXED
+
+
+def test_what_is_damaged_inside_is_one_line(root: Path) -> None:
+    path = root / NAME / f"{NAME}.h5"
+    with h5py.File(path, "a") as f:
+        x = f["sentinel1"][:]
+        del f["sentinel1"]
+        at = f.create_dataset("sentinel1", data=x, chunks=x[:1].shape, compression="gzip").id.get_chunk_info(0)
+    path.write_bytes(path.read_bytes().replace(path.read_bytes()[at.byte_offset :][:50], bytes(50)))
+    with pytest.raises(InputError, match=r"h5: sentinel1 cannot be read, damaged\?"):
+        build_source(options(root), "train").read([1])
+
+
 @pytest.mark.slow  # a fresh interpreter with all of the trainer
 def test_synthetic_training_loads_no_reader_of_files() -> None:
     code = (

@@ -8,11 +8,12 @@ import torch
 from conftest import random_batch
 from test_bench import LANDCOVER, opened
 
+from gfm_objectives.compare import pictures
 from gfm_objectives.compare.bench import open_bench
-from gfm_objectives.compare.pictures import COUNT, Pictures, evenly, telling
+from gfm_objectives.compare.pictures import COUNT, Pictures, densest, evenly
 from gfm_objectives.data import SOURCES
-from gfm_objectives.report.gallery import predictions
-from gfm_objectives.report.pictures import dates, image
+from gfm_objectives.report.gallery import predictions, worst, worst_of
+from gfm_objectives.report.pictures import dates, error, image, telling
 
 
 def label(*shares: float) -> torch.Tensor:
@@ -73,3 +74,39 @@ def test_the_picture_has_a_column_for_each_date(count, titles):
     above = [ax.get_title() for ax in figure.axes[: count + 2]]
     assert above[-2:] == ["label", "U-Net"] and len(figure.axes) == 2 * (count + 2)
     assert above[:count] == (titles if isinstance(titles, list) else ["first date", "between", "last date"])
+
+
+def test_the_tile_that_each_has_most_wrong_is_shown(tmp_path, monkeypatch):
+    """Beside the tiles chosen before any result, which are the same for all; of a large one where the errors are."""
+    monkeypatch.setattr(pictures, "LARGEST", 6)
+    monkeypatch.setattr(pictures, "STEP", 1)
+    monkeypatch.setitem(SOURCES, "made", "test_bench:Scenes")
+    bench = opened(tmp_path)  # two tiles of 11 x 9, which have a label in one pixel
+    kept = Pictures(tmp_path)
+    right = {k: np.full((11, 9), k) for k in (0, 1)}
+    for name, wrongs in {"U-Net": [1], "mae": [0], "all right": []}.items():
+        stats = np.stack([np.diag([1, 0, 0])] * 2)
+        for k in wrongs:
+            stats[k] = [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        kept.add(bench, name, {k: p + (k in wrongs) for k, p in right.items()}, stats)
+    arrays = {k.removeprefix("t/"): v for k, v in np.load(tmp_path / "predictions.npz").items()}
+    assert arrays["label"].shape == (2, 6, 6) and {k for k in arrays if k.startswith("pred/")} == {
+        "pred/U-Net", "pred/mae", "pred/all right"}  # fmt: skip
+    errs = worst_of(arrays, ["mae", "all right", "U-Net"])
+    assert [*errs] == ["mae", "U-Net"] and {c: int(e["pred"][0, 0]) for c, e in errs.items()} == {"mae": 1, "U-Net": 2}
+    assert errs["mae"]["image"].shape == (1, 6, 6, 3) and errs["U-Net"]["label"][0, 0] == 1
+    figure = worst("t", errs, ["a", "b", "d"], None)
+    assert [ax.get_ylabel() for ax in figure.axes[::4]] == ["mae", "U-Net"]
+    assert [ax.get_title() for ax in figure.axes[:4]] == ["image", "label", "predicted", "errors"]
+    assert figure.axes[3].images[0].get_array().sum() == 1  # one labelled pixel
+    amount = np.zeros((20, 20))
+    amount[15, 12] = 1
+    top, left = densest(amount, 6, 6)
+    assert 15 in range(top, top + 6) and 12 in range(left, left + 6)
+
+
+def test_errors_of_numbers_have_a_size():
+    label = np.array([[1.0, np.nan, 3.0]], np.float32)
+    assert error(np.array([[3.0, 7.0, 2.5]], np.float32), label).tolist() == [[2.0, 0.0, 0.5]]
+    arrays = {"mae": {"image": np.ones((1, 1, 3, 3)), "label": label, "pred": label + 1}}
+    assert len(worst("t", arrays, None, None).axes) == 4 + 1  # and a bar of colours

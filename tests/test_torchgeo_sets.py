@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -190,6 +191,58 @@ def test_download_is_passed_on_and_refusals_are_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has no tile"):
         source(tmp_path / "new", "eurosat", "train", download=True)
     assert asked[-1]["download"] is True and (tmp_path / "new").is_dir()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def halved(path: Path) -> None:
+    rewritten(path, lambda x: x[:, ::2, ::2])
+
+
+def fewer(path: Path) -> None:
+    rewritten(path, lambda x: x[:-1])
+
+
+def odd(path: Path) -> None:
+    rewritten(path, lambda x: np.pad(x, ((0, 0), (0, 0), (0, 3))))
+
+
+def below(path: Path) -> None:
+    rewritten(path, lambda x: np.full(x.shape, -5, np.int16))
+
+
+def rewritten(path: Path, change) -> None:
+    import rasterio
+
+    with rasterio.open(path) as file:
+        x = change(file.read())
+    path.unlink()
+    layouts.write_tif(path, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "which", "what", "says"),
+    [
+        ("sen12ms", "*/s1_1/*_p1.tif", cut, r"_s1_1_p1.tif: cannot be read"),
+        ("sen12ms", "*/lc_1/*_p1.tif", Path.unlink, r"_lc_1_p1.tif: cannot be read"),
+        ("sen12ms", "*/s1_1/*_p1.tif", halved, r"_p1.tif: its tile cannot be put together"),
+        ("seasonet", "spring/*/*/*_10m_IR.tif", cut, r"_10m_IR.tif: cannot be read"),
+        ("seasonet", "spring/*/*/*_10m_RGB.tif", fewer, r"_10m_RGB.tif: 2 bands, not 3"),
+        ("seasonet", "spring/*/*/*_labels.tif", below, r"land_cover holds -6 to -6, of 33 classes"),
+        ("bigearthnet", "BigEarthNet-S2/*/*/*_B02.tif", odd, r"_B02.tif: 120 x 123 pixels do not make 120 x 120"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line(name, which, what, says, root, tmp_path):
+    """torchgeo's classes end in tracebacks, or leave memory as it was where a band is missing."""
+    folder = Path(shutil.copytree(root(name), tmp_path / name, ignore=shutil.ignore_patterns("*.zip", "*.gz")))
+    for path in folder.glob(which):
+        what(path)
+    with pytest.raises(InputError, match=says) as error:
+        one = source(folder, name)
+        one.read(range(len(one)))
+    assert "\n" not in str(error.value)
 
 
 def test_leakage_is_named():

@@ -148,8 +148,8 @@ class Comparison:
         with Clock("seeds", jobs, plan) as clock:
             for outcome in pool.run(jobs):
                 job = outcome.job
-                if outcome.predictions is not None:
-                    self.pictures.add(job.bench, job.contender.name, outcome.predictions)
+                if outcome.predictions is not None and outcome.stats is not None:
+                    self.pictures.add(job.bench, job.contender.name, outcome.predictions, outcome.stats)
                 score = self._score(outcome, budgets)
                 self.store.add(score)
                 if score.epochs < 1:
@@ -186,7 +186,7 @@ class Comparison:
         val, _ = evaluate_rule(rule, bench.source("val"), *about)
         stats, shown = evaluate_rule(rule, bench.source("test"), *about, show)
         if show:
-            self.pictures.add(bench, c.name, shown)
+            self.pictures.add(bench, c.name, shown, stats.numpy())
         val_figure = total(METRICS[bench.task.metric], val)
         self.store.add(Score.measured(stats, bench.groups, **self._about(bench, c, seed), val=val_figure))
 

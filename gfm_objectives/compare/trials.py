@@ -67,8 +67,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job gave. val: the task's metric on validation, NaN where the trial diverged; stats (test tiles, *shape)
-    and predictions (of the shown tiles) of final runs only."""
+    """What a job gave. val: the task's metric on validation, NaN where the trial diverged; of final runs only stats
+    (test tiles, *shape) and predictions, of the shown tiles and the one that is most wrong."""
 
     job: Job
     val: float
@@ -79,7 +79,7 @@ class Outcome:
     trainable: int = 0
     inference_flops: float = 0.0  # per place
     stats: np.ndarray | None = None
-    predictions: list[np.ndarray] | None = None
+    predictions: dict[int, np.ndarray] | None = None
 
 
 def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, shown: bool = False) -> Outcome:

@@ -17,7 +17,7 @@ from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
 from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
 from gfm_objectives.data.measured import measured
-from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_image, of_place, of_scale, of_way
+from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_flags, of_image, of_place, of_scale, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError
 
@@ -203,7 +203,9 @@ class Decoder:
         piece = self._piece(work, quality.file, day, of.whole, of.window, self._named(of.path))
         flags, k = piece.raster, self._bands[quality.file].index(quality.band)
         declared = flags.said.nodata[k] if flags.said.nodata else None
-        raised = quality.invalid(self._band(flags, quality.file, quality.band), declared)
+        raw = self._band(flags, quality.file, quality.band)
+        work.remarks += of_flags(quality, raw.dtype)
+        raised = quality.invalid(raw, declared)
         if flags.valid is not None:
             raised |= ~flags.valid
         raised = resample_codes(raised, piece.grid, of.whole.cut(piece.to), outside=True, way=piece.way)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gfm_objectives.data.finding import DATE, day_of
 from gfm_objectives.data.keys import block_of, known_keys, mapping, number, several, whole
-from gfm_objectives.data.validity import NoData, Quality, parse_nodata
+from gfm_objectives.data.validity import NoData, Quality, parse_flags, parse_nodata
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import SENSORS, USUAL_WAVES, Band, Sensor, calibration, figures_level, register
 
@@ -200,11 +200,7 @@ def _quality(key: str, sensor: Mapping[str, Any]) -> Quality | None:
     if sensor.get("valid") is None:
         return None
     block = block_of(key, sensor["valid"], needed=("band",), optional=("file", "invalid_bits", "invalid_values"))
-    bits, values = (
-        tuple(whole(f"{key}.{k}", v) for v in several(block.get(k))) for k in ("invalid_bits", "invalid_values")
-    )
-    if not bits and not values:
-        raise InputError(f"{key}: say which invalid_bits or invalid_values of the band mark pixels not to be used")
+    bits, values = parse_flags(key, block)
     file, image = str(block.get("file", sensor["file"])), str(sensor["file"])
     if DATE in file and DATE not in image:
         raise InputError(f"{key}.file={file}: has a {DATE}, which {image} lacks; give both the same dates")

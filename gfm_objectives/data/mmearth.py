@@ -7,20 +7,19 @@ looks for no-data values after normalising, where they are gone. docs/torchgeo.m
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
-from gfm_objectives.data.folder import days, find_folder, fingerprint
+from gfm_objectives.data.folder import find_folder, fingerprint
 from gfm_objectives.data.footprints import square
+from gfm_objectives.data.mmearth_files import Tile, check_arrays, find_files, open_h5, read_rows, read_tiles, split_rows
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import LEGENDS, MIXED, S2_L1C, SENSORS, Legend
@@ -32,6 +31,8 @@ S2_BANDS = tuple(b for b in SENSORS["s2"].band_names if b != "B10")
 BANDS = {"s2": S2_BANDS, "s1": SENSORS["s1"].band_names, "dem": SENSORS["dem"].band_names}
 DATES = {"s2": 1, "s1": 2, "dem": 1}  # of s1: the ascending pass, then the descending one
 NEEDED = {"s2": ("sentinel2", "sentinel2_cloudmask", "sentinel2_scl"), "s1": ("sentinel1",), "dem": ("aster",)}
+CHANNELS = {"sentinel2": 13, "sentinel1": 8}  # of others the first is read
+FLAGS = ("sentinel2_cloudmask", "sentinel2_scl")
 LAYERS = {"worldcover": "esa_worldcover", "dynamic_world": "dynamic_world"}  # handed out, whichever is the map
 MAPS = {**LAYERS, "canopy_height": "canopy_height_eth"}
 SHIFT = {"worldcover": 0, "dynamic_world": 1}  # stored code - legend's code: MMEarth keeps 0 for no data
@@ -86,7 +87,11 @@ class MMEarth(Source):
         self._opened: tuple[int, Any] | None = None
         folder, files = find_files(find_folder(root), FOLDERS[subset])
         self._path = files["h5"]
-        size, names = self._inspect()
+        with open_h5(self._path) as file:
+            needed = [d for s in self._sensors for d in NEEDED[s]] + [MAPS[name] for name in self._layers.values()]
+            size, names = check_arrays(
+                self._path, file, {d: CHANNELS.get(d, 1) for d in needed}, {*FLAGS, *MAPS.values()}
+            )
         self._rows = split_rows(files["splits"], "train" if split == "pretrain" else split, len(names))
         tiles = read_tiles(files["tile_info"])
         self._describe(files["tile_info"], [tiles.get(names[r]) for r in self._rows])
@@ -128,7 +133,7 @@ class MMEarth(Source):
 
     def _optical(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
         raw = self._stored("sentinel2", rows)[:, [STORED.index(b) for b in S2_BANDS]]  # (B, C, H, W), 0 = no data
-        quality = self._stored("sentinel2_cloudmask", rows)[:, 0]
+        quality = self._stored("sentinel2_cloudmask", rows)[:, 0].astype(np.uint16)
         clouds = (quality != 65535) & ((quality & QA60) != 0)  # 65535 = not known
         clouds |= np.isin(self._stored("sentinel2_scl", rows)[:, 0], SCL)
         valid = torch.from_numpy((raw > 0).all(1) & ~clouds)
@@ -145,18 +150,18 @@ class MMEarth(Source):
 
     def _height(self, rows: list[int], index: np.ndarray, day: Tensor) -> Series:
         raw = self._stored("aster", rows)[:, None, :1]  # metres; its slope follows from it and is left out
-        valid = torch.from_numpy((raw != -9999).all(2))
+        valid = torch.from_numpy((np.isfinite(raw) & (raw != -9999)).all(2))
         x = torch.from_numpy(raw.astype(np.float32))
         return Series(x, valid, torch.zeros_like(day), BANDS["dem"])  # of no date: 0, as elsewhere
 
     def _labels(self, name: str, rows: list[int]) -> Tensor:
         codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W); of heights, deviations follow
         table = height_table() if name == "canopy_height" else label_table(LEGENDS[name], SHIFT[name])
+        codes = np.where((codes < -128) | (codes > 255), 255, codes)  # in wider types, what is no code
         return torch.from_numpy(table[codes.astype(np.uint8)])  # heights may be signed: -1 is 255
 
     def _stored(self, dataset: str, rows: list[int]) -> np.ndarray:
-        file = self._file()
-        return np.stack([file[dataset][r] for r in rows])
+        return read_rows(self._path, self._file(), dataset, rows)
 
     # ---------------------------------------------------------------- files
 
@@ -170,23 +175,12 @@ class MMEarth(Source):
             self._opened = os.getpid(), open_h5(self._path)
         return self._opened[1]
 
-    def _inspect(self) -> tuple[int, list[str]]:
-        """Side in pixels, and the name of the tile in each row; the file is closed again."""
-        needed = [d for s in self._sensors for d in NEEDED[s]] + [MAPS[name] for name in self._layers.values()]
-        with open_h5(self._path) as file:
-            for name in ("metadata", *needed):
-                if name not in file:
-                    raise InputError(f"{self._path}: holds no {name}; it has {', '.join(file)}")
-            names = file["metadata"][:]
-            names = names[names.dtype.names[0]]  # a row is (tile, processing level); releases differ in field names
-            return file[needed[0]].shape[-1], [name.decode() for name in names]
-
     def _describe(self, path: Path, tiles: Sequence[Tile | None]) -> None:
         """Keep what is needed of each place, as arrays: a million objects would be slow to hand to workers."""
         if None in tiles:
             raise InputError(f"{path}: lacks {tiles.count(None)} tiles of {self._path.name}; download both again")
         known = [t for t in tiles if t is not None]
-        self._day = np.array([days(t.day) for t in known], dtype=np.float32)
+        self._day = np.array([t.day for t in known], dtype=np.float32)
         self._l1c = np.array([t.level == "l1c" for t in known])
         self._lonlat = np.array([(t.lon, t.lat) for t in known], dtype=np.float32)
 
@@ -200,47 +194,6 @@ class MMEarth(Source):
                 for name in (d for n, d in MAPS.items() if n in LAYERS or n in self._layers.values()):
                     digest.update(file[name][row].tobytes())
         return digest.hexdigest()
-
-
-class Tile(NamedTuple):
-    """What tile_info says of a tile that is of use here: date and level of its Sentinel-2 image, place in degrees."""
-
-    day: str
-    level: str
-    lon: float
-    lat: float
-
-
-@contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}); download it again") from None
-
-
-def read_tiles(path: Path) -> dict[str, Tile]:
-    """Tile name -> Tile. The real file holds gigabytes, most of them lists of bands, dropped while it is parsed."""
-
-    def keep(pairs: list[tuple[str, Any]]) -> Any:
-        d = dict(pairs)
-        if "S2_DATE" in d:
-            return Tile(d["S2_DATE"], d["S2_type"], d["lon"], d["lat"])
-        return None if "sentinel2" in d else d
-
-    with path.open() as file, _sound(path):
-        return json.load(file, object_pairs_hook=keep)
-
-
-def split_rows(path: Path, split: str, count: int) -> np.ndarray:
-    """Rows of the HDF5 file that belong to a split, (N,) int64."""
-    with path.open() as file, _sound(path):
-        rows = np.array(json.load(file)[split], dtype=np.int64)
-    if not len(rows):
-        raise InputError(f"{path}: the {split} split is empty; MMEarth is for pretraining, give tasks other data")
-    if rows.max() >= count:
-        raise InputError(f"{path}: names row {rows.max()}, but the .h5 file beside it has {count}; download both again")
-    return rows
 
 
 def label_table(legend: Legend, shift: int) -> np.ndarray:
@@ -258,29 +211,3 @@ def height_table() -> np.ndarray:
 
 def legend_of(name: str) -> Legend:
     return CANOPY if name == "canopy_height" else LEGENDS[name]
-
-
-def find_files(root: Path, name: str) -> tuple[Path, dict[str, Path]]:
-    """The folder of a subset and its files, by kind."""
-    folder = root / name
-    files = {kind: folder / f"{name}_{kind}.json" for kind in ("splits", "tile_info")}
-    files["h5"] = folder / f"{name}.h5"
-    for path in files.values():
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; data.root must hold {name} with its .h5 and .json; see data.subset"
-            )
-    return folder, files
-
-
-def open_h5(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(
-            "data.name=mmearth: needs h5py; install it: pip install h5py, or uv run --extra mmearth ..."
-        ) from None
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read, truncated or no HDF5? ({str(error).splitlines()[0]})") from error

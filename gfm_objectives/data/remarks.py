@@ -13,7 +13,7 @@ from gfm_objectives.data.description import Image
 from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.layers import Raster
-from gfm_objectives.data.validity import equals_any
+from gfm_objectives.data.validity import Quality, beyond, equals_any
 
 GSD_OFF = 0.05  # of metres per pixel, from which files and yaml differ
 WAVE_OFF = 0.08  # of a wavelength
@@ -79,6 +79,13 @@ def of_fills(name: str, image: Image, raster: Raster, numbers: list[int]) -> Ite
             if raster.valid is not None:
                 seen &= raster.valid[t]
             yield from of_fill(f"{name}: {band} (band {number})", x[seen])
+
+
+def of_flags(quality: Quality, held: np.dtype) -> Iterator[Remark]:
+    """On flags of the yaml that the band cannot have, so that they hide nothing."""
+    if lost := beyond(quality.bits, quality.values, held):
+        what = f"quality band {quality.band} of {quality.file}"
+        yield Remark(f"{what} is {held}, which has no {' and no '.join(lost)}: nothing is hidden by it", True)
 
 
 def of_fill(what: str, values: np.ndarray) -> Iterator[Remark]:

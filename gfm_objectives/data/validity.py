@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.keys import block_of, number, several
+from gfm_objectives.data.keys import block_of, number, several, whole
 from gfm_objectives.errors import InputError
 
 HUGE = 1e30  # no measurement is as large: -3.4e38 and its kin are no data, however many of their digits are written
+BITS = 63  # that a flag may have, from 0
 NONE = "none"  # in place of a value: what files declare is not to be believed
 
 
@@ -84,7 +85,29 @@ def parse_nodata(key: str, value: Any) -> NoData:
     return NoData(tuple(number(key, v) for v in several(value)), when)
 
 
+def parse_flags(key: str, block: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """invalid_bits and invalid_values, one or several of each."""
+    bits, values = (
+        tuple(whole(f"{key}.{k}", v) for v in several(block.get(k))) for k in ("invalid_bits", "invalid_values")
+    )
+    if too_high := [b for b in bits if b >= BITS]:
+        raise InputError(f"{key}.invalid_bits={too_high[0]}: expected bits from 0 to {BITS - 1}")
+    if too_high := [v for v in values if v >= 2**BITS]:
+        raise InputError(f"{key}.invalid_values={too_high[0]}: no band holds so large a code")
+    if not bits and not values:
+        raise InputError(f"{key}: say which invalid_bits or invalid_values of the band mark pixels not to be used")
+    return bits, values
+
+
 DECLARED = NoData()  # as each file says
+
+
+def beyond(bits: Sequence[int], values: Sequence[int], held: np.dtype) -> list[str]:
+    """Of the flags of a quality band those that its number type cannot hold, in words."""
+    if held.kind not in "iub":
+        return []
+    wide, most = (1, 1) if held.kind == "b" else (8 * held.itemsize, int(np.iinfo(held).max))
+    return [f"bit {b}" for b in bits if b >= wide] + [f"value {v}" for v in values if v > most]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +124,9 @@ class Quality:
         pixel of which nothing is known is not fit for use."""
         missing = equals_any(raw, [] if declared is None else [declared])
         if raw.dtype.kind == "f":
-            missing |= ~np.isfinite(raw)
-            raw = np.where(np.isfinite(raw), raw, 0)
+            counted = np.abs(raw) < 2.0**BITS  # neither NaN nor more than a code can be
+            missing |= ~counted
+            raw = np.where(counted, raw, 0)
         codes = raw.astype(np.int64)
         missing |= (codes & sum(1 << b for b in self.bits)) != 0
         return missing | np.isin(codes, self.values) if self.values else missing

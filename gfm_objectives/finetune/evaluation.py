@@ -14,6 +14,7 @@ from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.places import Places
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.windows import sliding
+from gfm_objectives.metrics import wrong
 from gfm_objectives.tasks.kinds import Kind
 
 OVERLAP = 0.25  # of a window's side, where a tile is larger than a window: what is cut off by one edge is whole in the
@@ -35,8 +36,9 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     show: Sequence[int] = (),
     shown: bool = False,
-) -> tuple[Tensor, list[np.ndarray]]:
-    """The additive statistics of every tile of `source` (tiles, *shape), and the predictions of the tiles `show`.
+) -> tuple[Tensor, dict[int, np.ndarray]]:
+    """The additive statistics of every tile of `source` (tiles, *shape), and by their numbers the predictions of the
+    tiles `show`; where there are any, of the tile that is most `wrong` too.
 
     Every labelled pixel of a tile counts once, whatever its size: a tile of `size` x `size` is predicted whole, any
     other by windows of that side, which overlap by the share `overlap` and are stitched. shown: print how far it is.
@@ -52,31 +54,46 @@ def evaluate(
                 out.append(model(part).float().cpu())
         return torch.cat(out)
 
-    stats, decided, pixels = [], {}, 0
+    stats, decided, pixels = [], Decided(show), 0
     with Telling("tiles judged", source.tiles(), shown) as telling:
         for number, tile, output in _outputs(predict, source, size, int(overlap * size)):
             stats.append(kind.observe(output, tile.targets[layer].cpu(), classes))
-            if number in show:
-                decided[number] = kind.decide(output)[0].numpy()
+            decided.keep(number, stats[-1], lambda o=output: kind.decide(o)[0].numpy())  # type: ignore[misc]
             if (pixels := pixels + output[0, 0].numel()) >= TRIM:
                 give_back()
                 pixels = 0
             telling.done(number + 1)
-    return torch.cat(stats), [decided[k] for k in show]
+    return torch.cat(stats), decided.maps
+
+
+class Decided:
+    """What was predicted of the tiles `show`, and of the one that is most wrong so far, of equals the first."""
+
+    def __init__(self, show: Sequence[int]) -> None:
+        self.show = frozenset(show)
+        self.maps: dict[int, np.ndarray] = {}
+        self.worst, self.amount = -1, 0.0
+
+    def keep(self, number: int, stats: Tensor, decide: Callable[[], np.ndarray]) -> None:
+        if self.show and (amount := float(wrong(stats))) > self.amount:
+            if self.worst not in self.show:
+                self.maps.pop(self.worst, None)
+            self.worst, self.amount = number, amount
+        if number in self.show or number == self.worst:
+            self.maps[number] = decide()
 
 
 def evaluate_rule(
     rule: Callable[[Batch], Tensor], source: Places, kind: Kind, layer: str, classes: int, show: Sequence[int] = ()
-) -> tuple[Tensor, list[np.ndarray]]:
+) -> tuple[Tensor, dict[int, np.ndarray]]:
     """The same for a rule that needs no training: Batch -> what the task asks, such as classes (B, H, W) long."""
-    stats, shown = [], {}
+    stats, shown = [], Decided(show)
     for k in range(source.tiles()):
         tile = source.tile(k)
         decided = rule(tile)
         stats.append(kind.count(decided, tile.targets[layer], classes))
-        if k in show:
-            shown[k] = decided[0].numpy()
-    return torch.cat(stats), [shown[k] for k in show]
+        shown.keep(k, stats[-1], lambda d=decided: d[0].numpy())  # type: ignore[misc]
+    return torch.cat(stats), shown.maps
 
 
 def _outputs(

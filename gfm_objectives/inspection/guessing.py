@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gfm_objectives.data.fills import SURE
 from gfm_objectives.data.layers import FileFault, read_bands
 from gfm_objectives.data.splits import PAIR
 from gfm_objectives.inspection.grouping import Group
@@ -41,8 +42,11 @@ def sensors(group: Group, seen: Seen, taken: Iterable[str]) -> tuple[dict[str, d
             lines.append("s2: band 11 is taken for a cloud probability, of which 255 is no data: check")
         unit = str(own.get("unit") or (SENSORS[name].unit if name in SENSORS else "number"))
         lines += _scaled(name, unit, seen, block)
-        lines += _empty(name, unit, seen, block)
-        lines += _undeclared(name, block, *strays(group))
+        (found, looked), before = strays(group), {*block["bands"].values()}
+        lines += _holed(name, block, found, looked) if seen.flags else []
+        gone = before - {*block["bands"].values()}
+        lines += _empty(name, unit, seen, block, {value for value, files in found.items() if files.keys() & gone})
+        lines += _undeclared(name, seen, block, found, looked)
         out[name] = block
     return out, lines
 
@@ -82,7 +86,8 @@ def _bands(group: Group, seen: Seen) -> tuple[str, dict[str, int], dict[str, Any
     if seen.flags and n != 11:
         bands = {f"band{i + 1}": i + 1 for i in range(n) if i + 1 not in seen.flags}
         flags = ", ".join(map(str, seen.flags))
-        line = f"bands {flags} hold few whole numbers (quality, classes?) and are left out: they could give labels away"
+        line = f"bands {flags} hold few whole numbers, or one for most pixels (quality, classes, cover?): left out"
+        line += ", as they could give labels away"
         return "optical", bands, {"unit": "number"}, [f"optical: {line}; say what all bands are: check"]
     if n in orders and seen.kind in "ui" and (S2.search(hint) or n in (10, 12, 13)):
         bands = {b: i + 1 for i, b in enumerate(orders[n])}
@@ -138,9 +143,10 @@ def _scaled(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str
     return []
 
 
-def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]:
+def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any], besides: Container[float] = ()) -> list[str]:
+    """Lines on pixels without data. besides: values that are none of any band that is read."""
     declared = {v for v in seen.raster.said.nodata if v is not None}
-    found = [v for v, share in seen.odd.items() if share > 0 and v not in declared]
+    found = [v for v, share in seen.odd.items() if share > 0 and v not in declared and v not in besides]
     if found and not declared:
         block["nodata"] = found[0] if len(found) == 1 else found
         share, values = sum(seen.odd[v] for v in found), ", ".join(f"{v:g}" for v in found)
@@ -151,23 +157,44 @@ def _empty(name: str, unit: str, seen: Seen, block: dict[str, Any]) -> list[str]
     return [f"{name}: no data is {', '.join(f'{v:g}' for v in declared)}, as the files declare"] if declared else []
 
 
-def _undeclared(
-    name: str, block: Mapping[str, Any], found: Mapping[float, Mapping[int, int]], looked: int
-) -> list[str]:
-    """Lines on values that look like no data in single bands of some files."""
-    stated = block.get("nodata")
-    stated = stated if isinstance(stated, list) else [stated]
+def _holed(name: str, block: dict[str, Any], found: Mapping[float, Mapping[int, int]], looked: int) -> list[str]:
+    """Lines on bands of a stack of several sources that lack what others have: one hole would hide the pixel in all."""
     lines = []
     for value, files in found.items():
         mine = {band: n for band, n in files.items() if band in block["bands"].values()}
-        if mine and value not in stated:
-            bands = f"band{'s' * (len(mine) > 1)} {', '.join(map(str, mine))}"
-            what = (
-                f"{name}: {bands}: {value:g} in {max(mine.values())} of {looked} files lies far from all other values"
-            )
-            remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands: check"
-            lines.append(f"{what}, and no file declares it; {remedy}")
+        if mine and value <= SURE and len(mine) < len(block["bands"]):
+            block["bands"] = {k: v for k, v in block["bands"].items() if v not in mine}
+            remedy = f"left out, as `nodata: {value:g}` would hide what the other bands have there"
+            lines.append(_far(name, value, mine, looked, remedy))
     return lines
+
+
+def _undeclared(
+    name: str, seen: Seen, block: dict[str, Any], found: Mapping[float, Mapping[int, int]], looked: int
+) -> list[str]:
+    """Lines on values that look like no data in single bands of some files; those that cannot be measured are taken."""
+    stated = block.get("nodata", sorted({v for v in seen.raster.said.nodata if v is not None}))
+    by_rule = isinstance(stated, Mapping)  # of pixels that are 0 in all bands, which a value in one band cannot join
+    taken = [] if by_rule else [*stated] if isinstance(stated, list) else [stated]
+    lines = []
+    for value, files in found.items():
+        mine = {band: n for band, n in files.items() if band in block["bands"].values()}
+        if not mine or value in taken:
+            continue
+        remedy = f"where it is no data write `nodata: {value:g}`, which hides the pixel in all bands"
+        if value <= SURE and not by_rule:
+            taken.append(value)
+            block["nodata"] = taken if len(taken) > 1 else value
+            remedy = "it is taken for no data, which hides the pixel in all bands"
+        lines.append(_far(name, value, mine, looked, remedy))
+    return lines
+
+
+def _far(name: str, value: float, files: Mapping[int, int], looked: int, remedy: str) -> str:
+    """files: band -> how many of those looked at hold the value."""
+    bands = f"band{'s' * (len(files) > 1)} {', '.join(map(str, files))}"
+    what = f"{name}: {bands}: {value:g} in {max(files.values())} of {looked} files lies far from all other values"
+    return f"{what}, and no file declares it; {remedy}: check"
 
 
 # ---------------------------------------------------------------- layers

@@ -19,6 +19,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.inspection.page import draw_page
 from gfm_objectives.inspection.table import render
 from gfm_objectives.inspection.tally import SAMPLES, Look, look
+from gfm_objectives.report.pictures import LOOKED, telling
 
 __all__ = ["Look", "look", "run"]
 
@@ -54,10 +55,10 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
     looks: dict[str, Look] = {}
     for split, source in sources.items():
         tiles = spread(source.tiles(), cfg.places)
-        with Telling(f"tiles of {split}", len(tiles)) as telling:
-            looks[split] = look(source, tiles, telling.done)
+        with Telling(f"tiles of {split}", len(tiles)) as far:
+            looks[split] = look(source, tiles, far.done)
     first = next(iter(sources.values()))
-    samples = first.read(spread(len(first), SAMPLES))
+    samples = first.read(shown(first))
     told = tell(first, spread(len(first), MOST), folder / "information.png") if cfg.information else []
     with disk.replacing(folder / "inspect.png") as scratch:
         draw_page(cfg.name, first.spec, samples, looks).savefig(scratch, dpi=110)
@@ -70,6 +71,16 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
     if faults:
         raise faults[0]
+
+
+def shown(source: Source) -> Sequence[int]:
+    """Places of the page: of LOOKED those that show most classes of the first layer of classes; else evenly spread."""
+    some = spread(len(source), LOOKED)
+    for layer, legend in source.spec.legends.items():
+        labels = [source.read([k]).targets[layer][0] for k in some] if len(legend) else []
+        if labels and labels[0].ndim == 2:
+            return [some[i] for i in telling(labels, len(legend), SAMPLES)]
+    return spread(len(source), SAMPLES)
 
 
 def spread(n: int, most: int | None) -> Sequence[int]:

@@ -43,7 +43,7 @@ class Seen:
     zeros: float  # share of pixels that are 0 in all bands
     odd: dict[float, float]  # value that is usually no data -> share of pixels that have it in a band
     codes: np.ndarray | None  # every whole number in band 1, where there are few
-    flags: tuple[int, ...] = ()  # bands of many that hold few whole numbers: quality, classes
+    flags: tuple[int, ...] = ()  # bands of many that measure nothing: quality, classes, cover
     faults: list[str] = field(default_factory=list)
 
 
@@ -88,8 +88,7 @@ def see(group: Group) -> Seen | None:
         return None
     seen.zeros, seen.odd = zeros / max(1, pixels), {v: n / max(1, pixels) for v, n in odd.items() if n}
     if seen.count > 4:
-        few = [len(np.unique(v)) <= MANY and bool((v % 1 == 0).all()) for v in seen.values]
-        seen.flags = tuple(i + 1 for i, is_few in enumerate(few) if is_few)
+        seen.flags = tuple(i + 1 for i, v in enumerate(seen.values) if is_flag(v))
     whole = codes is not None and all(float(c).is_integer() for c in codes)
     seen.codes, seen.faults = (np.array(sorted(codes or ())) if whole else None), faults
     return seen
@@ -138,6 +137,12 @@ def _windows(shape: tuple[int, int]) -> list[Window]:
         h, w = min(CORNER, shape[0]), min(CORNER, shape[1])
         windows += [(top, left, h, w) for top in {0, shape[0] - h} for left in {0, shape[1] - w}]
     return windows
+
+
+def is_flag(values: np.ndarray) -> bool:
+    """Whether values (n,) are few whole numbers, as of quality and classes, or one value for most, as of cover."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return bool((len(distinct) <= MANY and (distinct % 1 == 0).all()) or counts.max() > len(values) / 2)
 
 
 def is_label(group: Group, seen: Seen) -> bool:

@@ -13,6 +13,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.config import read_yaml
 from gfm_objectives.data.finding import day_of
 from gfm_objectives.data.remote import is_remote, reach
+from gfm_objectives.data.validity import parse_flags
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.bands import match_bands
 from gfm_objectives.predict.ground import Ground, open_raster, union
@@ -184,7 +185,7 @@ def _quality(sensor: str, block: Mapping[str, Any], trained: Mapping[str, Any], 
         return None
     if not isinstance(flags, dict) or not isinstance(flags.get("band"), int):
         raise InputError(f"input: sensors.{sensor}.valid: expected band, and invalid_bits or invalid_values")
-    return Quality(flags["band"], tuple(flags.get("invalid_bits") or ()), tuple(flags.get("invalid_values") or ()))
+    return Quality(flags["band"], *parse_flags(f"input: sensors.{sensor}.valid", flags))
 
 
 def _paths(words: Sequence[str], base: Path) -> tuple[Path, ...]:

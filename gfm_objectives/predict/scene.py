@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gfm_objectives.batch import Batch, Series
+from gfm_objectives.data.validity import BITS
 from gfm_objectives.predict.ground import Files, Ground
 from gfm_objectives.runs.segmenter import Card
 from gfm_objectives.sensors import Legend
@@ -26,9 +27,10 @@ class Quality:
     values: tuple[int, ...]
 
     def raised(self, flags: np.ndarray) -> np.ndarray:
-        codes = np.nan_to_num(flags).astype(np.int64)
+        counted = np.abs(flags) < 2.0**BITS  # neither NaN nor more than a code can be
+        codes = np.where(counted, flags, 0).astype(np.int64)
         mask = sum(1 << b for b in self.bits)
-        return np.isnan(flags) | ((codes & mask) != 0) | np.isin(codes, self.values)
+        return ~counted | ((codes & mask) != 0) | np.isin(codes, self.values)
 
 
 @dataclass(frozen=True, slots=True)

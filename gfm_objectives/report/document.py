@@ -187,8 +187,9 @@ def _measured(folder: Path, fractions: Sequence[float]) -> str:
 
 
 def _pictures(pictures: Mapping[str, Path]) -> str:
-    shown = [name for name in pictures if name.startswith("predictions-")]
-    images = [_image(pictures, n, f"Predictions beside labels: {n.removeprefix('predictions-')}") for n in shown]
+    said = {"predictions": "Predictions beside labels", "worst": "The test tile that each has most wrong"}
+    shown = [(name, *name.split("-", 1)) for name in pictures if name.split("-")[0] in said]
+    images = [_image(pictures, name, f"{said[kind]}: {task}") for name, kind, task in shown]
     return "## Predictions beside labels\n\n" + "\n".join(images) if images else ""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gfm_objectives import disk
 from gfm_objectives.report import verdict, words
 from gfm_objectives.report.confusions import MOST, confusions, preferred
-from gfm_objectives.report.gallery import predictions
+from gfm_objectives.report.gallery import predictions, worst, worst_of
 from gfm_objectives.report.tables import Summary, find, gainers, scale_of
 from gfm_objectives.scores import Score
 
@@ -47,8 +47,10 @@ def draw(
             kept = {k.removeprefix(f"{task}/"): v for k, v in arrays.items() if k.startswith(f"{task}/")}
             rank = {f"pred/{c}": i for i, c in enumerate(summary["contenders"])}
             own = {k: kept[k] for k in sorted(kept, key=lambda k: rank.get(k, len(rank)))}  # in the tables' order
-            names, colors = (context.get(k, {}).get(task) for k in ("classes", "colors"))
-            pictures[f"predictions-{task}"] = lambda t=task, o=own, n=names, c=colors: predictions(t, o, n, c)  # type: ignore[misc]
+            legend = [context.get(k, {}).get(task) for k in ("classes", "colors")]
+            pictures[f"predictions-{task}"] = lambda t=task, o=own, n=legend: predictions(t, o, *n)  # type: ignore[misc]
+            if errs := worst_of(own, summary["contenders"]):
+                pictures[f"worst-{task}"] = lambda t=task, e=errs, n=legend: worst(t, e, *n)  # type: ignore[misc]
     files = {}
     for name, make in pictures.items():
         files[name] = folder / "figures" / f"{name}.png"

@@ -13,6 +13,7 @@ from gfm_objectives.sensors import SENSORS
 
 # What is shown as red, green and blue, from the first of these sensors that is there; s1 and dem in grey.
 RGB = {"s2": ("B04", "B03", "B02"), "hls": ("red", "green", "blue"), "s1": ("VV",), "dem": ("elevation",)}
+LOOKED = 64  # places among which those that show most classes are chosen
 VISIBLE = (660.0, 560.0, 480.0)  # nm
 
 
@@ -32,6 +33,29 @@ def dates(batch: Batch, most: int) -> np.ndarray:
         there = place.nonzero()[:, 0].tolist() or [0]
         which.append([there[round(i * (len(there) - 1) / max(1, count - 1))] for i in range(count)])
     return np.stack([_on(batch, torch.tensor(w)) for w in zip(*which, strict=True)], 1)
+
+
+def telling(labels: Sequence[Tensor], classes: int, count: int) -> list[int]:
+    """Which of these label maps to show, in their order: again and again the one with most classes that those before
+    do not show, of equals the one whose classes share it most evenly; when all are shown, from the start."""
+    share = torch.stack([torch.bincount(y[y >= 0].flatten(), minlength=classes).double() for y in labels])
+    share /= share.sum(1, keepdim=True).clamp(min=1)
+    evenness = -(share * share.clamp(min=1e-12).log()).sum(1)
+    left, chosen, missing = list(range(len(labels))), list[int](), share.sum(0) > 0
+    while left and len(chosen) < count:
+        best = max(left, key=lambda i: (int((missing & (share[i] > 0)).sum()), float(evenness[i]), -i))
+        chosen.append(best)
+        left.remove(best)
+        missing = missing & (share[best] == 0)
+        missing = missing if missing.any() else share.sum(0) > 0
+    return sorted(chosen)
+
+
+def error(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How wrong each pixel is: 0 or 1 of classes, the size of the error of numbers; 0 where there is no label."""
+    if label.dtype.kind == "f":
+        return np.nan_to_num(abs(predicted - label))
+    return ((predicted != label) & (label >= 0)).astype(np.float32)
 
 
 def _shown(batch: Batch) -> str:

@@ -20,7 +20,7 @@ from gfm_objectives.data.folder import cache_file, find_folder, fingerprint
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.guards import LOOKED_AT, doubts
 from gfm_objectives.data.source import SPLITS
-from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Stored, spread
+from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Sample, Stored, spread
 from gfm_objectives.data.torchgeo.statistics import Figures, check, of_list
 from gfm_objectives.data.windows import Windows
 from gfm_objectives.errors import InputError, InputWarning
@@ -117,17 +117,30 @@ class Adapter(Windows):
 
     def decode(self, number: int) -> Batch:
         sample = self._reader.load(number)
-        for what, values in (*((k, image.x) for k, image in sample.images.items()), *sample.labels.items()):
-            if values.ndim > 1 and values.shape[-2:] != self._reader.shapes[number]:
-                first = next(iter(self._reader.files(number)))
-                h, w = self._reader.shapes[number]
-                raise InputError(f"{first}: {what} is {values.shape[-2:]} pixels, not {h} x {w}; fetch it again")
+        self._check(number, sample)
         sensors = {name: self._series(name, stored, sample.images[name]) for name, stored in self._sensors.items()}
         targets = {
             shown: torch.from_numpy(np.asarray(sample.labels[layer]))[None] for shown, layer in self._layers.items()
         }
         lonlat = None if sample.lonlat is None else torch.tensor([sample.lonlat], dtype=torch.float32)
         return Batch(sensors, targets, torch.tensor([self.row.gsd]), lonlat)
+
+    def _check(self, number: int, sample: Sample) -> None:
+        """InputError where grids differ, or a label is none of its legend: both would be learned from."""
+        h, w = self._reader.shapes[number]
+
+        def refuse(told: str) -> InputError:
+            return InputError(f"{next(iter(self._reader.files(number)))}: {told}; fetch it again")
+
+        for what, image in sample.images.items():
+            if image.x.shape[-2:] != (h, w):
+                raise refuse(f"{what} is {image.x.shape[-2:]} pixels, not {h} x {w}")
+        for what, values in sample.labels.items():
+            if values.ndim > 1 and values.shape != (h, w):
+                raise refuse(f"{what} is {values.shape} pixels, not {h} x {w}")
+            classes = len(self.row.layers[what])
+            if values.dtype.kind in "iu" and values.size and not -1 <= values.min() <= values.max() < classes:
+                raise refuse(f"{what} holds {values.min()} to {values.max()}, of {classes} classes from 0")
 
     def _of_list(self, path: Path, root: str, options: dict[str, Any]) -> Figures:
         """Figures of the training tiles, which are all read where `path` does not hold them yet."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gfm_objectives.data.torchgeo.dataset import Image, Sample, spread
-from gfm_objectives.data.torchgeo.files import day, deal, enlarged, read_tif, shape_of
+from gfm_objectives.data.torchgeo.files import day, deal, header, read_square, read_tif, shape_of
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import S2_L1C
 
@@ -34,6 +34,22 @@ def opened(cls: str, root: Path, **options: Any) -> Any:
         raise InputError(
             f"{root}: torchgeo's {cls} does not find all its files there; data.download=true fetches them"
         ) from None
+
+
+def taken(data: Any, k: int, files: Iterable[Path]) -> Any:
+    """torchgeo's sample. InputError names the file that cannot be read, or says why they do not make one tile."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    paths = list(files)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # of what is damaged
+            return data[k]
+    except (OSError, RuntimeError, IndexError, ValueError) as error:  # of rasterio, torch and numpy
+        for path in paths:
+            read_tif(path)
+        told = str(error).splitlines()[0]
+        raise InputError(f"{paths[0]}: its tile cannot be put together ({told}); fetch it again") from None
 
 
 class Sen12MS:
@@ -56,7 +72,7 @@ class Sen12MS:
         return [self._path(k, kind) for kind in ("s1", "s2", "lc")]
 
     def load(self, k: int) -> Sample:
-        sample = self._set[self._rows[k]]
+        sample = taken(self._set, self._rows[k], self.files(k))
         x, codes = sample["image"].numpy()[None], sample["mask"].numpy()  # (1, 15, H, W): VV, VH, thirteen bands
         images = {"s1": Image(x[:, :2], [0.0]), "s2": Image(x[:, 2:], [0.0])}
         return Sample(images, {"igbp": np.where((codes >= 1) & (codes <= 17), codes - 1, -1)})
@@ -92,12 +108,12 @@ class BigEarthNet:
     def load(self, k: int) -> Sample:
         images = {}
         if "s2" in self._sensors:
-            x = np.stack([enlarged(read_tif(p)[0], 120) for p in self._optical(k)])[None]
+            x = np.stack([read_square(p, 120) for p in self._optical(k)])[None]
             images["s2"] = Image(x, [day(self.names[k].split("_")[2][:8])])
         if "s1" in self._sensors:
             name = self._radar[k]
             folder = self._root / "BigEarthNet-S1" / name.rsplit("_", 3)[0] / name
-            x = np.stack([read_tif(folder / f"{name}_{p}.tif")[0] for p in ("VV", "VH")])[None]
+            x = np.stack([read_square(folder / f"{name}_{p}.tif", 120) for p in ("VV", "VH")])[None]
             images["s1"] = Image(x, [day(name.split("_")[4][:8])])
         codes, known = read_tif(self._map(k))[0], self._set.clc_codes
         land = np.full(codes.shape, -1, np.int64)
@@ -141,7 +157,10 @@ class SeasoNet:
         return [stem.with_name(f"{stem.name}_{kind}.tif") for kind in (*self._set.all_bands, "labels")]
 
     def load(self, k: int) -> Sample:
-        sample = self._set[k]
+        for kind, path in zip(self._set.all_bands, self.files(k), strict=False):
+            if path.is_file() and (count := header(path)["count"]) != self._set.band_nums[kind]:  # else left as it was
+                raise InputError(f"{path}: {count} bands, not {self._set.band_nums[kind]}; fetch it again")
+        sample = taken(self._set, k, self.files(k))
         y = sample["mask"].numpy()
         x = sample["image"].numpy()  # since 0.9 or 0.10 with an axis of seasons, of which there is one
         image = Image(x.reshape(1, -1, *x.shape[-2:]), [day(self.names[k].split("_")[1][:8])])
@@ -179,7 +198,7 @@ class Ssl4eoS12:
         images = {}
         for sensor in self._folders:
             looks = self._looks(sensor, k)
-            x = [[enlarged(read_tif(p)[0], self.shapes[k][0]) for p in self._paths(sensor, look)] for look in looks]
+            x = [[read_square(p, self.shapes[k][0]) for p in self._paths(sensor, look)] for look in looks]
             images[sensor] = Image(np.array(x, dtype=np.float32), [_day_of(look) for look in looks])
         return Sample(images, {})
 
@@ -221,7 +240,7 @@ class EuroSat:
         return [self._paths[k]]
 
     def load(self, k: int) -> Sample:
-        sample = self._set[k]
+        sample = taken(self._set, k, self.files(k))
         return Sample(
             {"s2": Image(sample["image"].numpy()[None], [0.0])}, {"label": np.asarray(int(sample["label"]), np.int64)}
         )

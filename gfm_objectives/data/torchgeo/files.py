@@ -36,6 +36,14 @@ def read_tif(
             raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fetch it again") from None
 
 
+def read_square(path: Path, side: int) -> np.ndarray:
+    """(side, side), the first band of a square file, each of whose pixels stands for a whole number of these."""
+    x = read_tif(path)[0]
+    if x.shape[0] != x.shape[1] or side % x.shape[0]:
+        raise InputError(f"{path}: {x.shape[0]} x {x.shape[1]} pixels do not make {side} x {side}; fetch it again")
+    return enlarged(x, side)
+
+
 def shape_of(path: Path) -> tuple[int, int]:
     """(H, W) of a raster, from its header."""
     about = header(path)

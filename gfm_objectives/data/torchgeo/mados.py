@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gfm_objectives.data.torchgeo.dataset import Image, Sample
-from gfm_objectives.data.torchgeo.files import enlarged, read_tif
+from gfm_objectives.data.torchgeo.files import read_square, read_tif
 from gfm_objectives.errors import InputError
 
 BANDS = 11
@@ -35,7 +35,7 @@ class Mados:
         return *self._bands(k), self._label(k)
 
     def load(self, k: int) -> Sample:
-        x = np.stack([enlarged(read_tif(p)[0], SIDE) for p in self._bands(k)])[None]  # reflectance; NaN = missing
+        x = np.stack([read_square(p, SIDE) for p in self._bands(k)])[None]  # reflectance; NaN = missing
         y = read_tif(self._label(k))[0].astype(np.int64) - 1  # 0 is unlabelled
         return Sample({"s2": Image(x, [0.0])}, {"mados": y})
 

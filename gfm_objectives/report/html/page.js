@@ -34,12 +34,16 @@ function gallery(report) {
     const t = data[task.value];
     fill(contender, Object.keys(t.contenders).map((c) => [c, c]));
     if (!contender.value) contender.value = t.first;
-    fill(place, t.image.map((_, i) => [String(i), `place ${i + 1} of ${t.image.length}`]));
     show();
   };
   const show = () => {
-    const t = data[task.value], i = Number(place.value), own = t.contenders[contender.value];
-    const shown = { input: t.image[i], label: t.label[i], rival: t.rival && t.contenders[t.rival].map[i], own: own.map[i], difference: own.difference[i] };
+    const t = data[task.value], own = t.contenders[contender.value];
+    const places = t.image.map((_, i) => [String(i), `place ${i + 1} of ${t.image.length}`]);
+    fill(place, own.worst ? [...places, ["worst", "where it errs most"]] : places);
+    const i = Number(place.value);
+    const shown = place.value === "worst"
+      ? { ...own.worst, rival: null }
+      : { input: t.image[i], label: t.label[i], rival: t.rival && t.contenders[t.rival].map[i], own: own.map[i], difference: own.difference[i] };
     for (const [name, source] of Object.entries(shown)) {
       const figure = box.querySelector(`figure.${name}`);
       figure.hidden = !source;

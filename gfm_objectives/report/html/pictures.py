@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from gfm_objectives import disk
-from gfm_objectives.report.gallery import palette
+from gfm_objectives.report.gallery import palette, worst_of
 from gfm_objectives.report.html.parts import pretrained
 
 LARGEST = 1_600_000  # characters of pictures in a page; beyond, fewer places are shown
@@ -52,9 +52,9 @@ def section(summary: Mapping[str, Any], context: Mapping[str, Any], folder: Path
         for n, c in names
     )
     note = (
-        "Test places, chosen before any result, one training seed. Difference: blue where only the contender is right, "
-        "orange where only the rival is, grey where both are wrong, white where there is no label; of numbers, the "
-        "darker the larger the error."
+        "Test places, chosen before any result, one training seed; and the one that the contender has most wrong, "
+        "beside the label alone. Difference: blue where only the contender is right, orange where only the rival is, "
+        "grey where both are wrong, white where there is no label; of numbers, the darker the larger the error."
     )
     return (
         f'<div class="gallery"><div class="pickers">{pickers}</div><div class="tiles">{figures}</div>'
@@ -76,20 +76,36 @@ def _task(
         low, high = (float(x) for x in np.nanpercentile(label, [2, 98]))
         colors = _ramp()
         legend = [[colors[0], f"{low:.3g}"], [colors[127], f"{(low + high) / 2:.3g}"], [colors[254], f"{high:.3g}"]]
-        paint = {c: _levels(m, low, high) for c, m in {"": label, **kept}.items()}
+
+        def level(m: np.ndarray) -> np.ndarray:
+            return _levels(m, low, high)
     else:
         names, own = (context.get(k, {}).get(task) for k in ("classes", "colors"))
         classes = max(len(names or ()), *(int(m.max()) + 1 for m in (label, *kept.values())))
         colors = palette(classes, own)
         legend = [[c, n] for c, n in zip(colors, names or [f"class {k}" for k in range(classes)], strict=True)]
-        paint = {c: np.where(m < 0, NO_LABEL, m).astype(np.uint8) for c, m in {"": label, **kept}.items()}
-    contenders = {}
+
+        def level(m: np.ndarray) -> np.ndarray:
+            return np.where(m < 0, NO_LABEL, m).astype(np.uint8)
+
+    paint = {c: level(m) for c, m in {"": label, **kept}.items()}
+    own_arrays = {k.removeprefix(f"{task}/"): v for k, v in arrays.items() if k.startswith(f"{task}/")}
+    errs = worst_of(own_arrays, kept)
+    contenders: dict[str, dict[str, Any]] = {}
     for c, predicted in kept.items():
         other = kept[rival] if rival else None
         difference = [
             _difference(predicted[i], label[i], None if other is None else other[i]) for i in range(len(label))
         ]
         contenders[c] = {"map": [_png(m, colors) for m in paint[c]], "difference": difference}
+        if c in errs:
+            seen = {k: errs[c][k] for k in ("label", "pred")}
+            contenders[c]["worst"] = {
+                "input": _rgb(errs[c]["image"][-1]),
+                "label": _png(level(seen["label"]), colors),
+                "own": _png(level(seen["pred"]), colors),
+                "difference": _difference(seen["pred"], seen["label"], None),
+            }
     return {
         "image": [_rgb(x) for x in arrays[f"{task}/image"][:count]],
         "label": [_png(m, colors) for m in paint[""]],
