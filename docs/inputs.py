@@ -375,7 +375,7 @@ class Answer(NamedTuple):
         return lines[-1] if lines else ""
 
 
-def ask(typed: str, desk: Path, limit: float = 60.0, child: Callable[[], object] = bool) -> Answer:
+def ask(typed: str, desk: Path, limit: float = 300.0, child: Callable[[], object] = bool) -> Answer:
     """What `gfm` prints, in a process of its own that has everything imported already and begins with `child`."""
     began = time.monotonic()
     out = desk.parent / "printed"

@@ -127,7 +127,7 @@ def test_a_process_begun_while_signals_are_held_hears_them_once_it_listens() -> 
     with held():
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     process.send_signal(signal.SIGUSR1)
-    assert (process.communicate(timeout=60)[0].strip(), process.returncode) == (str(int(signal.SIGUSR1)), 0)
+    assert (process.communicate(timeout=300)[0].strip(), process.returncode) == (str(int(signal.SIGUSR1)), 0)
 
 
 def test_further_processes_begin_while_signals_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
