@@ -15,7 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives import disk
-from gfm_objectives.config.files import Choice, choices, first_line, load_choice, read_choice, read_entry, read_yaml
+from gfm_objectives.config.files import (
+    Choice,
+    choices,
+    entries,
+    example,
+    first_line,
+    keys_of,
+    load_choice,
+    read_choice,
+    read_entry,
+    read_yaml,
+)
 from gfm_objectives.config.ranges import Ranges, check, find, within
 from gfm_objectives.config.values import leaves, number, parse, show, split_commas
 from gfm_objectives.errors import InputError
@@ -29,7 +40,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     in the result keeps which choice of each group was taken. Raises InputError, in one line.
     """
     default_choices, defaults = read_entry(entry)
-    given = _pairs(argv, default_choices)
+    given = _pairs(argv, default_choices, entry)
     if entry == "train" and "cluster" in given:
         machine = leaves(load_choice("cluster", given.pop("cluster")))
         given = {key: show(value) for key, value in machine} | given
@@ -63,7 +74,7 @@ def save(cfg: DictConfig, path: Path) -> None:
     disk.write(path, f"# Resolved config; use it again with config={path}\n{OmegaConf.to_yaml(cfg)}")
 
 
-def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
+def _pairs(argv: Sequence[str], groups: Mapping[str, str], entry: str) -> dict[str, str]:
     """The words as key -> text."""
     given: dict[str, str] = {}
     for i, word in enumerate(argv):
@@ -76,6 +87,8 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
         if not equals:
             group = next((g for g in groups if word in choices(g)), None)
             hint = f"; did you mean {group}={word}?" if group else ", with no spaces around ="
+            if not group and word not in keys_of(entry):
+                hint = f", as in {example(entry)}; --help lists every key"
             raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{hint}")
         if not key or not text:
             missing = "key before" if not key else "value after"
@@ -260,13 +273,16 @@ def _unknown(key: str, base: Mapping[str, Any], where: str = "") -> InputError:
     valid = [where + k for k, _ in leaves(base) if not k.startswith("choices.")] + [*base.get("choices", ()), "config"]
     head, _, leaf = key.rpartition(".")
     siblings = {k.removeprefix(f"{head}."): k for k in valid if head and k.startswith(f"{head}.")}
+    elsewhere = [] if head else [f"gfm {e}" for e in entries() if key in keys_of(e)]
     by_leaf = {k.rpartition(".")[-1]: k for k in reversed(valid)}
     if siblings:
         near = [siblings[k] for k in get_close_matches(leaf, siblings, 1, 0.6)] or [by_leaf.get(leaf)]
     else:
-        near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.6)
+        near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.7)
     choice = base.get("choices", {}).get(head)
     of = f" with {head}={choice}" if choice else ""
+    if elsewhere and leaf not in by_leaf:
+        return InputError(f"{key}: no such key; it is one of {', '.join(elsewhere)}, and --help lists those of this")
     if near and near[0]:
         return InputError(f"{key}: no such key{of}; did you mean {near[0]}?")
     others = f"{head} has {', '.join(siblings)}" if siblings else "--help lists every key"
