@@ -19,7 +19,6 @@ from gfm_objectives.config.files import (
     Choice,
     choices,
     entries,
-    example,
     first_line,
     keys_of,
     load_choice,
@@ -28,6 +27,7 @@ from gfm_objectives.config.files import (
     read_yaml,
 )
 from gfm_objectives.config.ranges import Ranges, check, find, within
+from gfm_objectives.config.usage import meant
 from gfm_objectives.config.values import leaves, number, parse, show, split_commas
 from gfm_objectives.errors import InputError
 
@@ -85,11 +85,7 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str], entry: str) -> dict[s
             value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")
             raise InputError(f"{word}: options are key=value without dashes; write {key.lstrip('-')}={value}")
         if not equals:
-            group = next((g for g in groups if word in choices(g)), None)
-            hint = f"; did you mean {group}={word}?" if group else ", with no spaces around ="
-            if not group and word not in keys_of(entry):
-                hint = f", as in {example(entry)}; --help lists every key"
-            raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{hint}")
+            raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{meant(entry, word)}")
         if not key or not text:
             missing = "key before" if not key else "value after"
             raise InputError(f"{word}: the {missing} = is missing; --help lists every key with its default")
@@ -249,9 +245,10 @@ def _finish(cfg: dict[str, Any], swept: Sequence[str], files: Sequence[Path]) ->
 
 def derived_name(cfg: Mapping[str, Any]) -> str:
     """<objective>-<encoder>-<data>-<flops>-s<seed>, such as mae-nano-synthetic-1e13-s0; of an evaluation, its suite;
-    of an inspection, its data."""
+    of an inspection, its data; of leakage from a run, that."""
     if "objective" not in cfg["choices"]:
-        return Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
+        run = cfg.get("run")
+        return Path(run).name if run else Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
     parts = [Path(cfg["choices"][g]).stem for g in ("objective", "encoder", "data")]
     return "-".join([*parts, number(cfg["budget"]["flops"]), f"s{cfg['seed']}"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -151,12 +150,6 @@ def keys_of(entry: str) -> set[str]:
     return {*groups, *own.options, "config"}
 
 
-def example(entry: str) -> str:
-    """The keys of the first example that configs/<entry>.yaml opens with, as they are typed."""
-    line = re.findall(r"^#   (.*)$", (config_root() / f"{entry}.yaml").read_text(), re.M)[0]
-    return " ".join(re.findall(r"\S+=\S+", line))
-
-
 def load_choice(group: str, choice: str) -> dict[str, Any]:
     """The options of one choice of a group: see `read_choice`."""
     return read_choice(group, choice).options
@@ -274,8 +267,6 @@ def _instead(group: str, choice: str) -> str:
     path = Path(os.path.expanduser(choice))
     if group == "budget" and isinstance(scalar(choice), int | float):
         return f" write budget.flops={choice};"
-    if (file := next((choice + end for end in YAML if Path(f"{path}{end}").is_file()), "")) and group != "budget":
-        return f" did you mean {group}={file}?"
     if group == "data" and (path / "index.json").is_file():
         return f" it is a folder of shards: data=shards data.root={choice};"
     if (path / "ledger.json").is_file():
@@ -286,10 +277,12 @@ def _instead(group: str, choice: str) -> str:
         return " it is a folder: describe it in a yaml (docs/chips.md) and give that;"
     if path.is_file():
         return " it is a file of another kind: describe the data in a yaml (docs/chips.md) and give that;"
-    if "/" in choice or path.suffix:
+    if ("/" in choice or path.suffix) and not any(Path(f"{path}{end}").is_file() for end in YAML):
         return " nor is there a file or folder of that name;"
     if group in ("data", "encoder", "objective", "budget") and choice in choices("suite"):
         return f" it is a task: eval suite={choice};"
+    if file := next((choice + end for end in YAML if Path(f"{path}{end}").is_file()), ""):
+        return f" did you mean {group}={file}?"
     commands = {"suite": "train ", "task": "train "}
     of = next((g for g in ("data", "objective", "encoder", "budget") if g != group and choice in choices(g)), None)
     return f" it is of another group: {commands.get(group, '')}{of}={choice};" if of else ""
