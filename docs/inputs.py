@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from inputs_habits import HABITS
 from inputs_scenes import SCENES, TOLD, lay_scenes
 
 
@@ -73,6 +74,7 @@ CASES: dict[str, list[Case]] = {
         Case("init"),
         Case("init pictures out=table.csv"),
     ],
+    "As in other programs": [Case(typed.replace("train TINY", TRAIN)) for typed in HABITS],
     "Types and lists": [
         Case("train seed=1.5"),
         Case("train seed=null"),
