@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from gfm_objectives import __version__
 from gfm_objectives.errors import InputError, InputWarning, explain
-from gfm_objectives.signals import listening
+from gfm_objectives.signals import end_workers, listening
 
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -197,7 +196,7 @@ def guarded(call: Callable[[], int], last: bool = False) -> int:
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
         with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was
             if last:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to let go of workers
+                end_workers()
             print("interrupted; the same command goes on with what is not done", file=sys.stderr, flush=True)
         return 130
     except Exception as e:

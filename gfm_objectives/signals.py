@@ -67,6 +67,14 @@ def fork_server(preload: str) -> Any:
     return context
 
 
+def end_workers() -> None:
+    """What an interrupted process does at its end: its workers, who heard nothing, end at once, whatever they read, and
+    nobody hears a second Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """SIGNALS wait until its end; for a process started in it, until it listens."""

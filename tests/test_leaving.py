@@ -131,15 +131,20 @@ def test_a_process_begun_while_signals_are_held_hears_them_once_it_listens() -> 
 
 
 INTERRUPTED = """
-import os, signal
+import os, signal, time
 from multiprocessing import forkserver
-from gfm_objectives.signals import fork_server
+from gfm_objectives.signals import end_workers, fork_server
 if __name__ == "__main__":
     context = fork_server("decimal")
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)  # it has hardly begun to read Python
     worker = context.Process(target=os.kill, args=(0, signal.SIGINT))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker's goes to all of the group
     worker.start()
+    worker.join()
+    print(worker.exitcode)
+    worker = context.Process(target=time.sleep, args=(600,))
+    worker.start()
+    end_workers()
     worker.join()
     print(worker.exitcode)
 """
@@ -152,7 +157,7 @@ def test_workers_and_their_server_leave_ctrl_c_to_their_parent(tmp_path: Path) -
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(script)]
     run = subprocess.run(command, env=env, capture_output=True, text=True, start_new_session=True)
-    assert (run.stdout, run.stderr) == ("0\n", "")
+    assert (run.stdout, run.stderr) == ("0\n-9\n", "")
 
 
 def test_further_processes_begin_while_signals_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
