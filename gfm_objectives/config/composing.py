@@ -278,7 +278,7 @@ def _unknown(key: str, base: Mapping[str, Any], where: str = "") -> InputError:
         near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.7)
     choice = base.get("choices", {}).get(head)
     of = f" with {head}={choice}" if choice else ""
-    if elsewhere and leaf not in by_leaf:
+    if elsewhere and leaf not in by_leaf and not get_close_matches(key, valid, 1, 0.8):
         return InputError(f"{key}: no such key; it is one of {', '.join(elsewhere)}, and --help lists those of this")
     if near and near[0]:
         return InputError(f"{key}: no such key{of}; did you mean {near[0]}?")
