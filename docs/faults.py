@@ -55,6 +55,32 @@ COMMANDS = {
     "inspect": ("inspect data.size=16 data.dates=1 places=2 out=DISK", 10_000),
     "eval": (f"{EVAL} results=DISK name=a", 40_000),
     "train": (f"{SMALL} runs=DISK name=a", 200_000),
+    "finetune": (
+        "finetune task=tiny.yaml contender=unet trials=0 flops=1e9 batch_size=4 device=cpu models=DISK name=a",
+        20_000,
+    ),
+    "review": ("review map=map.tif model=model input=scene.tif scale=0.0001 tiles=2 out=DISK name=a", 20_000),
+    "export": ("export model=model to=native out=DISK name=a", 20_000),
+    "curate": (
+        "curate data.size=16 data.dates=1 data.places.pretrain=40 data.regions.pretrain=1 splits=pretrain "
+        "out=DISK/keep.parquet",
+        8_000,
+    ),
+    "report": ("report results/a out=DISK/report.html", 20_000),
+}
+MADE = (  # on the desk, before any fault
+    "predict model=model input=scene.tif output=map.tif scale=0.0001 block=128 device=cpu extra=entropy",
+    f"{EVAL} results=results name=a",
+)
+LOCKED = {  # which has its folder to itself
+    "prepare": "synthetic",
+    "inspect": "synthetic",
+    "eval": "a",
+    "train": "a",
+    "finetune": "a",
+    "review": "a",
+    "export": "a",
+    "curate": "keep.stages",
 }
 
 
@@ -92,7 +118,7 @@ def wait_for(path: Path) -> None:
     until = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < until, path
-        time.sleep(0.02)
+        time.sleep(0.002)
 
 
 def end(pid: int) -> None:
@@ -181,19 +207,19 @@ def descendants(pid: int, depth: int = 9) -> list[int]:
 
 
 def two_at_once(desk: Path) -> Iterator[Row]:
-    """A second process of the same name while the first works."""
-    for name in ("prepare", "eval", "train"):
-        typed = COMMANDS[name][0]
-        long = {"train": "budget.flops=1e11", "eval": "finetune.flops=1e10", "prepare": "data.places.pretrain=5000"}
-        typed = given(typed.replace("DISK", "twice"), long[name])
+    """A second process of the same name while the first stands still in its work, and after it was killed."""
+    for name, folder in LOCKED.items():
+        typed = COMMANDS[name][0].replace("DISK", "twice")
         first = begin(typed, desk)
-        folder = desk / "twice" / ("synthetic" if name == "prepare" else "a")
-        wait_for(folder / ".lock")
+        wait_for(desk / "twice" / folder / ".lock")
+        os.kill(first, signal.SIGSTOP)
         answer = ask(typed, desk)
         assert not os.waitpid(first, os.WNOHANG)[0], "the first had ended"
         end(first)
+        again = ask(typed, desk)
         shutil.rmtree(desk / "twice")
-        yield Row(f"`gfm {name}`, a second one of the same name", answer)
+        after = "once the first is killed by kill -9 it ends" if again.code == 0 else f"NOT: {again.line}"
+        yield Row(f"`gfm {name}`, a second one of the same name", answer, after)
 
 
 def gone_reader(desk: Path) -> Iterator[Row]:
@@ -261,11 +287,15 @@ def main() -> None:
     import torch
     from kept import kept, scene
 
-    import gfm_objectives.compare
+    import gfm_objectives.compare.single
+    import gfm_objectives.curation.curating
     import gfm_objectives.data.prepare
+    import gfm_objectives.export
     import gfm_objectives.inspection
     import gfm_objectives.predict
-    import gfm_objectives.pretrain  # noqa: F401  (once, not by each process)
+    import gfm_objectives.pretrain
+    import gfm_objectives.report.html
+    import gfm_objectives.review.looking  # noqa: F401  (once, not by each process)
 
     torch.set_num_threads(1)
     page, wrong = Path(__file__).with_suffix(".md"), 0
@@ -275,6 +305,8 @@ def main() -> None:
         kept(desk / "model")
         scene(desk / "scene.tif", 300, 300)
         (desk / "tiny.yaml").write_text(TASK)
+        for typed in MADE:
+            assert (answer := ask(typed, desk)).code == 0, answer.text
         for kind in sys.argv[1:] or KINDS:
             rows = []
             for row in KINDS[kind](desk):

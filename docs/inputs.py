@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from inputs_habits import HABITS
 from inputs_scenes import SCENES, TOLD, lay_scenes
 
 
@@ -73,6 +74,7 @@ CASES: dict[str, list[Case]] = {
         Case("init"),
         Case("init pictures out=table.csv"),
     ],
+    "As in other programs": [Case(typed.replace("train TINY", TRAIN)) for typed in HABITS],
     "Types and lists": [
         Case("train seed=1.5"),
         Case("train seed=null"),
@@ -375,7 +377,7 @@ class Answer(NamedTuple):
         return lines[-1] if lines else ""
 
 
-def ask(typed: str, desk: Path, limit: float = 60.0, child: Callable[[], object] = bool) -> Answer:
+def ask(typed: str, desk: Path, limit: float = 300.0, child: Callable[[], object] = bool) -> Answer:
     """What `gfm` prints, in a process of its own that has everything imported already and begins with `child`."""
     began = time.monotonic()
     out = desk.parent / "printed"

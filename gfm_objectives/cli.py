@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from gfm_objectives import __version__
 from gfm_objectives.errors import InputError, InputWarning, explain
-from gfm_objectives.signals import listening
+from gfm_objectives.signals import end_workers, listening
 
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -27,20 +26,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 class Command:
     """run: module:function, called with each config of the command's yaml or, of a command without one, with its
     words: it then returns what is printed. It is imported after the config has been checked, torch with it: mistakes
-    and --help answer at once.
+    and --help answer at once, and `preparing` is said before, as that takes seconds.
 
-    bare: the key that words without = belong to; joined: several of them are one list; whole: run takes all configs of
-    a sweep at once; listens: to signals that ask it to leave; preparing: what is said before torch is loaded, which
-    takes seconds, on a network disk a minute; usage: of a command without a yaml; words: the only ones it knows.
+    bare: the key that words without = belong to; joined: several are one list; whole: run takes all configs of a sweep
+    at once; listens: to signals that ask it to leave; usage: of a command without a yaml; words: all that it knows.
     """
 
     about: str
     run: str
+    preparing: str
     bare: str = ""
     joined: bool = False
     whole: bool = False
     listens: bool = False
-    preparing: str = ""
     usage: str = ""
     words: tuple[str, ...] = ()
 
@@ -49,102 +47,101 @@ COMMANDS = {
     "train": Command(
         "pretrain an encoder with one objective to a budget in FLOPs",
         "pretrain:run_all",
+        "the data, the encoder and the count of its FLOPs",
         whole=True,
         listens=True,
-        preparing="the data, the encoder and the count of its FLOPs",
     ),
     "plan": Command(
         "say what a pretraining run will take: days, kWh, euro, memory, tokens per parameter",
         "planning:run",
-        preparing="the data, the count of FLOPs and a step on no device",
+        "the data, the count of FLOPs and a step on no device",
     ),
-    "sweep": Command("run a study: many pretraining runs, planned first, resumed, compared", "sweep:run", "study"),
+    "sweep": Command(
+        "run a study: many pretraining runs, planned first, resumed, compared", "sweep:run", "the study", bare="study"
+    ),
     "replay": Command(
-        "run a step of a run again and say what happened in it: a loss that was no number, or any",
-        "pretrain.replaying:run",
-        "run",
-        preparing="the run",
+        "run a step of a run again and say why its loss was no number", "pretrain.replaying:run", "the run", bare="run"
     ),
     "eval": Command(
-        "fine-tune encoders and their contenders on tasks and report the gain",
-        "compare:run",
-        preparing="runs, tasks and the plan",
+        "fine-tune encoders and their rivals on tasks and report the gain", "compare:run", "runs, tasks and the plan"
     ),
     "init": Command(
         "look at a folder of rasters and write the yaml that describes it",
         "inspection.drafting:main",
+        "a look at the files",
         usage="FOLDER [out=name.yaml] [attribute=column]: looks at a folder of rasters and writes the yaml that "
         "describes it (docs/chips.md); attribute names the column of vector labels that holds the class",
     ),
     "inspect": Command(
-        "show how a folder of chips (a yaml) is understood: counts, ranges, pictures",
-        "inspection:run",
-        "data",
-        preparing="the data",
+        "show how a folder of chips is understood: counts, ranges, pictures", "inspection:run", "the data", bare="data"
     ),
     "data": Command(
         "list the data sets that are known, which are on disk, and what fetches the others",
         "data.torchgeo.listing:main",
+        "the list of data sets",
         usage="list: the data sets that are read in their real layouts, which of them are on disk, and where the "
         "others come from (docs/real_data.md)",
         words=("list",),
     ),
     "prepare": Command(
-        "read data once and write it as shards, which load many times faster", "data.prepare:run", preparing="the data"
+        "read data once and write it as shards, which load many times faster", "data.prepare:run", "the data"
     ),
     "curate": Command(
         "find near-duplicates and empty places; write the keep-list that data.keep= reads",
         "curation.curating:run",
-        preparing="the data",
+        "the data",
     ),
     "leakage": Command(
         "name the ground that a run's data, or the training split, shares with a task's test",
         "curation.leakage:run",
-        "run",
-        preparing="the data of both sides",
+        "the data of both sides",
+        bare="run",
     ),
     "finetune": Command(
-        "train one model for a task and keep it, or say which to use and why",
+        "train one model for a task, keep it, or say which to use and why",
         "compare.single:run",
-        preparing="the task and its data",
+        "the task and its data",
     ),
     "predict": Command(
         "map a whole scene with a kept model, of any size, to a GeoTIFF or polygons",
         "predict:run",
-        preparing="the model and the scene",
+        "the model and the scene",
     ),
-    "review": Command(
-        "look at a map: doubt, tiles to label, areas with intervals, changes", "review:run", preparing="the map"
-    ),
+    "review": Command("look at a map: doubt, tiles to label, areas with intervals, changes", "review:run", "the map"),
     "export": Command(
-        "write a model for other programs: torch.export, ONNX, timm, torchgeo, ...", "export:run", preparing="the model"
+        "write a model for other programs: torch.export, ONNX, timm, torchgeo, ...", "export:run", "the model"
     ),
     "report": Command(
         "write report.html, the page people open, from one or two results folders",
         "report.html:run",
-        "results",
+        "the results",
+        bare="results",
         joined=True,
     ),
     "fit": Command(
         "fit a law to a table of runs: loss, score or gain against parameters, tokens, FLOPs",
         "scaling.program:run",
-        "points",
+        "the points",
+        bare="points",
     ),
     "published": Command(
         "draw the published models' gain against compute, your runs beside them",
         "scaling.essay:run",
-        "results",
+        "the published figures",
+        bare="results",
         joined=True,
     ),
     "yardstick": Command(
         "print what frozen encoders of finished runs know of held-out places",
         "report.yardstick:table",
+        "the runs",
         usage="runs/a runs/b ...: what frozen encoders know of held-out places (docs/yardstick.md); runs that differ "
         "in the seed alone are one row",
     ),
     "reproduce": Command(
         "write the tables and figures of README.md and docs/results.md anew from results/",
         "report.pages:main",
+        "the pages",
         usage="readme: writes every table and figure of README.md and docs/results.md anew from results/; in a "
         "checkout of the repository, no options",
         words=("readme",),
@@ -173,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [f"  gfm {name:<10} {c.about}" for name, c in COMMANDS.items()]
         told = ["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"]
         return guarded(lambda: _say("\n".join(told)))
-    near = get_close_matches(command, COMMANDS, 1) or [c for c in COMMANDS if f"{command}.yaml" == f"{c}.yaml"]
+    near = get_close_matches(command, COMMANDS, 1)
     hint = f"; did you mean gfm {near[0]}?" if near else ""
     return _fail(f"gfm {command}: no such command{hint or '; commands: ' + ', '.join(COMMANDS)}")
 
@@ -199,7 +196,7 @@ def guarded(call: Callable[[], int], last: bool = False) -> int:
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
         with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was
             if last:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to let go of workers
+                end_workers()
             print("interrupted; the same command goes on with what is not done", file=sys.stderr, flush=True)
         return 130
     except Exception as e:
@@ -238,7 +235,7 @@ def _run(name: str, argv: Sequence[str], program: str) -> int:
         wrong = tuple(words) != command.words if command.words else not words
         if asked or wrong:
             return (_say if asked else _fail)(f"{program} {command.usage}")
-        return _say(_function(command)(words))
+        return _say(_function(name)(words))
     if asked:
         from gfm_objectives.config.usage import usage
 
@@ -248,9 +245,7 @@ def _run(name: str, argv: Sequence[str], program: str) -> int:
     configs = compose(name, _keyed(command, words))
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
-    if command.preparing:
-        print(f"{configs[0].name}: preparing {command.preparing}", flush=True)
-    run = _function(command)
+    run = _function(name, configs[0].name)
     for given in [configs] if command.whole else configs:
         run(given)
     return 0
@@ -265,9 +260,12 @@ def _keyed(command: Command, words: Sequence[str]) -> list[str]:
     return rest + [f"{command.bare}={w}" for w in bare]
 
 
-def _function(command: Command) -> Callable[[Any], Any]:
-    module, _, name = command.run.partition(":")
-    return getattr(import_module(f"gfm_objectives.{module}"), name)
+def _function(command: str, name: str = "") -> Callable[[Any], Any]:
+    """What runs the command, imported after a word of it; name: of its run, without which its result is printed."""
+    told = f"{name or command}: preparing {COMMANDS[command].preparing}"
+    print(told, file=sys.stdout if name else sys.stderr, flush=True)
+    module, _, function = COMMANDS[command].run.partition(":")
+    return getattr(import_module(f"gfm_objectives.{module}"), function)
 
 
 def _warn(

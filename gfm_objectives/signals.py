@@ -5,11 +5,14 @@ By default each of them ends a process, and a run takes seconds, on a network di
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
+from typing import Any
 
 # Ahead of a SLURM job's time limit (#SBATCH --signal=USR1@300), the same as submitit asks for it, and at preemption.
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
@@ -45,6 +48,31 @@ def listening() -> Iterator[Asked]:
         _asked = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def fork_server(preload: str) -> Any:
+    """The context of multiprocessing whose workers come from a server that imports the module `preload` from now on.
+
+    Server and workers do not hear Ctrl-C, which goes to all processes of a terminal: their parent hears it and ends
+    them. Of SIGNALS, which are the parent's too, they hear SIGTERM.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    resource_tracker.ensure_running()  # else the server starts it, and it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *SIGNALS} - {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def end_workers() -> None:
+    """What an interrupted process does at its end: its workers, who heard nothing, end at once, whatever they read, and
+    nobody hears a second Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 @contextmanager

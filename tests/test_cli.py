@@ -117,15 +117,48 @@ def test_a_mistake_and_help_are_answered_without_torch(tmp_path):
         assert code or "python eval.py" in run.stdout
 
 
-@pytest.mark.parametrize("name", [n for n, c in cli.COMMANDS.items() if not c.usage])
-def test_a_command_that_loads_torch_first_says_what_it_prepares(name, capsys, monkeypatch):
-    """Which takes seconds, and before the data is read."""
-    order = []
-    monkeypatch.setattr(cli, "_function", lambda command: order.append(capsys.readouterr().out) or (lambda given: None))
-    monkeypatch.setattr("gfm_objectives.config.compose", lambda *_: [types.SimpleNamespace(name="demo")])
-    assert cli.main([name]) == 0
-    at_once = {"sweep", "report", "fit", "published"}  # they print as they go, and need no torch for it
-    assert order == ["" if name in at_once else f"demo: preparing {cli.COMMANDS[name].preparing}\n"]
+BEGUN = {  # as typed in a folder that has nothing of it
+    **dict.fromkeys(("train", "plan", "eval", "prepare", "curate", "finetune", "published", "export"), ()),
+    "sweep": ("objectives",),
+    "replay": ("runs/a",),
+    "init": ("pictures",),
+    "inspect": ("synthetic",),
+    "data": ("list",),
+    "leakage": ("runs/a", "task=flood"),
+    "predict": ("model=a", "input=b.tif", "output=c.tif"),
+    "review": ("map=a.tif", "model=b", "input=c.tif"),
+    "report": ("results/a",),
+    "fit": ("a.csv",),
+    "yardstick": ("runs/a",),
+    "reproduce": ("readme",),
+}
+PROBE = """
+import contextlib, io, sys
+from gfm_objectives import cli
+class Asked(BaseException): pass
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch": raise Asked
+sys.meta_path.insert(0, Finder())
+for command, words in BEGUN.items():
+    said, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(error):
+        try: became = str(cli.main([command, *words]))
+        except Asked: became = "torch"
+    print(command, became, f": preparing {cli.COMMANDS[command].preparing}\\n" in said.getvalue() + error.getvalue(),
+          sep="\\t", file=sys.__stdout__)
+"""
+
+
+def test_every_command_says_what_it_prepares_before_it_loads_torch(tmp_path):
+    """Which takes seconds, on a busy machine half a minute: what was said when torch was first asked for."""
+    assert BEGUN.keys() == cli.COMMANDS.keys()
+    probe = f"BEGUN = {BEGUN}\n{PROBE}"
+    run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
+    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    assert [r[0] for r in rows] == [*BEGUN], run.stderr
+    assert [r for r in rows if r[2] != "True"] == []
+    assert [r for r in rows if r[1] != "torch"] == [["fit", "2", "True"]]  # no such file, and it needs no torch
 
 
 def test_what_a_terminal_cannot_show_is_no_reason_to_end(monkeypatch):

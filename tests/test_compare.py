@@ -181,7 +181,7 @@ def test_workers_end_with_a_killed_parent():
         worker = int(pipe.readline())
         os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
-        if not select.select([pipe], [], [], 60)[0]:
+        if not select.select([pipe], [], [], 300)[0]:
             os.kill(worker, signal.SIGKILL)
             pytest.fail("the worker went on")
 

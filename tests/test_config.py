@@ -163,7 +163,8 @@ def test_environment_is_asked_for_only_where_needed(tmp_path, monkeypatch):
         ("objective.mask_rato=0.5", "did you mean objective.mask_ratio?"),
         ("budjet.flops=1e13", "did you mean budget.flops?"),
         ("lr=1e-3", "did you mean optim.lr?"),
-        ("epochs=5", "epochs: no such key; --help"),
+        ("gpus=5", "gpus: no such key; --help"),
+        ("epochs=5", "epochs: no such key; it is one of gfm finetune, and --help"),
         ("objective=supervised objective.mask_ratio=0.5", "with objective=supervised; objective has "),
         ("objective=mea", "did you mean mae? choices: contrastive, cross_sensor, "),
         ("data=hls_waterr", "did you mean hls_water? choices: "),
@@ -393,17 +394,29 @@ def test_suites_join():
         ("eval", "suite={desk}/data.yaml", "describes data, to train on: data="),
         ("train", "data={desk}/empty.yaml", "the file is empty"),
         ("train", "data={desk}/nameless.yaml", "has no line 'name: chips'"),
+        ("eval", "suite={desk}/task", "did you mean suite={desk}/task.yaml? "),
+        ("inspect", "data={desk}/shards", "it is a folder of shards: data=shards data.root={desk}/shards;"),
+        ("train", "data={desk}/synthetic", "nor is there a file or folder of that name;"),
+        ("train", "budget=1e13", "no such choice; write budget.flops=1e13;"),
+        ("train", "checkpoint=runs/a", "no such key; it is one of gfm eval, gfm export, gfm finetune, and --help"),
+        ("eval", "task=flood", "no such key; it is one of gfm finetune, gfm leakage, and --help"),
+        ("eval", "metric=iou", "metric: no such key; --help lists every key"),
+        ("eval", "runs/a", "runs/a: expected key=value, as in checkpoint="),
+        ("predict", "a.tif", "a.tif: expected key=value, as in model=models/water input=scene.tif output=water.tif;"),
+        ("eval", "checkpoint runs/a", "checkpoint: expected key=value, with no spaces around ="),
     ],
 )
 def test_one_thing_given_as_another_says_what_to_type(entry, words, says, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "ledger.json").touch()
     (tmp_path / "a.csv").touch()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "index.json").touch()
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "task.yaml").write_text("layer: label\ndata: {use: hls_water}\n")
     (tmp_path / "data.yaml").write_text("name: chips\nroot: here\nsensors: {}\n")
     (tmp_path / "nameless.yaml").write_text("gsd: 10.0\n")
-    assert says in refusal(words.format(desk=tmp_path), entry=entry)
+    assert says.format(desk=tmp_path) in refusal(*words.format(desk=tmp_path).split(), entry=entry)
 
 
 @pytest.mark.parametrize("name", choices("encoder"))

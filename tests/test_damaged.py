@@ -19,7 +19,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.errors import InputError
 from gfm_objectives.report import figures
 from gfm_objectives.report.html import pictures
-from gfm_objectives.runs.checkpoint import check_state, load_model
+from gfm_objectives.runs.checkpoint import check_state, load_model, read_weights
 from gfm_objectives.runs.folder import open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score, Store
@@ -206,6 +206,16 @@ def test_weights_of_others_are_never_executed(tmp_path):
     assert told.startswith(f"unet.weights={path}: holds more than tensors") and not executed.exists()
     torch.save({"conv1.weight": torch.zeros(1)}, path)
     assert "not torchvision's resnet34" in refusal(contenders, ["unet_imagenet"], [], 1, str(path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"}", b"(", b"0", b"2", b"a", b"e", b"s", b"u", b"\x85", b"R", b"J\xff\xff"]
+)
+def test_any_bytes_given_as_weights_are_one_line(content, tmp_path):
+    """torch reads them as instructions, which take from a stack that is empty."""
+    (tmp_path / "table.csv").write_bytes(content)
+    for call in (lambda: read_weights(tmp_path / "table.csv", "init"), lambda: check_state(tmp_path / "table.csv")):
+        assert "table.csv: " in refusal(call)
 
 
 def test_damaged_predictions_are_one_line_wherever_they_are_drawn(tmp_path):

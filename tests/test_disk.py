@@ -159,7 +159,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     folder, ready = tmp_path / "demo", FORK.Event()
     holder = FORK.Process(target=hold, args=(folder, ready))
     holder.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     with pytest.raises(InputError, match=rf"demo: in use by another process \(\S+ process {holder.pid} since .*name="):
         lock.lock(folder)
     os.kill(holder.pid, signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_commands_have_the_folder_they_write_to_themselves(typed, tmp_path, monk
     folder, ready = tmp_path / "out" / "demo", FORK.Event()
     holder = FORK.Process(target=hold, args=(folder, ready))
     holder.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     words = [*typed.split(), "out=out", "name=demo"]
     assert cli.main(words) == 2
     told = capsys.readouterr().err

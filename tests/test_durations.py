@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import durations
 import pytest
@@ -42,3 +45,20 @@ def test_quick_is_what_neither_takes_long_nor_waits_for_what_does(row, quick, mo
     slow.marks = ("slow",)
     durations.pytest_collection_modifyitems([slow])
     assert slow.marks == ("slow",)
+
+
+def test_a_test_that_waits_for_nothing_is_quick(request):
+    """Else a fixture that all tests have stands in the table, and pytest -m quick runs none."""
+    assert request.node.get_closest_marker("quick")
+
+
+def test_a_fixture_is_as_slow_as_its_dearest_set_up(monkeypatch):
+    """Not as all of them: a thousand tests that have it wait for one each."""
+    monkeypatch.setattr(durations, "spent", Counter())
+    clock = chain((0.0, 0.5, 1.0, 1.75, 2.0, 2.25), repeat(3.0))  # asked once more, when this test ends
+    monkeypatch.setattr(durations, "processor", lambda: next(clock))
+    for _ in range(3):
+        setup = durations.pytest_fixture_setup(SimpleNamespace(baseid="tests", argname="made"))
+        next(setup)
+        next(setup, None)
+    assert durations.spent == {"tests::made": 0.75}

@@ -127,7 +127,37 @@ def test_a_process_begun_while_signals_are_held_hears_them_once_it_listens() -> 
     with held():
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     process.send_signal(signal.SIGUSR1)
-    assert (process.communicate(timeout=60)[0].strip(), process.returncode) == (str(int(signal.SIGUSR1)), 0)
+    assert (process.communicate(timeout=300)[0].strip(), process.returncode) == (str(int(signal.SIGUSR1)), 0)
+
+
+INTERRUPTED = """
+import os, signal, time
+from multiprocessing import forkserver
+from gfm_objectives.signals import end_workers, fork_server
+if __name__ == "__main__":
+    context = fork_server("decimal")
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)  # it has hardly begun to read Python
+    worker = context.Process(target=os.kill, args=(0, signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker's goes to all of the group
+    worker.start()
+    worker.join()
+    print(worker.exitcode)
+    worker = context.Process(target=time.sleep, args=(600,))
+    worker.start()
+    end_workers()
+    worker.join()
+    print(worker.exitcode)
+"""
+
+
+def test_workers_and_their_server_leave_ctrl_c_to_their_parent(tmp_path: Path) -> None:
+    """It goes to all processes of a terminal, at any moment; each that heard it would print a traceback."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(script)]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, start_new_session=True)
+    assert (run.stdout, run.stderr) == ("0\n-9\n", "")
 
 
 def test_further_processes_begin_while_signals_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

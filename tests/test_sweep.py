@@ -242,7 +242,7 @@ time.sleep(20)
 
 def told(wanted: int) -> list[str]:
     """What the runs of LEAVES said, as soon as it is so many lines."""
-    deadline, file = time.monotonic() + 60, Path("told.txt")
+    deadline, file = time.monotonic() + 300, Path("told.txt")
     while not (file.exists() and file.read_text().count("\n") >= wanted):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -312,6 +312,12 @@ def test_processes_that_others_started_are_not_left_to_train_alone(by: str, monk
     assert (made[0]["devices"], made[0]["num_nodes"]) == (2, 2)
 
 
+def test_machines_on_which_nobody_starts_anything_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching.L, "Fabric", lambda **_: pytest.fail("started"))
+    with pytest.raises(InputError, match=r"num_nodes=2: nobody started .* by srun or torchrun"):
+        launching.launched(CPU, 1, 2)
+
+
 def test_far_more_processes_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching.L, "Fabric", lambda **_: pytest.fail("started"))
     with pytest.raises(InputError, match="devices=300: so many processes"):

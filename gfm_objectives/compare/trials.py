@@ -7,7 +7,6 @@ import json
 import math
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +27,7 @@ from gfm_objectives.disk import naming
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import Diverged, HParams, Result, evaluate, finetune
 from gfm_objectives.metrics import METRICS, total
+from gfm_objectives.signals import fork_server
 
 TUNING = -1  # the seed of tuning: no reported run shares its labels, order or initial weights
 PLATEAU = (-2, -3, -4)  # those of the search for F
@@ -158,8 +158,7 @@ class Workers:
             yield from (work(j, self.device, self.dtype) for j in jobs)
             return
         if self.pool is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])  # torch is imported once
+            context = fork_server(__name__)  # torch is imported once
             self.pool = ProcessPoolExecutor(self.count, context, _start, self._about(context.SimpleQueue()))
         futures = [self.pool.submit(_work, j, self.dtype) for j in jobs]
         try:
@@ -180,7 +179,6 @@ _MINE: dict[str, Any] = {}  # of a worker: its device, and how many have it toge
 
 def _start(device: torch.device, gpus: int, count: int, numbers: Any) -> None:
     """A worker's first call."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if device.type == "cpu":
         torch.set_num_threads(1)

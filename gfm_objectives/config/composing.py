@@ -15,8 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives import disk
-from gfm_objectives.config.files import Choice, choices, first_line, load_choice, read_choice, read_entry, read_yaml
+from gfm_objectives.config.files import (
+    Choice,
+    choices,
+    entries,
+    first_line,
+    keys_of,
+    load_choice,
+    read_choice,
+    read_entry,
+    read_yaml,
+)
 from gfm_objectives.config.ranges import Ranges, check, find, within
+from gfm_objectives.config.usage import meant
 from gfm_objectives.config.values import leaves, number, parse, show, split_commas
 from gfm_objectives.errors import InputError
 
@@ -29,7 +40,7 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     in the result keeps which choice of each group was taken. Raises InputError, in one line.
     """
     default_choices, defaults = read_entry(entry)
-    given = _pairs(argv, default_choices)
+    given = _pairs(argv, default_choices, entry)
     if entry == "train" and "cluster" in given:
         machine = leaves(load_choice("cluster", given.pop("cluster")))
         given = {key: show(value) for key, value in machine} | given
@@ -63,7 +74,7 @@ def save(cfg: DictConfig, path: Path) -> None:
     disk.write(path, f"# Resolved config; use it again with config={path}\n{OmegaConf.to_yaml(cfg)}")
 
 
-def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
+def _pairs(argv: Sequence[str], groups: Mapping[str, str], entry: str) -> dict[str, str]:
     """The words as key -> text."""
     given: dict[str, str] = {}
     for i, word in enumerate(argv):
@@ -74,9 +85,7 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str]) -> dict[str, str]:
             value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")
             raise InputError(f"{word}: options are key=value without dashes; write {key.lstrip('-')}={value}")
         if not equals:
-            group = next((g for g in groups if word in choices(g)), None)
-            hint = f"; did you mean {group}={word}?" if group else ", with no spaces around ="
-            raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{hint}")
+            raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{meant(entry, word)}")
         if not key or not text:
             missing = "key before" if not key else "value after"
             raise InputError(f"{word}: the {missing} = is missing; --help lists every key with its default")
@@ -236,9 +245,10 @@ def _finish(cfg: dict[str, Any], swept: Sequence[str], files: Sequence[Path]) ->
 
 def derived_name(cfg: Mapping[str, Any]) -> str:
     """<objective>-<encoder>-<data>-<flops>-s<seed>, such as mae-nano-synthetic-1e13-s0; of an evaluation, its suite;
-    of an inspection, its data."""
+    of an inspection, its data; of leakage from a run, that."""
     if "objective" not in cfg["choices"]:
-        return Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
+        run = cfg.get("run")
+        return Path(run).name if run else Path(cfg["choices"].get("suite") or cfg["choices"]["data"]).stem
     parts = [Path(cfg["choices"][g]).stem for g in ("objective", "encoder", "data")]
     return "-".join([*parts, number(cfg["budget"]["flops"]), f"s{cfg['seed']}"])
 
@@ -260,13 +270,16 @@ def _unknown(key: str, base: Mapping[str, Any], where: str = "") -> InputError:
     valid = [where + k for k, _ in leaves(base) if not k.startswith("choices.")] + [*base.get("choices", ()), "config"]
     head, _, leaf = key.rpartition(".")
     siblings = {k.removeprefix(f"{head}."): k for k in valid if head and k.startswith(f"{head}.")}
+    elsewhere = [] if head else [f"gfm {e}" for e in entries() if key in keys_of(e)]
     by_leaf = {k.rpartition(".")[-1]: k for k in reversed(valid)}
     if siblings:
         near = [siblings[k] for k in get_close_matches(leaf, siblings, 1, 0.6)] or [by_leaf.get(leaf)]
     else:
-        near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.6)
+        near = [by_leaf.get(leaf)] if leaf in by_leaf else get_close_matches(key, valid, 1, 0.7)
     choice = base.get("choices", {}).get(head)
     of = f" with {head}={choice}" if choice else ""
+    if elsewhere and leaf not in by_leaf and not get_close_matches(key, valid, 1, 0.8):
+        return InputError(f"{key}: no such key; it is one of {', '.join(elsewhere)}, and --help lists those of this")
     if near and near[0]:
         return InputError(f"{key}: no such key{of}; did you mean {near[0]}?")
     others = f"{head} has {', '.join(siblings)}" if siblings else "--help lists every key"

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfm_objectives.config.ranges import Range, Ranges, parse_range, read_ranges, within
-from gfm_objectives.config.values import split_commas
+from gfm_objectives.config.values import scalar, split_commas
 from gfm_objectives.errors import InputError
 
 EXTENSIONS = {"objective": "gfm_objectives.objectives"}  # group of configs -> entry point group of other packages
@@ -139,6 +139,17 @@ def read_entry(entry: str) -> tuple[dict[str, str], Choice]:
     return defaults, Choice(options, read_ranges(section, options, path))
 
 
+def entries() -> list[str]:
+    """The commands that have a yaml."""
+    return sorted(path.stem for path in config_root().glob("*.yaml"))
+
+
+def keys_of(entry: str) -> set[str]:
+    """The groups and keys of a command, sections by their name."""
+    groups, own = read_entry(entry)
+    return {*groups, *own.options, "config"}
+
+
 def load_choice(group: str, choice: str) -> dict[str, Any]:
     """The options of one choice of a group: see `read_choice`."""
     return read_choice(group, choice).options
@@ -247,13 +258,17 @@ def choice_path(group: str, choice: str) -> Path:
         return path
     valid = choices(group)
     near = get_close_matches(choice, valid, 1, 0.6)
-    hint = f" did you mean {near[0]}?" if near else _instead(group, choice)
+    hint = _instead(group, choice) or (f" did you mean {near[0]}?" if near else "")
     raise InputError(f"{group}={choice}: no such choice;{hint} choices: {', '.join(valid)}")
 
 
 def _instead(group: str, choice: str) -> str:
     """What to type instead, where something of that name is there and of another kind; '' where there is not."""
     path = Path(os.path.expanduser(choice))
+    if group == "budget" and isinstance(scalar(choice), int | float):
+        return f" write budget.flops={choice};"
+    if group == "data" and (path / "index.json").is_file():
+        return f" it is a folder of shards: data=shards data.root={choice};"
     if (path / "ledger.json").is_file():
         return f" it is a run folder: eval checkpoint={choice} compares it, train config={choice} repeats it;"
     if (path / "config.yaml").is_file():
@@ -262,8 +277,12 @@ def _instead(group: str, choice: str) -> str:
         return " it is a folder: describe it in a yaml (docs/chips.md) and give that;"
     if path.is_file():
         return " it is a file of another kind: describe the data in a yaml (docs/chips.md) and give that;"
+    if ("/" in choice or path.suffix) and not any(Path(f"{path}{end}").is_file() for end in YAML):
+        return " nor is there a file or folder of that name;"
     if group in ("data", "encoder", "objective", "budget") and choice in choices("suite"):
         return f" it is a task: eval suite={choice};"
+    if file := next((choice + end for end in YAML if Path(f"{path}{end}").is_file()), ""):
+        return f" did you mean {group}={file}?"
     commands = {"suite": "train ", "task": "train "}
     of = next((g for g in ("data", "objective", "encoder", "budget") if g != group and choice in choices(g)), None)
     return f" it is of another group: {commands.get(group, '')}{of}={choice};" if of else ""

@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gfm_objectives.config.files import Choice, choice_path, choices, config_root, load_choice, read_choice, read_entry
+from gfm_objectives.config.files import (
+    Choice,
+    choice_path,
+    choices,
+    config_root,
+    keys_of,
+    load_choice,
+    read_choice,
+    read_entry,
+)
 from gfm_objectives.config.ranges import find
 from gfm_objectives.config.values import leaves, show
 from gfm_objectives.errors import InputError
@@ -96,6 +105,16 @@ def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
 
 def _example(entry: str) -> str:
     return {"eval": "results/demo/config.yaml"}.get(entry, "runs/demo/config.yaml")
+
+
+def meant(entry: str, word: str) -> str:
+    """What the word without = was meant to be, as the rest of a sentence."""
+    if group := next((g for g in read_entry(entry)[0] if word in choices(g)), None):
+        return f"; did you mean {group}={word}?"
+    if word in keys_of(entry):
+        return ", with no spaces around ="
+    example = next(line for line in _header(config_root() / f"{entry}.yaml") if line.startswith("  "))
+    return f", as in {' '.join(re.findall(r'[^ ]+=[^ ]+', example))}; --help lists every key"
 
 
 def as_called(line: str, program: str) -> str:

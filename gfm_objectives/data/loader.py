@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.chance import order
 from gfm_objectives.data.places import Places
 from gfm_objectives.errors import InputError
-from gfm_objectives.signals import SIGNALS
+from gfm_objectives.signals import SIGNALS, fork_server
 
 PIXELS = 2**16  # read at a time, in as many steps as that takes: sources that make places make sixteen of 64 x 64 for
 # little more than the price of four
@@ -60,12 +59,7 @@ def _leave_with_parent(worker: int) -> None:
 
 def warm_up() -> Any:
     """Start the server that workers come from, which takes seconds; returns its context of multiprocessing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS} - {signal.SIGTERM})  # the trainer's, not the server's
-    forkserver.ensure_running()  # and from now on, while the caller builds its model
-    signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    return context
+    return fork_server(__name__)  # torch is imported once, not by each worker, and while the caller builds its model
 
 
 class StepLoader:

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -25,6 +24,7 @@ from gfm_objectives.data.shards import FORMAT, INDEX, chunks, describe_spec
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.errors import InputError
+from gfm_objectives.signals import fork_server
 
 PLAN = "plan.json"  # what the folder is being written for; a folder with one and no index is unfinished
 
@@ -150,12 +150,6 @@ def _receive(sources: Mapping[str, Source]) -> None:
     _source.update(sources)
 
 
-def _start(sources: Mapping[str, Source]) -> None:
-    """A worker's first call."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
-    _receive(sources)
-
-
 def _write(out: Path, split: str, k: int, per: int) -> int:
     which = chunk(_source[split], k, per)
     write(out, _source[split], split, k, which)
@@ -173,8 +167,7 @@ def _write_all(
             for split, k in jobs:
                 tell.done(written := written + _write(out, split, k, per))
             return
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(count, context, _start, (dict(sources),)) as pool:
+        with ProcessPoolExecutor(count, fork_server(__name__), _receive, (dict(sources),)) as pool:
             futures = [pool.submit(_write, out, split, k, per) for split, k in jobs]
             try:
                 for future in as_completed(futures):

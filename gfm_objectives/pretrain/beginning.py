@@ -50,6 +50,8 @@ def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet, Initial]:
     path = Path(cfg.init)
     if path.name == WEIGHTS and (path.parent / "ledger.json").is_file():
         path = path.parent
+    if not path.exists():
+        raise InputError(f"init={path}: no such run folder or file; give one such as runs/demo, or a file of weights")
     if not path.is_dir():
         load(encoder, read_weights(path, "init"), f"init={path}")
         return encoder, Initial(_named(path, path), None)

@@ -126,7 +126,7 @@ def _of(runs: Mapping[str, Sequence[Ledger]]) -> str:
         cost = words.flops(fmean(m.flops_spent for m in mine))
         rows.append([name, cost, str(len(mine)), *_cells(m.yardstick for m in mine), _remark(mine)])
     every = [m for members in runs.values() for m in members]
-    untrained = {(m.encoder, sum(m.parameters.values()) - m.parameters["objective"], m.seed): m for m in every}
+    untrained = {(m.encoder, sum(m.parameters.values()) - m.parameters.get("objective", 0), m.seed): m for m in every}
     for key in dict.fromkeys(k[:2] for k in untrained):
         figures = [f for k, m in untrained.items() if k[:2] == key and (f := m.yardstick.get("random"))]
         rows += [[f"untrained {key[0]}", "0", str(len(figures)), *_cells(figures), ""]] if figures else []

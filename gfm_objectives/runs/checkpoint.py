@@ -51,7 +51,9 @@ def read_weights(path: Path, key: str) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{key}={path}: holds more than tensors, or is damaged; it is not opened; save its state_dict() alone"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError):
+    except OSError:
+        raise
+    except Exception:  # torch reads any file as instructions, which fail in any way
         raise InputError(f"{key}={path}: damaged, perhaps cut off; get it again") from None
     if not (isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())):
         raise InputError(f"{key}={path}: no table of tensors; save its state_dict() alone")
@@ -76,12 +78,12 @@ def check_state(path: Path) -> None:
         raise InputError(
             f"{path}: holds more than tensors and plain values, or is damaged; it is not opened; {remedy}"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError):
-        raise InputError(f"{path}: damaged, perhaps cut off; {remedy}") from None
     except OSError as e:
         if e.errno != errno.EINVAL:  # an empty file cannot be mapped
             raise
         raise InputError(f"{path}: damaged, it is empty; {remedy}") from None
+    except Exception:  # torch reads any file as instructions, which fail in any way
+        raise InputError(f"{path}: damaged, perhaps cut off; {remedy}") from None
     if not (isinstance(state, dict) and isinstance(state.get("run"), dict) and "state_dict" in state):
         raise InputError(f"{path}: no checkpoint of a run; {remedy}")
     if "optimizer" not in state:

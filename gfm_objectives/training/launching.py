@@ -24,8 +24,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
     """Fabric with its processes running: this one, and, by the same command line, the others.
 
     devices: how many of this machine; None = as many as torchrun or srun started, else all GPUs for device=cuda without
-    a number, else one. InputError where there are fewer GPUs, or far fewer cores, and where torchrun or srun started
-    another number, each of which would train alone.
+    a number, else one. InputError where there are fewer GPUs, or far fewer cores, where torchrun or srun started
+    another number, each of which would train alone, and where neither started those of other machines.
     """
     for chatty in ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -38,6 +38,11 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         raise InputError(
             f"devices={devices} num_nodes={nodes}: {by} started {each} processes on each of {machines} machines; give "
             f"devices={each} num_nodes={machines}"
+        )
+    if not by and nodes > 1:  # it would wait for them without a word
+        raise InputError(
+            f"num_nodes={nodes}: nobody started processes on the other machines; start this command on each by srun or "
+            "torchrun (docs/training.md)"
         )
     if gpu and devices > (1 if device.index is not None else here):
         raise InputError(f"devices={devices}: device={device} has {1 if device.index is not None else here}")
