@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,12 +357,24 @@ def test_a_kill_while_the_map_is_written_leaves_nothing_in_the_way(model, image,
         raise KeyboardInterrupt
 
     whole, resampled = tmp_path / "m.tif", assembling.finish
-    monkeypatch.setattr(assembling, "finish", lambda part, target, how: (resampled(part, target, how), dying())[0])
+    monkeypatch.setattr(assembling, "finish", lambda *given: (resampled(*given), dying())[0])
     assert predict(model, image, whole, "extra=entropy") == 130
     assert not whole.exists() and (tmp_path / "m_entropy.tif").exists(), "extras come first"
     monkeypatch.undo()
     assert predict(model, image, whole, "extra=entropy") == 0 and whole.exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") or p.suffix == ".blocks"]
+
+
+def test_what_lies_beside_a_map_is_there_before_it(model, image, tmp_path, monkeypatch):
+    def dying(source, target):
+        if Path(target) == whole:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    whole, replace = tmp_path / "m.tif", os.replace
+    monkeypatch.setattr(os, "replace", dying)
+    assert predict(model, image, whole) == 130 and not whole.exists()
+    assert (tmp_path / "m.tif.json").exists() and (tmp_path / "m.tif.aux.xml").exists()
 
 
 def test_files_of_a_mosaic_are_read_alike_or_refused(model, image, tmp_path, capsys):

@@ -58,27 +58,32 @@ def assemble(m: Map, target: Path, seconds: Mapping[str, float]) -> None:
     begun = time.perf_counter()
     _check_room(m, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    found = Found(m)
+    found, spent = Found(m), dict(seconds)
+
+    def tell() -> None:
+        """The files beside the map, when it is complete and before it has its name."""
+        if m.segmentation:
+            write_names(target, class_codes(m.card.legend)[0], m.card.legend)
+        spent["write"] = time.perf_counter() - begun
+        cpu = time.process_time() - m.begun
+        about = found.report() | {"seconds": spent, "cpu_seconds": cpu, "model": m.model, "digest": m.digest}
+        disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
+
     for name in (*m.extra, "map"):  # the map last: whoever finds it finds all
         final = target if name == "map" else beside(target, name)
         part = m.job.folder / f".{name}.{os.getpid()}.tif"  # several jobs may come last
         try:
             _write(m, name, part, found if name == "map" else None)
-            finish(part, final, "nearest" if name == "map" and m.segmentation else "average")
+            resampling = "nearest" if name == "map" and m.segmentation else "average"
+            finish(part, final, resampling, tell if name == "map" else None)
         finally:
             part.unlink(missing_ok=True)
-    if m.segmentation:
-        write_names(target, class_codes(m.card.legend)[0], m.card.legend)
     if not found.mapped:
         told = f"{target}: nothing is mapped: the input has no data there; nodata= and valid: say what counts as none"
         warnings.warn(told, InputWarning, stacklevel=2)
     if found.stats is not None and not found.labelled:
         told = f"labels: no pixel of {target} has one: none lies there, or none is a code of {m.card.legend.name}"
         warnings.warn(told, InputWarning, stacklevel=2)
-    spent = dict(seconds) | {"write": time.perf_counter() - begun}
-    cpu = time.process_time() - m.begun
-    about = found.report() | {"seconds": spent, "cpu_seconds": cpu, "model": m.model, "digest": m.digest}
-    disk.write(target.with_name(target.name + ".json"), json.dumps(about, indent=1) + "\n")
     print("\n".join([*found.lines(), _shares(spent, found.pixels * (m.scene.gsd / 1000) ** 2)]))
 
 

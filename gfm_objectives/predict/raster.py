@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ def writing(path: Path, about: Mapping[str, Any]) -> Iterator[Any]:
         raise no_room(path, error) from error
 
 
-def finish(part: Path, target: Path, resampling: str) -> None:
-    """A cloud-optimised copy of the GeoTIFF `part`, with overviews, under its final name, whole or not at all."""
+def finish(part: Path, target: Path, resampling: str, before: Callable[[], None] | None = None) -> None:
+    """A cloud-optimised copy of the GeoTIFF `part`, with overviews, under its final name, whole or not at all; `before`
+    is called when the copy is complete and has that name not yet."""
     import warnings
 
     import rasterio
@@ -94,6 +95,8 @@ def finish(part: Path, target: Path, resampling: str) -> None:
                 bigtiff="if_safer",
                 num_threads="2",
             )
+        if before is not None:
+            before()
         os.replace(copied, target)
     except (RasterioError, OSError) as error:
         raise no_room(target, error) from error
