@@ -107,9 +107,7 @@ def test_workers_change_nothing_but_who_waits():
     alone, helped = (StepLoader(source, 4, seed=5, start=3, stop=15, workers=w) for w in (0, 1))
     assert [places(b) for b in alone] == [places(b) for b in helped]
     assert alone.batches == helped.batches == 12
-    assert (
-        alone.wait >= 11 * 0.05 and alone.first_wait >= 0.05
-    )  # what the source sleeps; who is faster is for benchmarks
+    assert alone.wait >= 11 * 0.05 and alone.first_wait >= 0.05  # what the source sleeps
 
 
 def test_an_endless_loader_has_no_end():
