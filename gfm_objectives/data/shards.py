@@ -107,11 +107,14 @@ class Shards(Source):
     def _scaled(self, name: str, s: Series, indices: Sequence[int]) -> Series:
         """Normalised, in place; where levels differ, each place by the figures of its own."""
         levels = self._levels_of(name, indices) if s.level == MIXED else [s.level]
-        if calibration(name, levels[0]).centred:  # by the place's own mean, whatever the level
-            return s.replace(x=calibration(name, levels[0]).normalise(s.x, s.valid, s.bands))
         mean, std = (torch.stack(t) for t in zip(*(self._figures(name, level) for level in levels), strict=True))
+        if calibration(name, levels[0]).centred:  # by the place's own mean; invalid pixels hold 0 and add nothing to it
+            count = s.valid.sum((-2, -1)).clamp(min=1)[..., None, None, None]  # (B, T, 1, 1, 1)
+            mean = s.x.sum((-2, -1), keepdim=True) / count
         x = s.x.sub_(mean).div_(std)  # (B, T, C, H, W), (B or 1, 1, C, 1, 1)
-        return s.replace(x=x if bool(s.valid.all()) else x.masked_fill_(~s.valid.unsqueeze(-3), 0))
+        for look in (~s.valid.flatten(-2).all(-1)).nonzero().tolist():  # most are whole, and a mask costs three passes
+            x[tuple(look)].masked_fill_(~s.valid[tuple(look)], 0)
+        return s.replace(x=x)
 
     def _figures(self, name: str, level: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and deviations of a level, (1, C, 1, 1) each."""
