@@ -16,6 +16,7 @@ from gfm_objectives.compare.labels import strata, stratified
 from gfm_objectives.data import build_source
 from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.guards import watch
+from gfm_objectives.data.kept import check_read
 from gfm_objectives.data.places import CHUNK, Kept, Places, Subset, spread
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -140,6 +141,7 @@ def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, 
 
 def _open(task: Task) -> Bench:
     sources = {s: build_source(task.data, s) for s in SPLITS}
+    check_read(task.data.get("keep"), sources, "gfm curate split=train makes one that a task reads")
     train, test = sources["train"], sources["test"]
     watch(train, str(task.data.get("name")))
     _check(task, train.spec)

@@ -21,6 +21,7 @@ from gfm_objectives.curation.fingerprints import channels
 from gfm_objectives.curation.handover import export, read_answer
 from gfm_objectives.curation.keep import KeepList, Rules
 from gfm_objectives.curation.neighbours import Pairs, find_pairs
+from gfm_objectives.curation.stages import Stages
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.splits import PAIR
@@ -36,7 +37,7 @@ class Curation:
     pairs: Pairs
     alike: embeddings.Alike
     kept: KeepList
-    seconds: float  # of CPU: of every part's reading, whichever call or process did it, and of this one
+    seconds: float  # of CPU: of every stage, whichever call or process did it
 
 
 def run(cfg: DictConfig) -> Path:
@@ -77,7 +78,7 @@ def _run(cfg: DictConfig, out: Path) -> Path:
     }
     keep.write(found.kept, source.names(), about, out)
     shared = write_pairs(found.pairs, source, out.with_suffix(".overlaps.csv"))
-    page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules)
+    page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules, cfg.embedding)
     print(summary(cfg.name, found))
     print(f"  -> {out}, {page}; use it: data.keep={out}")
     print(f"  -> {shared}: which chips share ground; in one split by data.splits.overlaps={shared.resolve()}")
@@ -95,21 +96,29 @@ def curate(
     bar: bool = False,
     engine: Engine | None = None,
 ) -> Curation:
-    """All stages. With a folder the reading resumes where an earlier call was interrupted; with an answer of NeMo
-    Curator it says who is alike; by Ray the places are read and the clusters compared on other processes."""
+    """All stages. With a folder what an interrupted call has read, and the pairs and clusters it found, are not made
+    again; an answer of NeMo Curator says who is alike; by Ray the places are read and the clusters compared on other
+    processes."""
+    stages = Stages(folder)
     with Telling("places", len(source), bar) as tell:
         described = describe(source, limits, folder, tell.done, embedder, engine)
-        began = time.process_time()
-        pairs = find_pairs(described.points, channels(source.spec), progress=tell.stage)
+        points, chosen = described.points, channels(source.spec)
+        pairs = stages.done("pairs", Pairs, lambda: find_pairs(points, chosen, progress=tell.stage))
         tell.stage("clustering")
-        order = keep.prefer(described.reason, described.quality)
+        order, vectors = keep.prefer(described.reason, described.quality), embeddings.standardised(described.figures)
         alike = (
             read_answer(answer, len(source))
             if answer
-            else embeddings.compare(embeddings.standardised(described.figures), order, clusters, engine=engine)
+            else stages.done(
+                f"alike-{clusters or 'auto'}",
+                embeddings.Alike,
+                lambda: embeddings.compare(vectors, order, clusters, engine=engine),
+            )
         )
+    began = time.process_time()
     kept = keep.decide(described.reason, described.quality, pairs, alike, source.spec.size, rules)
-    return Curation(described, pairs, alike, kept, float(described.spent.sum()) + time.process_time() - began)
+    spent = float(described.spent.sum()) + stages.spent + time.process_time() - began
+    return Curation(described, pairs, alike, kept, spent)
 
 
 def write_pairs(pairs: Pairs, source: Source, path: Path) -> Path:

@@ -24,7 +24,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 
 PART = 512  # places in a file
-VERSION = 2  # raise it when what is described changes
+VERSION = 3  # raise it when what is described changes
 MAP = "map"  # the layer whose balance is told; else the first
 
 
@@ -128,8 +128,8 @@ def describe_batch(
 
 
 def layer_of(source: Source) -> tuple[str, int] | None:
-    """The layer whose classes are counted, and how many it has."""
-    legends = source.spec.legends
+    """The layer whose classes are counted, and how many it has; None where there are none, or numbers alone."""
+    legends = {name: legend for name, legend in source.spec.legends.items() if len(legend) > 1}
     name = MAP if MAP in legends else next(iter(legends), None)
     return None if name is None else (name, len(legends[name]))
 
@@ -166,8 +166,9 @@ def _open(folder: Path, what: list[object]) -> None:
     if found and not note.is_file():
         raise InputError(f"{folder}: holds files that gfm curate did not write; give another out=, or move them away")
     if found and note.read_text(errors="replace") != key:
-        for path in (note, *folder.glob("part-*.npz")):
-            path.unlink()
+        for pattern in ("part-*.npz", "pairs.npz", "alike-*.npz"):
+            for path in folder.glob(pattern):
+                path.unlink()
     disk.write(note, key)
 
 

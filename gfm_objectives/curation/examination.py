@@ -20,12 +20,14 @@ LEVELS, STEP = 128, 0.125  # of the entropy: bins of an eighth of the sensor's u
 @dataclass(frozen=True, slots=True)
 class Limits:
     """data, clear: least share of valid pixels on the best date, of any sensor and of an optical one; saturated: most
-    pixels at the brightest value; entropy: least bits per pixel, at steps of an eighth of a deviation."""
+    pixels at the brightest value; entropy: least bits per pixel, at steps of an eighth of a deviation; constant:
+    whether one band that is the same everywhere is a fault."""
 
     data: float = 0.05
     clear: float = 0.3
     saturated: float = 0.3
     entropy: float = 0.5
+    constant: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ def examine(batch: Batch, channels: Sequence[Channel], limits: Limits) -> Examin
         mean, deviation = moments(s.x, pixels)
         figures += spread(mean, deviation, share)
         moving = [k for k, c in enumerate(channels) if c.sensor == name and not c.static]
-        if moving:
-            dead = (deviation < 1e-3 * (1 + mean.abs())) & (pixels[..., None] > 0)  # (B, T, C)
+        if moving and limits.constant:
+            dead = constant(s.x, s.valid, mean, deviation)
             flags["constant band"] |= (dead.any(2) & ~dead.all(2)).any(1)
         if moving and any(channels[k].group == "visible" for k in moving):
             flags["cloud"] |= best[-1] < limits.clear
@@ -81,6 +83,16 @@ def moments(x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.sum((-2, -1)) / n
     square = torch.linalg.vector_norm(x, dim=(-2, -1)).square() / n
     return mean, (square - mean.square()).clamp(min=0).sqrt()
+
+
+def constant(x: Tensor, valid: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Bands (B, T, C) that have one value wherever valid. `moments` round away small deviations of large values, so
+    those that may be 0 are taken again from the values themselves."""
+    out = torch.zeros(mean.shape, dtype=torch.bool)
+    for b, t, c in (deviation < 0.02 * (1 + mean.abs())).nonzero().tolist():
+        values = x[b, t, c][valid[b, t]].double()
+        out[b, t, c] = len(values) > 0 and bool(values.std(correction=0) < 1e-3 * (1 + mean[b, t, c].abs()))
+    return out
 
 
 def spread(mean: Tensor, deviation: Tensor, share: Tensor) -> list[Tensor]:

@@ -28,8 +28,8 @@ STYLE = (
 )
 
 
-def write_page(path: Path, name: str, source: Source, found: Curation, rules: Rules) -> Path:
-    """One file without links: it can be sent."""
+def write_page(path: Path, name: str, source: Source, found: Curation, rules: Rules, embedding: str) -> Path:
+    """One file without links: it can be sent. embedding: what places are clustered by, as it is named."""
     kept, n = found.kept, len(found.kept.keep)
     left = int(kept.keep.sum())
     relation, _ = relations(found.pairs, source.spec.size, rules)
@@ -41,15 +41,15 @@ def write_page(path: Path, name: str, source: Source, found: Curation, rules: Ru
     }
     parts = [
         f"<h1>{html.escape(name)}: {left:,} of {n:,} places kept</h1>",
-        f"<p class=note>{html.escape(source.license)}{' Synthetic data.' if source.synthetic else ''} Nothing is "
+        f"<p class=note>{html.escape(source.license)}.{' Synthetic data.' if source.synthetic else ''} Nothing is "
         f"deleted: <code>data.keep={html.escape(path.with_suffix('.parquet').name)}</code> reads the rest.</p>",
         "<h2>Left out</h2>",
         table(("reason", "places", "share"), [(r, f"{c:,}", f"{c / n:.2%}") for r, c in kept.counts().items()]),
         "<h2>Pairs that show the same ground</h2>",
         table(("relation", "pairs"), [(told[r], f"{c:,}") for r, c in counts.items()]),
         "<h2>What an epsilon would leave out beyond that</h2>",
-        "<p class=note>Places whose cosine with another of their cluster exceeds 1 - epsilon. They are alike by band "
-        "statistics and texture, and may be other ground.</p>",
+        f"<p class=note>Places whose cosine with another of their cluster exceeds 1 - epsilon. They are alike by their "
+        f"embedding ({html.escape(embedding)}), and may be other ground.</p>",
         table(
             ("epsilon", "places", "share"),
             [(f"{e:g}", f"{c:,}", f"{c / n:.2%}") for e, c in found.alike.sweep(kept.keep)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,12 @@ class Curated(Source):
 
     def _of_source(self, indices: Sequence[int]) -> list[int]:
         return self.index[list(indices)].tolist()
+
+
+def check_read(keep: str | None, sources: Mapping[str, Source], remedy: str) -> None:
+    """InputError with the `remedy` where a keep-list is of no split that is read, and would change nothing."""
+    if keep and not any(isinstance(source, Curated) for source in sources.values()):
+        raise InputError(f"keep={keep}: is of another split than {', '.join(sources)}; {remedy}")
 
 
 def curated(source: Source, split: str, keep: str) -> Source:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import disk, lock
 from gfm_objectives.batch import Batch
 from gfm_objectives.data import build_source
-from gfm_objectives.data.kept import Curated
+from gfm_objectives.data.kept import Curated, check_read
 from gfm_objectives.data.records import arrays, encode, make_up
 from gfm_objectives.data.shards import FORMAT, INDEX, chunks, describe_spec
 from gfm_objectives.data.source import Source
@@ -59,10 +59,7 @@ def _sources(options: dict[str, Any], keep: str | None, splits: Sequence[str]) -
         raise InputError(f"keep={keep} and data.keep={named}: two lists; give one")
     options["keep"] = keep = keep or named
     sources = {split: build_source(options, split) for split in splits}
-    if keep and not any(isinstance(s, Curated) for s in sources.values()):
-        raise InputError(
-            f"keep={keep}: is of another split than {', '.join(splits)}; add it to splits=, or leave keep out"
-        )
+    check_read(keep, sources, "add it to splits=, or leave keep out")
     return sources
 
 

@@ -15,6 +15,7 @@ from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
 from gfm_objectives.data import build_source
 from gfm_objectives.data.guards import watch
+from gfm_objectives.data.kept import check_read
 from gfm_objectives.data.segments import LAYERS, Segmented
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import cores, device_name, resolve
@@ -138,6 +139,7 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     the same, since probes and tasks show it.
     """
     source = build_source(data_options(cfg), "pretrain")
+    check_read(cfg.data.get("keep"), {"pretrain": source}, "gfm curate split=pretrain makes one that is read")
     watch(source, cfg.data.name)
     if cfg.objective.get("target") not in LAYERS:
         return source, source.spec
