@@ -15,11 +15,12 @@ from gfm_objectives.curation import curating, embeddings
 from gfm_objectives.curation.curating import curate
 from gfm_objectives.curation.examination import REASONS, Limits, examine
 from gfm_objectives.curation.fingerprints import channels
-from gfm_objectives.curation.information import tell
+from gfm_objectives.curation.information import account, tell
 from gfm_objectives.curation.keep import Rules
 from gfm_objectives.errors import InputError
-from gfm_objectives.sensors import Legend
+from gfm_objectives.sensors import MIXED, Legend, calibration
 
+FIGURES = calibration("s2"), calibration("s2", "L1C")
 SMALL = ["data.size=32", "data.dates=1", "data.sensors=[s2]", "data.places.pretrain=12", "data.places.val=6"]
 
 
@@ -74,10 +75,30 @@ def test_a_layer_of_numbers_is_no_class_balance(tmp_path):
             batch = super().read(indices)
             return batch.replace(targets={"biomass": batch.targets["map"].float()})
 
-    source = Numbers(strangers(6), labels=torch.ones(6, 64, 64, dtype=torch.long))
+    x = strangers(6)
+    x[3, :, 1] = 0.7  # a constant band is a fault, and no copy
+    source = Numbers(x, labels=torch.ones(6, 64, 64, dtype=torch.long))
     source.spec = dataclasses.replace(source.spec, legends={"biomass": Legend("biomass", ("t/ha",))})
     assert curate(source, Limits(), Rules()).described.classes.shape == (6, 0)
     assert "unique fraction: 100.0%" in tell(source, range(6), tmp_path / "information.png")[0]
+
+
+def test_places_of_two_levels_are_counted_each_by_its_own_figures():
+    class Levels(Scenes):
+        """One reflectance, at odd places normalised by other figures."""
+
+        def read(self, indices):
+            batch = super().read(indices)
+            odd = torch.tensor([i % 2 for i in indices], dtype=torch.bool)
+            series = batch.sensors["s2"]
+            std = [torch.tensor([about.bands[i].std for i in about.index(series.bands)]) for about in FIGURES]
+            x = torch.where(odd[:, None, None, None, None], series.x * (std[0] / std[1])[:, None, None], series.x)
+            level = "L1C" if odd.all() else MIXED if odd.any() else ""
+            return batch.replace(sensors={"s2": dataclasses.replace(series, x=x, level=level)})
+
+    x = strangers(8)
+    (one,), (two,) = account(Scenes(x), range(8)), account(Levels(x), range(8))
+    assert two.alone == pytest.approx(one.alone, rel=1e-3) and two.alone > 1
 
 
 def test_a_list_of_a_split_that_is_not_read_is_refused(tmp_path, capsys):

@@ -26,7 +26,7 @@ from gfm_objectives.curation.keep import Rules, decide
 from gfm_objectives.curation.neighbours import find_pairs
 from gfm_objectives.data.kept import Curated
 from gfm_objectives.data.source import Source
-from gfm_objectives.sensors import SENSORS, calibration
+from gfm_objectives.sensors import MIXED, SENSORS, calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +59,12 @@ def account(source: Source, places: Sequence[int]) -> list[Bits]:
     """The bits of every sensor of `source`, from these places (32 or more for figures that mean something)."""
     patches: dict[str, list[Patches]] = {}
     for k in range(0, len(places), CHUNK):
-        for name, found in cut(source.read(places[k : k + CHUNK]), places[k : k + CHUNK]).items():
-            patches.setdefault(name, []).append(found)
+        some = places[k : k + CHUNK]
+        batch = source.read(some)
+        mixed = any(s.level == MIXED for s in batch.sensors.values())  # no figures in common: each place by its own
+        for part in ([p] for p in some) if mixed else [some]:
+            for name, found in cut(source.read(part) if mixed else batch, part).items():
+                patches.setdefault(name, []).append(found)
     return [bits(name, Patches.join(parts)) for name, parts in patches.items()]
 
 
@@ -224,7 +228,7 @@ def states(b: Bits) -> list[tuple[str, float | None]]:
 def tell(source: Source, places: Sequence[int], path: Path) -> list[str]:
     """Lines on the information of `source`, from these places, and a chart of it at `path`."""
     found = account(source, places)
-    part = describe(Curated(source, np.array(places), "", (0.0, 0.0), ""), Limits(0, 0, 1, 0), None)
+    part = describe(Curated(source, np.array(places), "", (0.0, 0.0), ""), Limits(0, 0, 1, 0, False), None)
     pairs = find_pairs(part.points, channels(source.spec))
     kept = decide(part.reason, part.quality, pairs, Alike.nobody(len(places)), source.spec.size, Rules())
     with disk.replacing(path) as scratch:
