@@ -166,6 +166,10 @@ def test_tiles_to_label_come_back_as_chips(mapped, capsys):
         assert picture.size == (192, 160)
         colours = {code: rgb(c) for code, c in zip(LEGEND.codes, LEGEND.colors, strict=True)} | {255: (255, 255, 255)}
         assert all(picture.getpixel((x, y)) == colours[file.read(1)[y, x]] for x, y in ((3, 3), (90, 80), (191, 159)))
+    with Image.open(out / "pictures" / "doubt.png") as picture, rasterio.open(root / "map_entropy.tif") as file:
+        assert picture.size == (192, 160) and "pictures/doubt.png" in page
+        values, shown = file.read(1), np.asarray(picture).astype(int).sum(2)
+        assert np.corrcoef(values[values != 255], shown[values != 255])[0, 1] > 0.9
     for t in tiles:
         for what in ("image", "map", "doubt"):
             assert (out / t["properties"][f"thumbnail_{what}"]).is_file()

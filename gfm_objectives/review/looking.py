@@ -16,7 +16,7 @@ from gfm_objectives.review.areas import MIN_AREAS, from_chips
 from gfm_objectives.review.choosing import Tile, doubtful
 from gfm_objectives.review.maps import ReadMap, read_map
 from gfm_objectives.review.page import write_page
-from gfm_objectives.review.tiles import write_chips, write_overview, write_pictures
+from gfm_objectives.review.tiles import OVERVIEW, write_chips, write_overview, write_pictures
 from gfm_objectives.review.words import plus_minus, polygon, table, write_geojson
 from gfm_objectives.runs.segmenter import Card, read_card
 
@@ -36,15 +36,15 @@ def look(options: Mapping[str, Any], out: Path) -> None:
     if (scene.ground.height, scene.ground.width) != (m.ground.height, m.ground.width):
         raise InputError(f"map={m.path}: is not of this input: {m.ground.height} x {m.ground.width} pixels")
     tiles = doubtful(m, options["size"] or card.spec.size, options["tiles"])
-    pictures = out / "pictures"
+    pictures, entropy = out / "pictures", beside(m.path, "entropy")
     pictures.mkdir(parents=True, exist_ok=True)
     read, features, shown = scene.reader(), [], []
     for tile in tiles:
-        doubt = _doubt(beside(m.path, "entropy"), tile)
+        doubt = _doubt(entropy, tile.box)
         names = write_pictures(tile, m, doubt, read(tile.box), card, pictures)
         shown.append((tile, names))
         features.append(polygon(_ring(m, tile), _about(tile, card, names)))
-    write_overview(m, card, pictures)
+    write_overview(m, card, _doubt(entropy, m.whole, m.shape(OVERVIEW)), pictures)
     write_geojson(out / "tiles.geojson", features)
     described = write_chips(tiles, m, scene, out)
     rows, notes = _areas(m, card), _notes(card)
@@ -55,15 +55,15 @@ def look(options: Mapping[str, Any], out: Path) -> None:
     print(f"draw into {out / 'labels'}; then: gfm finetune config={model} also={described} name={model.name}-2")
 
 
-def _doubt(path: Path, tile: Tile) -> np.ndarray:
-    """(H, W) entropy of a tile, 0..1, NaN = nothing."""
+def _doubt(path: Path, box: tuple[int, int, int, int], shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """(H, W) entropy of a window (top, left, height, width), 0..1, NaN = nothing; shape: of fewer pixels."""
     from rasterio.errors import RasterioError
     from rasterio.windows import Window
 
-    top, left, height, width = tile.box
+    top, left, height, width = box
     try:
         with open_raster(path) as file:
-            values = file.read(1, window=Window(left, top, width, height))  # type: ignore[call-arg]
+            values = file.read(1, window=Window(left, top, width, height), out_shape=shape)  # type: ignore[call-arg]
     except (RasterioError, OSError) as error:
         raise unreadable(path, error) from error
     return np.where(values == NOTHING, np.nan, values / SHARE)

@@ -42,12 +42,20 @@ class ReadMap:
         """The same with its labels numbered as `classes`, which are its own: codes of a map come sorted."""
         return replace(self, classes=tuple(classes), codes=tuple(self.codes[self.classes.index(c)] for c in classes))
 
+    @property
+    def whole(self) -> tuple[int, int, int, int]:
+        """The window of all of it."""
+        return 0, 0, self.ground.height, self.ground.width
+
     def small(self, side: int) -> np.ndarray:
         """Labels of the whole map, every so many, at most `side` x `side`."""
-        factor = min(1.0, side / max(self.ground.height, self.ground.width))
-        shape = tuple(max(1, round(n * factor)) for n in (self.ground.height, self.ground.width))
         with open_raster(self.path) as file:
-            return self._labels(file, (0, 0, self.ground.height, self.ground.width), shape)
+            return self._labels(file, self.whole, self.shape(side))
+
+    def shape(self, side: int) -> tuple[int, ...]:
+        """Height and width of the whole map made smaller, to at most `side` x `side`."""
+        factor = min(1.0, side / max(self.ground.height, self.ground.width))
+        return tuple(max(1, round(n * factor)) for n in (self.ground.height, self.ground.width))
 
     def counts(self) -> np.ndarray:
         """Pixels of each class (K,)."""

@@ -18,7 +18,8 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-alig
 td:first-child,th:first-child{text-align:left}figure{margin:1rem 0;padding:1rem;border:1px solid #ccc;border-radius:6px}
 figure:focus{outline:3px solid #0b62c4}figcaption{margin-top:.5rem}
 figure div{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem}
-figure img{width:100%;aspect-ratio:1;image-rendering:pixelated}#overview{width:100%;max-height:30rem}
+figure img{width:100%;aspect-ratio:1;image-rendering:pixelated}
+#overview,#doubt{width:100%;max-height:30rem;object-fit:contain}
 .key{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.1em;margin:0 .3em 0 1em}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#eee}td,th{border-color:#444}}
 """
@@ -40,7 +41,7 @@ def write_page(
     size: tuple[int, int],
 ) -> None:
     """tiles: with their pictures, what each shows and its name; areas: rows of the table of areas; size: of the map,
-    height and width in pixels, of which pictures/overview.png shows all."""
+    height and width in pixels, of which pictures/overview.png and doubt.png show all."""
     legend = "".join(
         f'<span class="key" style="background:{c}"></span>{escape(n)}'
         for n, c in zip(card.legend.classes, colours(card.legend), strict=True)
@@ -57,6 +58,8 @@ def write_page(
         "series its first and its last date), then the map, then the doubt (black none, white most).</p>"
         f"<p>{legend}</p>",
         _overview([t for t, _ in tiles], size),
+        "<p>The doubt everywhere:</p>",
+        '<img id="doubt" src="pictures/doubt.png" alt="doubt of the map">',
         figures,
     ]
     title = escape(f"Review: {card.task['name']}")

@@ -97,10 +97,11 @@ def write_pictures(tile: Tile, m: ReadMap, doubt: np.ndarray, batch: Batch, card
     return names
 
 
-def write_overview(m: ReadMap, card: Card, folder: Path) -> None:
-    """overview.png, the whole map."""
-    with disk.replacing(folder / "overview.png") as scratch:
-        Picture.fromarray(painted(m.small(OVERVIEW), card)).save(scratch)
+def write_overview(m: ReadMap, card: Card, doubt: np.ndarray, folder: Path) -> None:
+    """overview.png, the whole map, and doubt.png, how sure it is everywhere: doubt (H, W), 0..1, NaN = nothing."""
+    for name, pixels in (("overview", painted(m.small(OVERVIEW), card)), ("doubt", heat(doubt))):
+        with disk.replacing(folder / f"{name}.png") as scratch:
+            Picture.fromarray(pixels).save(scratch)
 
 
 def painted(labels: np.ndarray, card: Card) -> np.ndarray:
