@@ -18,6 +18,7 @@ from gfm_objectives.curation.fingerprints import channels
 from gfm_objectives.curation.information import account, tell
 from gfm_objectives.curation.keep import Rules
 from gfm_objectives.errors import InputError
+from gfm_objectives.inspection.looking import SAMPLES, shown, spread
 from gfm_objectives.sensors import MIXED, Legend, calibration
 
 FIGURES = calibration("s2"), calibration("s2", "L1C")
@@ -80,6 +81,7 @@ def test_a_layer_of_numbers_is_no_class_balance(tmp_path):
     source = Numbers(x, labels=torch.ones(6, 64, 64, dtype=torch.long))
     source.spec = dataclasses.replace(source.spec, legends={"biomass": Legend("biomass", ("t/ha",))})
     assert curate(source, Limits(), Rules()).described.classes.shape == (6, 0)
+    assert [*shown(source)] == [*spread(6, SAMPLES)]  # nor does the page of gfm inspect count classes
     assert "unique fraction: 100.0%" in tell(source, range(6), tmp_path / "information.png")[0]
 
 

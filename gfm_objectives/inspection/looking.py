@@ -77,7 +77,7 @@ def shown(source: Source) -> Sequence[int]:
     """Places of the page: of LOOKED those that show most classes of the first layer of classes; else evenly spread."""
     some = spread(len(source), LOOKED)
     for layer, legend in source.spec.legends.items():
-        labels = [source.read([k]).targets[layer][0] for k in some] if len(legend) else []
+        labels = [source.read([k]).targets[layer][0] for k in some] if len(legend) > 1 else []  # one: numbers
         if labels and labels[0].ndim == 2:
             return [some[i] for i in telling(labels, len(legend), SAMPLES)]
     return spread(len(source), SAMPLES)
