@@ -94,7 +94,7 @@ def test_a_run_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         (("encoder.dim=64", f"init={theirs}"), r"another encoder: dim=32 there and 64 here;"),
         (("encoder.heads=4", f"init={theirs}"), r"another encoder: heads=2 there and 4 here;"),
         ((f"init={tmp_path}",), "not a run folder, or the run has not finished"),
-        (("init=nowhere.pth",), "init=nowhere.pth: no such file"),
+        (("init=nowhere.pth",), "init=nowhere.pth: no such run folder or file"),
         (("init=torchgeo:dofa_base_patch16_224",), "init=torchgeo:.*: published encoders"),
     ):
         with pytest.raises(InputError, match=says):

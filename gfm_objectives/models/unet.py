@@ -92,7 +92,7 @@ class UNet(nn.Module):
             image, t = frames.flatten(0, 1), frames.shape[1]
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
             features = [pool(f.unflatten(0, (-1, t)), seen) for pool, f in zip(self.pool, features, strict=True)]
-        full = features[0][:, :0]
+        full = features[0].new_empty(features[0].shape[0], 0, *batch.size)  # len() would fix the batch of exports
         return self.decoder([full, *features])[:, :, :height, :width]
 
     def refit(self, spec: Spec) -> UNet:
