@@ -1,6 +1,6 @@
-"""Which tests are quick: all that are not slow and are not in durations.csv, where those of a second or more stand.
+"""Which tests are quick: all that are not slow and are not in durations.csv, where those of .3 seconds or more stand.
 
-    pytest -m quick                                       # all but those of a second or more
+    pytest -m quick                                       # all but those of .3 seconds or more
     GFM_DURATIONS=1 pytest -m "not slow"                  # measures anew; rows of what did not run stay as they are
 
 Fixtures have rows of their own: a test is as slow as what it has to wait for. Seconds are of processors, those of
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 TABLE = Path(__file__).with_suffix(".csv")
-LEAST = 1.0  # seconds of a processor, over all parameters of a test
+LEAST = 0.3  # seconds of a processor, over all parameters of a test
 spent: Counter[str] = Counter()
 
 
