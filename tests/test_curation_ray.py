@@ -39,7 +39,7 @@ def test_two_workers_say_what_one_process_says(two_workers, tmp_path, monkeypatc
     engine = Ray()
     assert engine.workers == 2
     there = curate(source, Limits(), rules, tmp_path / "stages", clusters=4, engine=engine)
-    assert source.reads == read and len(list((tmp_path / "stages").glob("*.npz"))) == 6  # workers read
+    assert source.reads == read and len(list((tmp_path / "stages").glob("part-*.npz"))) == 6  # workers read
     for a, b in ((here.alike, there.alike), (here.kept, there.kept), (here.pairs, there.pairs)):
         for name in a.__slots__:
             assert np.array_equal(getattr(a, name), getattr(b, name)), name
