@@ -16,7 +16,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from test_chips import write_tiff
 
 from gfm_objectives.data import build_source
-from gfm_objectives.data.layers import FileFault, read_bands
+from gfm_objectives.data.rasters import FileFault
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.errors import InputError, InputWarning
 
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")

@@ -22,7 +22,7 @@ from gfm_objectives.data import build_source, geotiff
 from gfm_objectives.data.footprints import overlaps
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import distinct
-from gfm_objectives.data.layers import read_bands
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.data.validity import NoData, equals_any
 from gfm_objectives.errors import InputError, InputWarning

@@ -20,7 +20,7 @@ from gfm_objectives.data.folder import find_folder
 from gfm_objectives.data.footprints import Outline
 from gfm_objectives.data.keys import number, whole
 from gfm_objectives.data.labels import parse_layers
-from gfm_objectives.data.layers import FileFault
+from gfm_objectives.data.rasters import FileFault
 from gfm_objectives.data.remote import stamp
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.splits import Splits, parse_splits

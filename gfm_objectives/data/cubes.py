@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.layers import FileFault, Raster, Said, Window, from_array, told
+from gfm_objectives.data.rasters import FileFault, Raster, Said, Window, from_array, told
 from gfm_objectives.errors import InputError
 
 AXES = {"time": ("time", "t", "date"), "y": ("y", "lat", "latitude", "row"), "x": ("x", "lon", "longitude", "column")}

@@ -14,7 +14,7 @@ import numpy as np
 from gfm_objectives.data.decoding import Decoder
 from gfm_objectives.data.folder import cache_file
 from gfm_objectives.data.footprints import Outline
-from gfm_objectives.data.layers import FileFault, Window
+from gfm_objectives.data.rasters import FileFault, Window
 from gfm_objectives.data.remote import stamp
 from gfm_objectives.data.survey import Found, keep
 

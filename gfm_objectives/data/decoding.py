@@ -15,8 +15,9 @@ from gfm_objectives.data.description import Image
 from gfm_objectives.data.finding import CHIP, DATE, VARIABLE, find_files
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.labels import Layer
-from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
 from gfm_objectives.data.measured import measured
+from gfm_objectives.data.rasters import FileFault, Raster, Window
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.data.remarks import Remark, of_fill, of_fills, of_flags, of_image, of_place, of_scale, of_way
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.errors import InputError

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.layers import Raster, Said, Window, at, positions, told
+from gfm_objectives.data.rasters import Raster, Said, Window, at, positions, told
 from gfm_objectives.data.remote import gdal_name, is_remote, stamp
 
 OPAQUE = 128  # of 255: from which alpha on a pixel counts as shown
@@ -96,8 +96,9 @@ def _head(file: Any, path: Path, bands: Sequence[int], dates: int, stated: Any) 
     return found
 
 
-def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
-    """Bands of what GDAL opens, with masks, declared values, scales, names and place; see `layers.read_bands`."""
+def read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str = "") -> Raster:
+    """Bands of what GDAL opens, with masks, declared values, scales, names and place; see `readers.read_bands`. Such a
+    file holds one variable, so its name is not asked for."""
     import rasterio
     from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
     from rasterio.windows import Window as Cut

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.layers import Window, at
+from gfm_objectives.data.rasters import Window, at
 
 LARGEST = 10  # two sizes are the same ground where their ratio is p / q with p or q at most this: 10 m and 15, 20, 60 m
 MARGIN = 3  # pixels read around a window, for what interpolation looks at

@@ -12,7 +12,7 @@ import numpy as np
 from gfm_objectives.data.description import parse_scale
 from gfm_objectives.data.finding import DATE
 from gfm_objectives.data.keys import block_of, number, several, whole
-from gfm_objectives.data.layers import FileFault, Raster
+from gfm_objectives.data.rasters import FileFault, Raster
 from gfm_objectives.data.validity import DECLARED, NoData, equals_any, parse_nodata
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import LEGENDS, Legend, legend

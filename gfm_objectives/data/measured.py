@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gfm_objectives.data.description import Image
-from gfm_objectives.data.layers import FileFault, Raster
+from gfm_objectives.data.rasters import FileFault, Raster
 
 
 def measured(image: Image, raster: Raster, numbers: Sequence[int], path: Path) -> np.ndarray:

@@ -26,8 +26,9 @@ from gfm_objectives.data.folder import find_folder, fingerprint
 from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.keys import number, whole
 from gfm_objectives.data.labels import parse_layers
-from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
 from gfm_objectives.data.measured import measured
+from gfm_objectives.data.rasters import FileFault, Raster, Window
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.data.remarks import Remark, of_image
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.data.source import SPLITS, Source

@@ -12,7 +12,7 @@ import numpy as np
 from gfm_objectives.data.description import Image
 from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.layers import Raster
+from gfm_objectives.data.rasters import Raster
 from gfm_objectives.data.validity import Quality, beyond, equals_any
 
 GSD_OFF = 0.05  # of metres per pixel, from which files and yaml differ

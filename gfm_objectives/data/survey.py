@@ -18,7 +18,7 @@ import numpy as np
 
 from gfm_objectives.data.decoding import Decoded, Tell
 from gfm_objectives.data.folder import cache_file
-from gfm_objectives.data.layers import FileFault
+from gfm_objectives.data.rasters import FileFault
 from gfm_objectives.data.remarks import Remark
 from gfm_objectives.data.windows import At
 from gfm_objectives.errors import InputError

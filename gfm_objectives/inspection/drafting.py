@@ -16,7 +16,8 @@ from gfm_objectives import disk
 from gfm_objectives.data.cutting import SIDE
 from gfm_objectives.data.footprints import blocks, chains, joined, overlaps
 from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.layers import READERS, FileFault, read_bands
+from gfm_objectives.data.rasters import FileFault
+from gfm_objectives.data.readers import READERS, read_bands
 from gfm_objectives.errors import InputError
 from gfm_objectives.inspection import guessing
 from gfm_objectives.inspection.grouping import Group, find, groups

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from gfm_objectives.data.finding import ANY_DATE, CHIP, DATE, day_of
-from gfm_objectives.data.layers import READERS
+from gfm_objectives.data.readers import READERS
 
 VECTORS = (".gpkg", ".geojson", ".shp")
 # Words that tell kinds of file apart, in names of folders and files.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from gfm_objectives.data.fills import SURE
-from gfm_objectives.data.layers import FileFault, read_bands
+from gfm_objectives.data.rasters import FileFault
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.data.splits import PAIR
 from gfm_objectives.inspection.grouping import Group
 from gfm_objectives.inspection.seeing import FILES, HEIGHT, MANY, RADAR, S2, Seen, strays

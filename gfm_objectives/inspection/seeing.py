@@ -11,7 +11,8 @@ import numpy as np
 
 from gfm_objectives.data.fills import stray
 from gfm_objectives.data.grid import Grid
-from gfm_objectives.data.layers import FileFault, Raster, Window, read_bands
+from gfm_objectives.data.rasters import FileFault, Raster, Window
+from gfm_objectives.data.readers import read_bands
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.validity import DECLARED, equals_any
 from gfm_objectives.inspection.grouping import Group

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gfm_objectives.data.layers import told
+from gfm_objectives.data.rasters import told
 from gfm_objectives.errors import InputError
 
 FEW = 100  # classes that one attribute may have

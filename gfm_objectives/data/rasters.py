@@ -1,10 +1,9 @@
-"""Raster files of a folder of chips: bands, or a window of them, with all that the file says of them."""
+"""What is read of a raster file, whatever its format: bands, what the file says of them, and what is wrong with it."""
 
 from __future__ import annotations
 
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,26 +77,6 @@ class Raster:
     remarks: tuple[str, ...] = ()
 
 
-def read_bands(
-    path: Path, bands: Sequence[int], dates: int = 1, window: Window | None = None, variable: str = ""
-) -> Raster:
-    """The `bands` (counted from 1) of a file at each of its `dates`, inside `window` (None = all of it).
-
-    A file of several dates holds them one after another, each with all its bands; an NPY file may have an axis for
-    them: (dates, bands, rows, columns). No bands at all: the header alone, values being empty. Of a picture with a
-    palette the bands 1, 2 and 3 are its colours, where more than the first is asked for. variable: of a file that
-    holds several. FileFault for a band or date
-    the file does not have and for a file that cannot be read, InputError for a format not in READERS.
-    """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: cannot read {path.suffix or 'files without an ending'}; known: {', '.join(READERS)}")
-    raster = reader(path, bands, dates, window, variable)
-    if raster.values.dtype.kind not in "uifb":
-        raise FileFault(path, f"holds {raster.values.dtype} values; store whole or real numbers", "unreadable")
-    return raster
-
-
 @contextmanager
 def told(path: Path) -> Iterator[None]:
     """What libraries raise about a file, as a FileFault of one line."""
@@ -114,23 +93,6 @@ def told(path: Path) -> Iterator[None]:
             cause = cause.__cause__
         reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise FileFault(path, f"cannot be read, truncated or not an image? ({reason})", "unreadable") from error
-
-
-def at(transform: Any, column: float, row: float) -> tuple[float, float]:
-    """Where a transform takes a point."""
-    a, b, c, d, e, f = tuple(transform)[:6]
-    return a * column + b * row + c, d * column + e * row + f
-
-
-# ---------------------------------------------------------------- arrays
-
-
-def _read_npy(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
-    """(H, W), (C, H, W) or (T, C, H, W). Mapped, so that only what is asked for is read."""
-    with told(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a damaged header
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    return from_array(path, values, bands, dates, window)
 
 
 def from_array(path: Path, values: Any, bands: Sequence[int], dates: int, window: Window | None) -> Raster:
@@ -157,26 +119,6 @@ def from_array(path: Path, values: Any, bands: Sequence[int], dates: int, window
     return Raster(stacked.reshape(dates, len(bands), height, width), (shape[-2], shape[-1]), count=count)
 
 
-def _read_gdal(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
-    from gfm_objectives.data.geotiff import read_gdal
-
-    return read_gdal(path, bands, dates, window)
-
-
-def _read_cube(path: Path, bands: Sequence[int], dates: int, window: Window | None, variable: str) -> Raster:
-    from gfm_objectives.data.cubes import read_cube
-
-    return read_cube(path, bands, dates, window, variable)
-
-
-# Lower-case ending -> reader. A new format is one function and one entry.
-READERS: dict[str, Callable[[Path, Sequence[int], int, Window | None, str], Raster]] = {
-    **dict.fromkeys((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img"), _read_gdal),
-    ".npy": _read_npy,
-    **dict.fromkeys((".h5", ".hdf5", ".nc", ".zarr"), _read_cube),
-}
-
-
 def positions(path: Path, bands: Sequence[int], count: int, dates: int) -> list[int]:
     """Where, from 0, the bands of all dates stand among the file's `count`."""
     if count % dates:
@@ -187,3 +129,9 @@ def positions(path: Path, bands: Sequence[int], count: int, dates: int) -> list[
             of = f" for each of {dates} dates" if dates > 1 else ""
             raise FileFault(path, f"has no band {band}; it has {per_date}{of}, counted from 1", "band")
     return [d * per_date + b - 1 for d in range(dates) for b in bands]
+
+
+def at(transform: Any, column: float, row: float) -> tuple[float, float]:
+    """Where a transform takes a point."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return a * column + b * row + c, d * column + e * row + f
