@@ -62,8 +62,7 @@ COMMANDS = {
     "review": ("review map=map.tif model=model input=scene.tif scale=0.0001 tiles=2 out=DISK name=a", 20_000),
     "export": ("export model=model to=native out=DISK name=a", 20_000),
     "curate": (
-        "curate data.size=16 data.dates=1 data.places.pretrain=40 data.regions.pretrain=1 "
-        "out=DISK/keep.parquet",
+        "curate data.size=16 data.dates=1 data.places.pretrain=40 data.regions.pretrain=1 out=DISK/keep.parquet",
         8_000,
     ),
     "report": ("report results/a out=DISK/report.html", 20_000),
