@@ -198,6 +198,8 @@ def guarded(call: Callable[[], int], last: bool = False) -> int:
     except BrokenPipeError as e:
         return _left(e)
     except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and isinstance(e.__context__, BrokenPipeError):
+            return 141  # rich has seen it first, and put the null device in the place of the pipe
         if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
         with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was

@@ -70,6 +70,7 @@ def run(cfg: DictConfig) -> Path:
 
 def _write(subject: Subject, out: Path, cfg: DictConfig, results: Path | None) -> None:
     done = []
+    disk.write(out / "exports.json", "[]\n")  # an interrupted export goes on in its own folder
     for to in cfg.to:
         if to in GRAPHS:
             took = "some seconds for each freedom of its inputs, of an encoder minutes"
