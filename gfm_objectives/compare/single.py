@@ -79,8 +79,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
     if results is None:
         kind = name or ("pretrained" if options["checkpoint"] else "foreign" if options["encoder"] else "unet")
         rows = _rows(options, [kind])
-        if kind in UNREAD and (given := next((k for k in ("checkpoint", "encoder") if options[k]), None)):
-            raise InputError(f"contender={kind}: reads no {given}=; leave one of the two out")
+        if kind in UNREAD and (unread := next((k for k in ("checkpoint", "encoder") if options[k]), None)):
+            raise InputError(f"contender={kind}: reads no {unread}=; leave one of the two out")
         if len(rows) > 1:
             told = ", ".join(r.name for r in rows)
             raise InputError(f"contender={kind}: {told}; give one of the runs alone in checkpoint=")
