@@ -62,8 +62,7 @@ COMMANDS = {
     "review": ("review map=map.tif model=model input=scene.tif scale=0.0001 tiles=2 out=DISK name=a", 20_000),
     "export": ("export model=model to=native out=DISK name=a", 20_000),
     "curate": (
-        "curate data.size=16 data.dates=1 data.places.pretrain=40 data.regions.pretrain=1 splits=pretrain "
-        "out=DISK/keep.parquet",
+        "curate data.size=16 data.dates=1 data.places.pretrain=40 data.regions.pretrain=1 out=DISK/keep.parquet",
         8_000,
     ),
     "report": ("report results/a out=DISK/report.html", 20_000),
@@ -284,6 +283,8 @@ KINDS: dict[str, Callable[[Path], Iterator[Row]]] = {
 def main() -> None:
     if "GFM_FAULTS" not in os.environ:  # mounts are for this process alone
         os.execvpe("unshare", ["unshare", "-m", sys.executable, *sys.argv], os.environ | {"GFM_FAULTS": "1"})
+    import encodings.cp437  # noqa: F401  (of zip files; another user may not read this one's Python)
+
     import torch
     from kept import kept, scene
 
@@ -317,6 +318,7 @@ def main() -> None:
                     print(row.answer.text[-1500:])
                 wrong += not row.right
                 line = row.answer.line or "nothing, exit code 141"
+                line = re.sub(r"\(\S+ process \d+ since [^)]+\)", "(host process 123 since 2026-01-01 12:00:00)", line)
                 rows.append(f"| {row.what} | {line.replace(str(desk), '/desk')} | {row.after} |")
             if page.exists():
                 refresh(page, kind, rows)

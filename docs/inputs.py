@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from inputs_further import FURTHER, lay_further
 from inputs_habits import HABITS
 from inputs_scenes import SCENES, TOLD, lay_scenes
 
@@ -244,6 +245,7 @@ CASES: dict[str, list[Case]] = {
         Case(f"{EVAL} contenders=map plan_only=true", ends=0),
     ],
     "Scenes, maps and models": [*map(Case, SCENES), *(Case(typed, ends=0) for typed in TOLD)],
+    "Tables, studies and what lies in the way": [*map(Case, FURTHER)],
 }
 
 
@@ -344,6 +346,7 @@ def lay(desk: Path) -> None:
         (folder / file).write_bytes(content)
     os.symlink("/dev/full", desk / "full")
     lay_scenes(desk)
+    lay_further(desk)
 
 
 class Opened:

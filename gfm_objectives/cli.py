@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from gfm_objectives import __version__
@@ -171,6 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = ["usage: gfm <command> [key=value ...]", *rows, "", "gfm <command> --help lists its keys"]
         return guarded(lambda: _say("\n".join(told)))
     near = get_close_matches(command, COMMANDS, 1)
+    if not near and command.isidentifier():
+        from gfm_objectives.config.files import entries, keys_of
+
+        near = [f"{name} {command}=..." for name in ("review", *entries()) if command in keys_of(name)]
     hint = f"; did you mean gfm {near[0]}?" if near else ""
     return _fail(f"gfm {command}: no such command{hint or '; commands: ' + ', '.join(COMMANDS)}")
 
@@ -179,7 +184,8 @@ def guarded(call: Callable[[], int], last: bool = False) -> int:
     """The exit code of `call`. Mistakes of the user and faults of the machine are one line each, without a traceback;
     errors of ours keep theirs, as everything does with GFM_TRACEBACK=1. last: the process ends with it."""
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no reason to end
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # a pipe in the place of a file, which cannot tell where it stands
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", InputWarning)
@@ -192,6 +198,8 @@ def guarded(call: Callable[[], int], last: bool = False) -> int:
     except BrokenPipeError as e:
         return _left(e)
     except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and isinstance(e.__context__, BrokenPipeError):
+            return 141  # rich has seen it first, and put the null device in the place of the pipe
         if isinstance(e, SystemExit) and not isinstance(e.__context__, KeyboardInterrupt):
             raise  # Lightning turns an interrupt into an exit; other exits are not ours to judge
         with suppress(KeyboardInterrupt):  # whoever presses it twice is not to read where the first one was
@@ -243,6 +251,12 @@ def _run(name: str, argv: Sequence[str], program: str) -> int:
     from gfm_objectives.config import compose
 
     configs = compose(name, _keyed(command, words))
+    for key in ("output", "out"):  # a file that each of them would write
+        files = [str(c[key]) for c in configs if key in c and Path(str(c[key])).suffix]
+        if len({*files}) < len(files):
+            raise InputError(
+                f"{key}={files[0]}: {len(configs)} runs would write it one over the other; give one at a time"
+            )
     if len(configs) > 1:
         print(f"{len(configs)} runs: {', '.join(c.name for c in configs)}")
     run = _function(name, configs[0].name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,13 +47,25 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], notes: Mappin
 
     safetensors writes a temporary file of its own, readable by its owner alone, and renames it.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as scratch:
         scratch.touch()
         mode = scratch.stat().st_mode
-        save_file(dict(tensors), scratch, None if notes is None else dict(notes))
+        try:
+            save_file(dict(tensors), scratch, None if notes is None else dict(notes))
+        except SafetensorError as error:
+            if told := re.search(r"\(os error (\d+)\)", str(error)):  # else a full disk would name no file
+                raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
+            raise
         scratch.chmod(mode)
+
+
+def copy(source: Path, path: Path) -> None:
+    """The content of `source`, or what was there before; a fault names the copy."""
+    with replacing(path) as scratch, source.open("rb") as file, scratch.open("wb") as made:
+        shutil.copyfileobj(file, made)
 
 
 def read_json(path: Path, remedy: str, needs: Iterable[str] | None = ()) -> Any:

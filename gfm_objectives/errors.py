@@ -44,6 +44,8 @@ TOLD: dict[str, str] = {
     f"/dev/shm; give loader.workers=0, fewer of them, or a smaller loader.prefetch=, {GOES_ON}",
     "process pool was terminated": "a worker process was killed, most often for want of memory; give fewer "
     f"workers, {GOES_ON}",
+    "process pool is not usable": "a worker process was killed, most often for want of memory; give fewer "
+    f"workers, {GOES_ON}",
     "shared memory": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "</torch_": f"/dev/shm is full; make room (docker run --ipc=host), or give loader.workers=0, {GOES_ON}",
     "no space left on device": REMEDIES[errno.ENOSPC],

@@ -390,7 +390,7 @@ def test_suites_join():
         ("train", "data={desk}", "it is a folder: describe it in a yaml (docs/chips.md)"),
         ("train", "data={desk}/a.csv", "it is a file of another kind"),
         ("train", "encoder={desk}/run", "it is a run folder: eval checkpoint="),
-        ("train", "data={desk}/task.yaml", "describes a task; give it to eval: suite="),
+        ("train", "data={desk}/task.yaml", "describes a task; give it to eval, suite="),
         ("eval", "suite={desk}/data.yaml", "describes data, to train on: data="),
         ("train", "data={desk}/empty.yaml", "the file is empty"),
         ("train", "data={desk}/nameless.yaml", "has no line 'name: chips'"),

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from kept import kept
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gfm_objectives import cli, disk, lock
@@ -111,6 +112,10 @@ FORK = multiprocessing.get_context("fork")
             "here: a process that reads data was killed",
         ),
         (BrokenProcessPool("A process in the process pool was terminated abruptly while"), "worker process was killed"),
+        (
+            BrokenProcessPool("A child process terminated abruptly, the process pool is not usable anymore"),
+            "was killed",
+        ),
         (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), "here: /dev/shm is full"),
         (
             RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"),
@@ -232,3 +237,34 @@ def test_a_reader_that_has_gone_is_no_fault():
     gone = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert gone.returncode == 141 and gone.stderr == ""
+
+
+def test_a_full_disk_under_weights_names_their_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError) as fault:
+        disk.write_tensors(tmp_path / "model.safetensors", {"a": torch.zeros(1)})
+    assert explain(fault.value).startswith(f"{tmp_path / 'model.safetensors'}: the disk is full")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_copy_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "weights").write_bytes(b"1")
+    disk.copy(tmp_path / "weights", tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == b"1"
+    os.symlink("/dev/full", tmp_path / ".writing-full")
+    with pytest.raises(OSError) as fault:
+        disk.copy(tmp_path / "weights", tmp_path / "full")
+    assert explain(fault.value).startswith(f"{tmp_path / 'full'}: the disk is full")
+
+
+def test_a_table_printed_to_a_reader_that_has_gone_is_no_fault():
+    def leave():
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904  (as rich does)
+
+    assert cli.guarded(leave) == 141

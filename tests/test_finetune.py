@@ -169,9 +169,9 @@ def test_frozen_tokens_leave_the_way_back_to_learn(depth: int, spec: Spec, batch
 
 
 def test_mistakes(spec):
-    with pytest.raises(InputError, match=r"FLOPs, pays for 0.3 samples"):
+    with pytest.raises(InputError, match=r"FLOPs of fine-tuning, pay for 0.3 samples"):
         tune(build(), places(4), 0.3, HParams(0.01))
-    with pytest.raises(InputError, match=r"the head took .*, pays for 0.0 samples .* raise finetune\.flops"):
+    with pytest.raises(InputError, match=r"the head took .*, pay for 0.0 samples .* finetune\.flops"):
         tune(build(), places(4), 0.3, HParams(0.01, head_first=True))
     bad = places(4)
     bad.sensors["s2"].x[:] = float("nan")

@@ -27,6 +27,7 @@ from gfm_objectives.curation.leakage import told
 from gfm_objectives.device import cores, resolve
 from gfm_objectives.disk import naming
 from gfm_objectives.lock import alone
+from gfm_objectives.runs.folder import refuse_others
 from gfm_objectives.scores import Store
 
 
@@ -36,6 +37,7 @@ def run(cfg: DictConfig) -> Path:
     One process at a time has the folder. With plan_only nothing is written.
     """
     out = Path(cfg.results) / cfg.name
+    refuse_others(out, "a comparison")
     with nullcontext() if cfg.plan_only else alone(out), naming(out):
         (pangaea.run if cfg.protocol == "pangaea" else _run)(cfg, out)
     return out

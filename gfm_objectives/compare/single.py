@@ -29,9 +29,11 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams, step_cost
 from gfm_objectives.lock import alone
 from gfm_objectives.metrics import METRICS
+from gfm_objectives.runs.folder import refuse_others
 from gfm_objectives.runs.segmenter import CARD
 from gfm_objectives.scores import Store
 
+UNREAD = ("unet", "pixel", "unet_imagenet", "unet_map_input", "map_context")  # kinds that read no run, nor its shape
 LEAST = 32  # pixels a side of the smallest window that memory= may ask for
 
 
@@ -46,6 +48,7 @@ def run(cfg: DictConfig) -> Path | None:
     out = Path(cfg.models) / cfg.name
     if (out / CARD).exists() and not cfg.overwrite:
         raise InputError(f"{out}: holds a model already; choose another name=, or overwrite=true")
+    refuse_others(out, "a model")
     device, dtype = resolve(cfg.device, cfg.precision)
     batch = cfg.batch_size
     bench = open_bench(task, options["task"])
@@ -76,6 +79,8 @@ def choose(options: Mapping[str, Any], task: str) -> tuple[Contender, dict[str, 
     if results is None:
         kind = name or ("pretrained" if options["checkpoint"] else "foreign" if options["encoder"] else "unet")
         rows = _rows(options, [kind])
+        if kind in UNREAD and (unread := next((k for k in ("checkpoint", "encoder") if options[k]), None)):
+            raise InputError(f"contender={kind}: reads no {unread}=; leave one of the two out")
         if len(rows) > 1:
             told = ", ".join(r.name for r in rows)
             raise InputError(f"contender={kind}: {told}; give one of the runs alone in checkpoint=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ from gfm_objectives.config.usage import meant
 from gfm_objectives.config.values import leaves, number, parse, show, split_commas
 from gfm_objectives.errors import InputError
 
+MOST_RUNS = 10_000  # of one sweep
+
 
 def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
     """The resolved configs of `entry` ("train", "eval" or "inspect") for the words of a command line, one for each run.
@@ -56,6 +59,9 @@ def compose(entry: str, argv: Sequence[str]) -> list[DictConfig]:
         _leave_out(base, given)
         values = {k: _values(base, ranges, k, text) for k, text in given.items()}
         swept = [k for k in (*picks, *values) if len(picks.get(k) or values[k]) > 1]
+        count = math.prod(len(several) for several in (*picks.values(), *values.values()))
+        if count > MOST_RUNS:
+            raise InputError(f"{', '.join(swept)}: {count} combinations; a sweep has {MOST_RUNS} runs at most")
         for combo in itertools.product(*values.values()):
             cfg = copy.deepcopy(base)
             for key, value in zip(values, combo, strict=True):
@@ -110,6 +116,9 @@ def _saved(given: str, entry: str, defaults: Choice, groups: Mapping[str, str]) 
         other = next((c for g, c in of.items() if g in saved and c != entry), "")
         hint = f"it is one of {other}: {other} config={path}" if other else f"give the config.yaml that {entry} wrote"
         raise InputError(f"config={path}: not a resolved {entry} config; {hint}")
+    if entry == "plan" and "runs" in saved:
+        words = [f"{g}={c}" for g, c in saved["choices"].items()] + [f"budget.flops={show(saved['budget']['flops'])}"]
+        raise InputError(f"config={path}: is of train; write gfm plan {' '.join(words)}, and the keys it set besides")
     saved, ranges = _base(defaults, saved["choices"], saved, None, [])
     check(saved, ranges)
     if defaults.options["name"] is None and saved["name"] == derived_name(saved):

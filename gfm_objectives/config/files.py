@@ -207,7 +207,9 @@ def _refuse_other_group(group: str, choice: str, options: Mapping[str, Any]) -> 
     if not options:
         raise InputError(f"{group}={choice}: the file is empty; docs/chips.md shows one of data and one of a task")
     if group == "data" and task:
-        raise InputError(f"data={choice}: describes a task; give it to eval: suite={choice}")
+        raise InputError(
+            f"data={choice}: describes a task; give it to eval, suite={choice}, or to finetune, task={choice}"
+        )
     if group == "data" and not ("name" in options or "use" in options):
         raise InputError(f"data={choice}: has no line 'name: chips', so nobody knows how to read it (docs/chips.md)")
     if group in ("suite", "task") and not task and ("root" in options or "sensors" in options):

@@ -71,6 +71,12 @@ NESTED = {  # of a description of chips: the key at the end of a longer one
     "val": "of the split val",
     "test": "of the split test",
 }
+# The commands that leave a resolved config, and where.
+KEPT_AS = {
+    "train": "runs/demo/config.yaml",
+    "eval": "results/demo/config.yaml",
+    "finetune": "models/model/config.yaml",
+}
 
 
 def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
@@ -85,12 +91,14 @@ def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
         return "\n\n".join(blocks) + "\n"
     path = config_root() / f"{entry}.yaml"
     choice = "[group=choice] " if groups else ""
-    lines = [f"usage: {program} {choice}[key=value] [config=file.yaml] [--help [topic]] [--version]", ""]
+    again = KEPT_AS.get(entry)
+    config = "[config=file.yaml] " if again else ""
+    lines = [f"usage: {program} {choice}[key=value] {config}[--help [topic]] [--version]", ""]
     lines += [as_called(line, program) for line in _header(path)]
     lines += ["", "A comma list of values is a sweep, save for keys whose default is a list."]
     if "suite" in groups:
         lines += ["suite=a,b is one suite of both."]
-    lines += [f"config={_example(entry)} starts from that config; other words still apply."]
+    lines += [f"config={again} starts from that config; other words still apply."] * bool(again)
     lines += ["", "groups (group=choice, or group=file.yaml):"] * bool(groups)
     for group, default in groups.items():
         lines += [f"  {group}={default}", *_rows_of_choices(group)]
@@ -101,10 +109,6 @@ def usage(entry: str, program: str, topics: Sequence[str] = ()) -> str:
     known = ", ".join([*groups, *some])
     lines += ["", f"{program} --help TOPIC tells more of one thing: {known}, or any key"] * bool(groups)
     return "\n".join(lines) + "\n"
-
-
-def _example(entry: str) -> str:
-    return {"eval": "results/demo/config.yaml"}.get(entry, "runs/demo/config.yaml")
 
 
 def meant(entry: str, word: str) -> str:
@@ -125,18 +129,23 @@ def as_called(line: str, program: str) -> str:
 def _topic(entry: str, groups: dict[str, str], topic: str) -> list[str]:
     """What is known of one word."""
     named = [*groups, "task"] if "suite" in groups else [*groups]
+    if (of := re.match(r"tasks\.([^.]+)\.", topic)) and "suite" in groups and of[1] in choices("task"):
+        rows = [r for r in _choice_keys("task", of[1])[1:] if re.match(rf"  {re.escape(topic)}[.=]", r)]
+        return rows or _choice_keys("task", of[1])
+    key = {"task": "task."} if "task" in groups else {}  # where a task is not one of several
     group, _, choice = topic.partition("=")
     if group in named and choice:
-        return _choice_keys(group, choice)
+        return _choice_keys(group, choice, key.get(group))
     if topic in named:
         lines = [f"{topic}:", *_rows_of_choices(topic)]
-        return lines + [row for name in _readable(topic) for row in ["", *_choice_keys(topic, name)]]
+        return lines + [row for name in _readable(topic) for row in ["", *_choice_keys(topic, name, key.get(topic))]]
     if found := [g for g in named if topic in choices(g)]:
-        return [row for g in found for row in _choice_keys(g, topic)]
+        return [row for g in found for row in _choice_keys(g, topic, key.get(g))]
     every = _entry_keys(entry) + [row for g, c in groups.items() for row in _group_keys(g, c)]
     if rows := [r for r in every if re.match(rf"  {re.escape(group)}[.=]", r)]:
         return rows
-    raise InputError(f"--help {topic}: nothing of that name; a group ({', '.join(named)}), a choice of one, or a key")
+    known = f"a group ({', '.join(named)}), a choice of one, or a key" if named else "--help alone lists every key"
+    raise InputError(f"--help {topic}: nothing of that name; {known}")
 
 
 def _readable(group: str) -> list[str]:
@@ -175,8 +184,8 @@ def _group_keys(group: str, default: str) -> list[str]:
     return lines
 
 
-def _choice_keys(group: str, name: str) -> list[str]:
-    prefix = f"tasks.{Path(name).stem}." if group == "task" else f"{group}."
+def _choice_keys(group: str, name: str, prefix: str | None = None) -> list[str]:
+    prefix = prefix or (f"tasks.{Path(name).stem}." if group == "task" else f"{group}.")
     title = f"{group}={name}: {_about(group, name)}".rstrip(": ")
     return [title, *_keys(_settable(group, name), _explained(group, name), prefix)]
 

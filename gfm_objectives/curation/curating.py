@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.splits import PAIR
 from gfm_objectives.data.telling import Telling
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ def _run(cfg: DictConfig, out: Path) -> Path:
     shared = write_pairs(found.pairs, source, out.with_suffix(".overlaps.csv"))
     page = write_page(out.with_suffix(".html"), cfg.name, source, found, rules, cfg.embedding)
     print(summary(cfg.name, found))
+    if not found.kept.keep.any():
+        warnings.warn(f"{out}: keeps no place; loosen tests.* or the rules", InputWarning, stacklevel=2)
     print(f"  -> {out}, {page}; use it: data.keep={out}")
     print(f"  -> {shared}: which chips share ground; in one split by data.splits.overlaps={shared.resolve()}")
     return out

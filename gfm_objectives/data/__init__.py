@@ -9,6 +9,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
 
+from gfm_objectives.config.values import show
 from gfm_objectives.data.kept import curated
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.data.torchgeo import DATASETS
@@ -32,7 +33,7 @@ def build_source(options: Mapping[str, Any], split: str) -> Source:
     keep, options = options.get("keep"), {k: v for k, v in options.items() if k != "keep"}
     name = options.get("name")
     if name not in SOURCES and name not in DATASETS:
-        raise InputError(f"data.name={name}: no such source; choose from {', '.join([*SOURCES, *DATASETS])}")
+        raise InputError(f"data.name={show(name)}: no such source; choose from {', '.join([*SOURCES, *DATASETS])}")
     assert split in SPLITS, split
     source, known = _source(name)
     for key in options:

@@ -73,6 +73,8 @@ def of_encoder(
 def gains(folder: Path, results: Path) -> list[str]:
     """What a comparison has measured of the run in `folder`: gain over the best from scratch and over the U-Net, with
     all labels that were tried and the whole of pretraining charged to one task."""
+    if not (results / "gain.json").is_file():
+        raise InputError(f"results={results}: no gain.json in it; give a results folder of gfm eval")
     about = disk.read_json(results / "gain.json", f"gfm report {results} writes it again", ("gains", "metrics"))
     mine = {s.contender for s in Store(results).load() if s.pretrain_run == (run := identity(folder))}
     rows = [g for g in about["gains"] if g["contender"] in mine and g["n"] == 1 and g["status"] == "ok"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from gfm_objectives.export import card as cards
 from gfm_objectives.export import libraries, programs
 from gfm_objectives.export.plain import ImageEncoder, Plain
 from gfm_objectives.runs.checkpoint import load_model
+from gfm_objectives.runs.folder import refuse_others
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.segmenter import CARD, WEIGHTS, Card, load_segmenter
 
@@ -60,6 +60,8 @@ def run(cfg: DictConfig) -> Path:
     out = Path(cfg.out) / cfg.name
     if out.resolve() == subject.folder.resolve():
         raise InputError(f"out={out}: is where the model lies; give another name=")
+    if not (out / "exports.json").exists():
+        refuse_others(out, "an export")
     with lock.alone(out):
         _write(subject, out, cfg, results)
     print(f"  -> {out}")
@@ -68,6 +70,7 @@ def run(cfg: DictConfig) -> Path:
 
 def _write(subject: Subject, out: Path, cfg: DictConfig, results: Path | None) -> None:
     done = []
+    disk.write(out / "exports.json", "[]\n")  # an interrupted export goes on in its own folder
     for to in cfg.to:
         if to in GRAPHS:
             took = "some seconds for each freedom of its inputs, of an encoder minutes"
@@ -105,7 +108,7 @@ def _export(to: str, s: Subject, out: Path, cfg: DictConfig) -> Mapping[str, Any
         case "native":
             names = ("encoder.json", "encoder.safetensors", "ledger.json") if s.features else (CARD, WEIGHTS)
             for name in names:
-                shutil.copyfile(s.folder / name, out / name)
+                disk.copy(s.folder / name, out / name)
             return {"files": ", ".join(names), "checked": "a copy", "error": 0.0}
         case "torch":
             plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.pt2"
@@ -116,7 +119,7 @@ def _export(to: str, s: Subject, out: Path, cfg: DictConfig) -> Mapping[str, Any
             plain, path = Plain(s.network, s.spec, s.features).eval(), out / "model.onnx"
             freedom = programs.save_onnx(plain, s.spec, path)
             if not s.features:
-                shutil.copyfile(s.folder / CARD, out / CARD)  # so that gfm predict reads it
+                disk.copy(s.folder / CARD, out / CARD)  # so that gfm predict reads it
             error = programs.error_of_onnx(plain, s.spec, path, programs.freedoms(s.spec)[freedom])
             return _checked(path, plain, freedom, error, f"onnxruntime {version('onnxruntime')}")
         case "pangaea":

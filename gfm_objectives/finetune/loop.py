@@ -121,8 +121,8 @@ def _budget(total: float, spent: float, per_sample: float, hparams: HParams) -> 
     if round(left / per_sample) < min(hparams.batch_size, 2):
         head = f" of which the head took {spent:.2g}," if spent else ""
         raise InputError(
-            f"fine-tuning with {total:.2g} FLOPs,{head} pays for {max(0.0, left / per_sample):.1f} samples of "
-            f"{per_sample:.2g}; raise finetune.flops (or finetune.start)"
+            f"{total:.2g} FLOPs of fine-tuning,{head} pay for {max(0.0, left / per_sample):.1f} samples of "
+            f"{per_sample:.2g}; raise them: flops= of gfm finetune, finetune.flops= or finetune.start= of gfm eval"
         )
     return Budget(left)
 

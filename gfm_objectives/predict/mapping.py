@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor
 from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.windows import cut, stitch
 from gfm_objectives.device import resolve
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.assembling import Map, assemble
 from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.job import Job, folder_of, identity
@@ -56,6 +57,9 @@ def _run(cfg: DictConfig) -> Path:
     vector = output.suffix.lower() in SUFFIXES
     if not vector and output.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"output={output}: expected .tif, or for polygons {', '.join(SUFFIXES)}")
+    if not vector and (cfg.min_area or cfg.simplify):
+        told = f"min_area= and simplify= are of polygons; output={output} has none"
+        warnings.warn(told, InputWarning, stacklevel=2)
     if unknown := [e for e in cfg.extra if e not in EXTRAS]:
         raise InputError(f"extra={unknown[0]}: choose from {', '.join(EXTRAS)}")
     written = [output, *(beside(output, e) for e in cfg.extra)]

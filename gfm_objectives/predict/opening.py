@@ -36,6 +36,8 @@ def open_scene(inputs: Sequence[str], card: Card, options: Mapping[str, Any]) ->
     """
     if not inputs:
         raise InputError("input: give a GeoTIFF, a VRT, a folder or list of them, or a yaml of sensors and dates")
+    if options.get("scale") == 0:
+        raise InputError("scale=0: makes every value the same; give what stored values are multiplied with")
     if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
         blocks, own_gsd, layers, base = _described(Path(inputs[0]))
     else:

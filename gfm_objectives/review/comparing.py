@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from gfm_objectives import disk
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.metrics import confusion, miou
 from gfm_objectives.predict.ground import Files
 from gfm_objectives.predict.scene import codes_to_labels, mosaic
@@ -63,7 +64,10 @@ def compare(old: str, new: str, labels: list[str], out: Path) -> dict[str, Any]:
         for i, c in enumerate(a.classes)
     ]
     print(table(rows))
-    if paths:
+    if paths and not confusions.any():
+        told = f"labels: no pixel of {new} has one: none lies there, or none is a code of the map"
+        warnings.warn(told, InputWarning, stacklevel=2)
+    elif paths:
         found["miou"] = [miou(torch.from_numpy(c)) for c in confusions]
         worse = sorted((t for t in lost if t["lost"] > WORSE), key=lambda t: -t["lost"])
         found |= {"tiles": len(lost), "regressions": len(worse)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from gfm_objectives import disk
 from gfm_objectives.chance import mix
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.predict.ground import place
 from gfm_objectives.review.areas import allocate, rows, stratified
 from gfm_objectives.review.maps import ReadMap, read_map
@@ -35,6 +36,9 @@ def draw(path: str, out: Path, n: int, least: int, seed: int) -> Path:
     if not pixels.sum():
         raise InputError(f"sample={path}: the map holds no data")
     wanted = allocate(pixels, n, least)
+    if (total := int(wanted.sum())) > n:
+        told = f"n={n}: {total} places are drawn, since least={least} of each class is more"
+        warnings.warn(told, InputWarning, stacklevel=2)
     rng = np.random.default_rng(mix(seed, "sample"))
     places = _places(
         m, [np.sort(rng.choice(p, k, replace=False)) for p, k in zip(pixels.tolist(), wanted.tolist(), strict=True)]

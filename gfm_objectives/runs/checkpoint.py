@@ -117,8 +117,11 @@ def load_model(path: str | Path) -> Encoder | UNet:
                 f"{folder}: of an encoder that merged dates later (format {about['format']}); train it again"
             )
         restore(about.get("sensors", ()))
+        state = load_file(folder / "encoder.safetensors")
+        if (depth := about["options"].get("depth", 0)) > len(state):  # nobody builds a billion blocks to find out
+            raise ValueError(f"depth={depth}, with {len(state)} tensors")
         encoder = _build(about)
-        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+        encoder.load_state_dict(state)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError, SafetensorError) as e:

@@ -18,6 +18,12 @@ from gfm_objectives.runs.checkpoint import check_state
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import config_hash, differing
 
+HOLDS = {  # by which files one sees whose folder it is
+    "a pretraining run": ("ledger.json", "checkpoints"),
+    "a comparison": ("scores.csv", "pangaea.csv"),
+    "a model": ("model.json",),
+}
+
 
 def folder(cfg: DictConfig) -> Path:
     return Path(cfg.runs) / cfg.name
@@ -42,6 +48,13 @@ def is_finished(cfg: DictConfig) -> bool:
         differ = f" ({', '.join(keys or ['budget.flops is smaller: branch= goes on from its trunk'])}"
         differ += " differ)" if keys else ")"
     raise InputError(f"{out}: a finished run of another config{differ}; choose another name=, or overwrite=true")
+
+
+def refuse_others(out: Path, mine: str) -> None:
+    """InputError where the folder holds what another command wrote, whose config.yaml or weights would be lost."""
+    for what, names in HOLDS.items():
+        if what != mine and (found := next((n for n in names if (out / n).exists()), None)):
+            raise InputError(f"{out}: holds {what} ({found}); choose another name=")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ class Ledger:
             kept = json.loads(path.read_text())
             own = {k: v for k, v in kept.items() if k in cls.__dataclass_fields__}
             ledger = cls(**own)
-        except (ValueError, AttributeError, TypeError):  # no JSON, no mapping, or a field is missing
+        except (ValueError, AttributeError, TypeError, RecursionError):  # no JSON, no mapping, or a field is missing
             raise InputError(f"{path}: damaged, no ledger; {REMEDY}") from None
         for name in NUMBERS:
             value = getattr(ledger, name)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise InputError(f"{path}: damaged, {name} is {value!r} and no number; {REMEDY}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < inf:
+                raise InputError(f"{path}: damaged, {name} is {value!r} and no number of 0 or more; {REMEDY}")
         return ledger

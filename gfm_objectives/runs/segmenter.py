@@ -188,7 +188,7 @@ def read_card(path: str | Path) -> Card:
         legends = {k: _legend(v) for k, v in spec["legends"].items()}
         relisted(about.get("levels", {}), figures)
         card = Card(Spec(**spec | {"bands": bands, "legends": legends}), **about)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(f"{file}: damaged: {(str(e).splitlines() or ['?'])[0]}; keep the model again") from e
     for sensor, own in card.figures().items():
         if own != figures.get(sensor):

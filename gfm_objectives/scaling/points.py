@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from gfm_objectives.errors import InputError
 from gfm_objectives.scaling.laws import Array
 
 LOSSES, SCORES = ("loss",), ("score", "gain")  # what is fitted, in this order, where `of` does not say
+BEYOND = "\n"  # the key of cells beyond the columns: no column's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,21 @@ def read(
         raise InputError(f"points={path}: {why}; give a CSV file with the columns parameters, tokens, loss")
     try:
         with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
+            rows = list(csv.DictReader(f, restkey=BEYOND))
     except (UnicodeDecodeError, csv.Error) as e:
         raise InputError(f"points={path}: no table in UTF-8 ({e}); save it as CSV in UTF-8") from None
     if not rows:
         raise InputError(f"{path}: no rows; the first line names the columns, such as parameters,tokens,loss")
     heads = list(rows[0])
+    odd = next((n for n, row in enumerate(rows, 2) if BEYOND in row or None in row.values()), None)
+    if odd is not None:
+        hint = ", and points in numbers" if ";" in heads[0] else ""
+        raise InputError(
+            f"{path}, line {odd}: more or fewer cells than the first line; part them by commas alone{hint}"
+        )
+    with path.open(newline="", encoding="utf-8-sig") as f:
+        if twice := [c for c, n in Counter(next(csv.reader(f))).items() if n > 1]:
+            raise InputError(f"{path}: two columns are named {twice[0]}; keep one")
     meaning = {"N": "parameters", "D": "tokens", "C": "flops"} | dict(columns or {})
     for name, column in (columns or {}).items():
         if column not in heads:
@@ -79,6 +90,8 @@ def read(
     of = of or next((c for c in (*LOSSES, *SCORES) if c in heads), None)
     if of is None or of not in heads:
         raise InputError(f"{path}: no column {of or 'loss, score or gain'}; it has {', '.join(heads)}; choose with of=")
+    if of in meaning.values():
+        raise InputError(f"{path}: {of} is what is fitted, so it cannot be N, D or C; name another column")
     values = {of: _column(path, rows, of)}
     for column in dict.fromkeys(meaning.values()):
         if column in heads:

@@ -22,7 +22,10 @@ def run(cfg: DictConfig) -> Path:
     """
     study = read(cfg.study, cfg.runs)
     if study.evaluation is not None:  # a mistake there is better known before the runs than after
-        config.compose("eval", [*study.evaluation, f"name={study.name}"])
+        try:
+            config.compose("eval", [*study.evaluation, f"name={study.name}"])
+        except InputError as error:
+            raise InputError(f"{cfg.study}: eval: {error}") from None
     gpus = 0 if cfg.executor == "slurm" else _gpus()
     workers = cfg.workers or gpus or 1
     print(plan.text(study, workers, cfg.watts, cfg.euro), flush=True)

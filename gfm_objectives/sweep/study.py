@@ -67,7 +67,11 @@ def read(path: str | Path, runs: str) -> Study:
         raise InputError(f"{path}: train: expected keys of gfm train, such as objective: [mae, masked_seg]")
     made: list[DictConfig] = []
     for block in blocks:
-        made += config.compose("train", [*_words(path, "train", block), f"runs={Path(runs) / name}"])
+        words = [*_words(path, "train", block), f"runs={Path(runs) / name}"]
+        try:
+            made += config.compose("train", words)
+        except InputError as error:
+            raise InputError(f"{path}: train: {error}") from None
     if twice := [n for n, times in Counter(c.name for c in made).items() if times > 1]:
         raise InputError(f"{path}: train: two sections make the run {twice[0]}; vary in each what tells them apart")
     evaluation = known.get("eval")

@@ -56,6 +56,8 @@ def listing(roots: Mapping[str, str]) -> str:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     if "GFM_DATA" not in os.environ:
         text += "\nThe environment variable GFM_DATA is not set: export GFM_DATA=/folder/of/the/data\n"
+    elif not os.path.isdir(os.environ["GFM_DATA"]):
+        text += f"\nGFM_DATA={os.environ['GFM_DATA']} is no folder: export GFM_DATA=/folder/of/the/data\n"
     return text + ("\nNot on disk:\n" + "\n".join(lacking) if lacking else "")
 
 
