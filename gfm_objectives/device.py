@@ -14,7 +14,7 @@ from gfm_objectives.errors import InputError
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device, torch.dtype]:
-    """The device, and the dtype of autocast: bfloat16 where the device computes in it, else float32 (no autocast)."""
+    """The device, and the dtype of autocast: bfloat16 where the device is faster in it, else float32 (no autocast)."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -23,7 +23,7 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device
     if chosen.type == "cuda" and (chosen.index or 0) >= (n := torch.cuda.device_count()):
         raise InputError(f"device={device}: torch sees {n} GPUs, cuda:0 to cuda:{n - 1}")
     if precision == "auto":
-        return chosen, torch.bfloat16 if has_bf16(chosen) else torch.float32
+        return chosen, torch.bfloat16 if gains_by_bf16(chosen) else torch.float32
     table = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if precision not in table:
         raise InputError(f"precision={precision}: choose auto, bf16 or fp32")
@@ -41,6 +41,27 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("amx_tile"))
+
+
+def gains_by_bf16(device: torch.device) -> bool:
+    """Whether matrix products are faster in bf16. CPUs are asked: with avx512_bf16 and without AMX some take longer."""
+    if device.type == "cpu" and has_bf16(device):
+        taken = _matmul_seconds()
+        return taken[torch.bfloat16] < taken[torch.float32]
+    return has_bf16(device)
+
+
+@lru_cache
+def _matmul_seconds(n: int = 512, rounds: int = 8) -> dict[torch.dtype, float]:
+    """Of this process, not of the clock, at best: other work on the machine must not decide."""
+    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    for _ in range(rounds):
+        for dtype in best:
+            a = torch.ones(n, n, dtype=dtype)
+            begun = time.process_time()
+            a @ a
+            best[dtype] = min(best[dtype], time.process_time() - begun)
+    return best
 
 
 # Dense bf16 peaks in FLOP/s from the makers' data sheets (no sparsity); the first name found in the device's wins.

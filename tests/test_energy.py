@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from gfm_objectives import ranks
+from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.training import energy
 from gfm_objectives.training.energy import NVML, RAPL, Energy
 
@@ -150,3 +154,11 @@ def test_devices_have_the_counter_that_fits(nvml, monkeypatch, tmp_path):
     counter = energy.counter_of("cuda:0")
     assert isinstance(counter, NVML) and counter.read() == 5000
     assert isinstance(energy.counter_of("cpu"), RAPL) and energy.counter_of("mps") is None
+
+
+def test_all_devices_of_a_run_are_told(monkeypatch):
+    mine = SimpleNamespace(energy={"joules": 3.0}, device=torch.device("cpu"), world=2)
+    monkeypatch.setattr(ranks, "mean", lambda t: (t + 5.0) / 2)  # the other one used 5 J
+    assert Pretraining.joules(mine) == 8.0
+    mine.energy = None
+    assert Pretraining.joules(mine) is None

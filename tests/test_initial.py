@@ -95,7 +95,7 @@ def test_a_run_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         (("encoder.heads=4", f"init={theirs}"), r"another encoder: heads=2 there and 4 here;"),
         ((f"init={tmp_path}",), "not a run folder, or the run has not finished"),
         (("init=nowhere.pth",), "init=nowhere.pth: no such run folder or file"),
-        (("init=torchgeo:dofa_base_patch16_224",), "init=torchgeo:.*: published encoders"),
+        (("init=torchgeo:dofa_base_patch16_224",), "init=torchgeo:.*: nothing is downloaded; encoder=published"),
     ):
         with pytest.raises(InputError, match=says):
             begin(tiny(tmp_path, *words), SPEC)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from test_pretrain import SMALL
+from test_training import train
 
 from gfm_objectives import cli, config, pretrain, ranks
 from gfm_objectives.errors import InputError
@@ -81,6 +82,30 @@ def test_a_run_that_is_asked_leaves_and_goes_on_bit_for_bit(
     assert weights(tmp_path) == weights(unbroken)
     one, other = (Ledger.read(f / "demo" / "ledger.json") for f in (tmp_path, unbroken))
     assert (one.flops_spent, one.samples, one.tokens) == (other.flops_spent, other.samples, other.tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["first", "second"])
+def test_two_processes_of_which_one_is_asked_leave_and_go_on_bit_for_bit(tmp_path: Path, asked: str) -> None:
+    words = (*SHORT, "devices=2", "optim.batch_size=2", "budget.flops=2.5e9")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    told = (process := train(whole, *words)).communicate(timeout=300)[0]
+    assert process.returncode == 0, told
+    process = train(broken, *words)
+    begun(broken)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(process.pid if asked == "first" else int(children[-1]), signal.SIGUSR1)
+    told = process.communicate(timeout=300)[0]
+    assert process.returncode == AGAIN and told.count("asked to leave by SIGUSR1") == 1, told
+    assert "Traceback" not in told and not (broken / "demo" / "ledger.json").exists(), told
+    process = train(broken, *words)
+    told = process.communicate(timeout=300)[0]
+    left = torch.load(broken / "demo" / "checkpoints" / "last.ckpt", weights_only=True)["run"]
+    assert process.returncode == 0 and "goes on from step" in told and left["step"] > EVERY, told
+    assert weights(broken) == weights(whole)
+    one, other = (Ledger.read(f / "demo" / "ledger.json") for f in (broken, whole))
+    counts = ("flops_spent", "samples", "tokens", "visible_tokens", "merged_tokens")
+    assert [getattr(one, k) for k in counts] == [getattr(other, k) for k in counts]
 
 
 @pytest.fixture(scope="module")

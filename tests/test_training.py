@@ -21,13 +21,14 @@ from test_pretrain import SMALL, small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gfm_objectives import pretrain, ranks
+from gfm_objectives import device, pretrain, ranks
 from gfm_objectives.batch import Batch
 from gfm_objectives.chance import order, seed_of
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import pool
 from gfm_objectives.data.pool import STEP, Pool, PoolLoader, kept, tensors
 from gfm_objectives.data.synthetic import Synthetic
+from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
 from gfm_objectives.models.norm import SharedNorm, count_norms, share_norms
@@ -127,6 +128,22 @@ def test_waits_are_seen() -> None:
         float(torch.ones(()) * 2)
         torch.ones(3)[torch.ones(3) > 0]
     assert len(waits.found) == 2
+
+
+# -- precision
+
+
+def test_auto_is_bf16_where_it_is_faster_and_never_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.float32: 1.0, torch.bfloat16: 0.6}
+    monkeypatch.setattr(device, "_matmul_seconds", lambda: seconds)
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    assert resolve("cpu") == (CPU, torch.bfloat16)
+    seconds[torch.bfloat16] = 1.5
+    assert resolve("cpu") == (CPU, torch.float32) and resolve("cpu", "bf16") == (CPU, torch.bfloat16)
+    assert device.gains_by_bf16(torch.device("cuda")), "a GPU that has it is not asked"
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    monkeypatch.setattr(device, "_matmul_seconds", lambda: pytest.fail("emulated, it takes seconds"))
+    assert resolve("cpu") == (CPU, torch.float32)
 
 
 # -- compiled parts

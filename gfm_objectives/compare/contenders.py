@@ -14,6 +14,7 @@ from gfm_objectives.batch import Spec
 from gfm_objectives.chance import mix
 from gfm_objectives.compare.search import Space
 from gfm_objectives.finetune import HParams
+from gfm_objectives.models.continued import Continued
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.foreign import ForeignSegmenter, open_backbone
 from gfm_objectives.models.map_context import MapContext
@@ -142,6 +143,12 @@ def _foreign(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: in
     return ForeignSegmenter(backbone, spec, channels)
 
 
+def _continued(c: Contender, spec: Spec, channels: int, hparams: HParams, seed: int) -> nn.Module:
+    source = _source(c, seed)
+    assert isinstance(source, Continued), c.name
+    return source.segmenter(spec, channels)
+
+
 def _reading_the_map(build: Build) -> Build:
     """The same model with the map's classes as further input planes."""
 
@@ -221,6 +228,7 @@ KINDS: dict[str, Kind] = {
         "pretrained", _reading_the_map(_pretrained()), _map_reader_space, suffix=", map as input"
     ),
     "foreign": Kind("pretrained", _foreign, _foreign_space),
+    "continued": Kind("pretrained", _continued, _foreign_space),  # published, and trained further by train.py
     "frozen": Kind("part", _pretrained(), _frozen_space, suffix=", frozen"),  # all but a linear head
     "fresh_dense": Kind("part", _pretrained("-way_back."), _vit_space, suffix=", fresh way back"),
     "fresh_tokens": Kind("part", _pretrained("-vit."), _vit_space, suffix=", fresh tokens"),

@@ -166,7 +166,10 @@ def chosen_settings(results: Path, task: str, contender: str) -> dict[str, Any]:
 
 
 def _foreign(job: Job) -> dict[str, Any] | None:
-    return json.loads(job.contender.shape) if job.contender.kind.startswith("foreign") else None
+    shape = json.loads(job.contender.shape or "{}")
+    if job.contender.kind == "continued":
+        return {"name": shape["of"], "size": shape["size"]}
+    return shape if job.contender.kind.startswith("foreign") else None
 
 
 def _days(batch: Batch) -> dict[str, list[float]]:

@@ -23,6 +23,7 @@ PLUS = "plus"  # the word for: every rival from scratch that is asked for, with 
 EXTRA_LIMIT = 1e16  # FLOPs beyond F that a rival is given for a published encoder; some minutes of an A100 a run
 OF_VIT = ("pretrained", "pretrained_map_input", "frozen", "fresh_dense", "fresh_tokens")
 OF_SHAPE = ("scratch", "scratch_map_input")  # one for every shape of the encoders beside it
+CONTINUED = "continued"  # what others published and train.py went on with: pretrained too
 WITHOUT_VIT = ("conv", "conv_map_input")
 
 
@@ -48,6 +49,8 @@ def contenders(
             "checkpoint=[]: nothing pretrained to compare; give checkpoint=runs/<name> (train makes one), or "
             "encoder= and weights= of others, or the rivals alone: contenders=unet,conv,scratch,pixel"
         )
+    if "pretrained" in kinds and CONTINUED not in kinds:
+        kinds = [*kinds, CONTINUED]
     groups = group_runs(folders)
     spent = _search_flops(search)
     shapes = {n: _shape(runs[0]) for n, runs in groups.items()}
@@ -57,6 +60,9 @@ def contenders(
         if kind in OF_VIT:
             mine = {n: runs for n, runs in groups.items() if runs[0].model == "vit"}
             rows += [_of_runs(n + KINDS[kind].suffix, kind, mine[n], shapes[n], spent) for n in mine]
+        elif kind == CONTINUED:
+            mine = {n: runs for n, runs in groups.items() if runs[0].model == CONTINUED}
+            rows += [_of_runs(n, kind, mine[n], shapes[n], spent) for n in mine]
         elif kind in ("unet_map", "conv_map"):
             mine = {n: runs for n, runs in groups.items() if runs[0].model == kind.removesuffix("_map")}
             _refuse_other_objectives(mine)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.backbones import CROMA, DOFA, RGB, Backbone, CopernicusFM, Panopticon
+from gfm_objectives.models.encoder import Encoded
 from gfm_objectives.models.masking import valid_of
 from gfm_objectives.models.positions import day_features, metres
 from gfm_objectives.models.stem import CELL, Stem, date_shares
@@ -50,12 +51,13 @@ UNUSED = ("head", "fc_norm", "attn_bias", "mask_token")  # of a model, that its 
 
 
 class ForeignSegmenter(nn.Module):
-    """Batch -> logits (B, classes, H, W), float32.
+    """Batch -> logits (B, classes, H, W), float32; `encode` gives what the head reads.
 
     These encoders know one image size. Places of another are read in windows of the size of `spec`, side by side, so
     that pixels keep their scale.
 
-    encoder: of others; spec: what it is shown; dim, heads: of its vectors once merged; cell_dim, width: of the stem and
+    encoder: of others; spec: what it is shown; classes: 0 = no head; dim, heads: of its vectors once merged;
+    cell_dim, width: of the stem and
     the way back; the defaults suit the ViT-B and ViT-L which these encoders are. Its tokens are as near as a power of
     two comes to their patches.
     """
@@ -71,6 +73,7 @@ class ForeignSegmenter(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
+        self.options: dict[str, int] = dict(dim=dim, heads=heads, cell_dim=cell_dim, width=width)
         self.encoder, self.dim, self.size, self.heads = encoder, dim, spec.size, heads
         patch = 2 ** round(math.log2(spec.size / encoder.grid))
         self.patch = max(CELL, min(patch, spec.size & -spec.size))
@@ -81,22 +84,28 @@ class ForeignSegmenter(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.stem = Stem(spec.bands, cell_dim, 0.0)
         self.way_back = WayBack(spec.bands, cell_dim, dim, width, [self.patch], 0.0)
-        self.head = nn.Conv2d(width, classes, 1)
+        self.head = nn.Conv2d(width, classes, 1) if classes else None
 
     def forward(self, batch: Batch) -> Tensor:
+        assert self.head is not None, "without a head it encodes"
+        return self.head(self.encode(batch).dense).float()
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Tokens of the patches of the windows, one after the other, and features at full resolution."""
         height, width = batch.size
         whole = batch.pad_to(self.size)
         rows, columns = whole.size[0] // self.size, whole.size[1] // self.size
-        logits = self.logits(whole if rows == columns == 1 else windows(whole, self.size))
-        logits = rearrange(logits, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)
-        return logits[:, :, :height, :width]
+        tokens, dense = self.window(whole if rows == columns == 1 else windows(whole, self.size))
+        side = -(-self.size // self.patch)
+        tokens = rearrange(tokens, "(b h w) (i j) d -> b (h i w j) d", h=rows, w=columns, j=side)
+        dense = rearrange(dense, "(b h w) c p q -> b c (h p) (w q)", h=rows, w=columns)
+        return Encoded(tokens, dense[:, :, :height, :width])
 
-    def logits(self, batch: Batch) -> Tensor:
+    def window(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same for places of the size it was built for."""
         height, width = batch.size
-        whole = batch.pad_to(self.patch)
-        y = self.way_back(self.tokens(batch), self.stem(whole), self.patch)
-        return self.head(y[:, :, :height, :width]).float()
+        whole, tokens = batch.pad_to(self.patch), self.tokens(batch)
+        return tokens, self.way_back(tokens, self.stem(whole), self.patch)[:, :, :height, :width]
 
     def tokens(self, batch: Batch) -> Tensor:
         """The encoder's vectors on the way back's patches, merged over dates and sensors as the stem's cells are:

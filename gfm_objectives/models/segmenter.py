@@ -10,13 +10,14 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.models.encoder import Encoder
 
 if TYPE_CHECKING:
+    from gfm_objectives.models.continued import Continued
     from gfm_objectives.models.unet import UNet
 
 
 class Segmenter(nn.Module):
     """Batch -> logits (B, classes, H, W), float32. kernel: of the head; 1 is a linear head, 3 that of the U-Net."""
 
-    def __init__(self, encoder: Encoder | UNet, classes: int, kernel: int = 1) -> None:
+    def __init__(self, encoder: Encoder | UNet | Continued, classes: int, kernel: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Conv2d(encoder.width, classes, kernel, padding=kernel // 2)

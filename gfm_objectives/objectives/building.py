@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gfm_objectives.batch import Spec
 from gfm_objectives.config.files import extensions
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.continued import Continued
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.objectives.table import OBJECTIVES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gfm_objectives.models.unet import UNet
 
 
-def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: Spec) -> Objective:
+def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet | Continued, spec: Spec) -> Objective:
     """The objective `options["name"]`; the other options go to its constructor as keywords, but for `segments`: that
     section says how the data's layer is made (data/segments.py).
 
@@ -36,9 +37,16 @@ def build_objective(options: Mapping[str, Any], encoder: Encoder | UNet, spec: S
         raise InputError(f"objective {name}: {e}") from None
 
 
-def _check(name: str, objective: type[Objective], encoder: Encoder | UNet) -> None:
+def _check(name: str, objective: type[Objective], encoder: Encoder | UNet | Continued) -> None:
     """InputError where the objective hides parts of the batch, and the encoder cannot."""
-    if objective.needs_mask and not isinstance(encoder, Encoder):
+    if isinstance(encoder, Continued):
+        if objective.needs_mask and not objective.whole_positions:
+            fit = ", ".join(n for n, o in OBJECTIVES.items() if o.whole_positions or not o.needs_mask)
+            raise InputError(
+                f"objective={name}: hides parts of positions, or reads tokens of them, which a published encoder does "
+                f"not have; with encoder=published take {fit}"
+            )
+    elif objective.needs_mask and not isinstance(encoder, Encoder):
         fit = ", ".join(n for n, o in OBJECTIVES.items() if not o.needs_mask)
         raise InputError(
             f"objective={name}: hides parts of the image, which a U-Net cannot; with encoder=unet take {fit}"

@@ -9,6 +9,8 @@ those of segments of images that the encoder never sees (data/segments.py); comp
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class MaskedSeg(Dense):
     target: the layer that names them; boundary: extra weight of pixels beside another class, 1 = twice the others';
     token_weight: of the loss of tokens that tell the classes of their patch by themselves.
     """
+
+    whole_positions: ClassVar[bool] = True
 
     def __init__(
         self,

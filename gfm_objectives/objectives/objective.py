@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.models import masking
+from gfm_objectives.models.continued import Continued
 from gfm_objectives.models.encoder import Encoded, Encoder
 from gfm_objectives.models.masking import Mask
 
@@ -26,6 +27,7 @@ class Objective(nn.Module, ABC):
 
     targets: tuple[str, ...] = ()  # layers of Batch.targets it reads
     needs_mask: ClassVar[bool] = True  # False: it asks of the encoder `features` alone, which a U-Net has too
+    whole_positions: ClassVar[bool] = False  # True: all it hides are positions, and it reads what Encoded holds alone
     ramps: ClassVar[bool] = True  # False: its own `after_step` is the same whatever share of the budget is spent
 
     def __init__(self, encoder: Encoder, spec: Spec) -> None:
@@ -51,7 +53,7 @@ class Objective(nn.Module, ABC):
     @property
     def multiple(self) -> int:
         """Height and width of the batches it takes are multiples of this; `Batch.pad_to` makes them so."""
-        return self.encoder.patch if isinstance(self.encoder, Encoder) else 1
+        return self.encoder.patch if isinstance(self.encoder, Encoder | Continued) else 1
 
     @abstractmethod
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:

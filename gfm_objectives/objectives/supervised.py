@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.models.continued import Continued
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import MapHead, ShareHead, sampled_accuracy
 from gfm_objectives.objectives.objective import Objective, Variant
@@ -28,7 +29,7 @@ class Supervised(Objective):
         super().__init__(encoder, spec)
         self.head = MapHead(encoder.width, len(spec.legends["map"]), label_smoothing)
         self.token_weight = token_weight
-        if token_weight and not isinstance(encoder, Encoder):
+        if token_weight and not isinstance(encoder, Encoder | Continued):
             raise ValueError("objective.token_weight: a U-Net has no tokens; set it to 0")
         self.shares = ShareHead(encoder.dim, len(spec.legends["map"])) if token_weight else None
 

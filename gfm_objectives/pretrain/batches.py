@@ -53,8 +53,9 @@ def micro_of(
     sliced = isinstance(objective.encoder, Encoder)
     if asked is not None and asked < places and not sliced:
         raise InputError(
-            f"batch.micro={asked}: the norms of a U-Net look at the whole batch in every layer, so it cannot be held "
-            "in parts; leave batch.micro out, or give fewer places a step"
+            f"batch.micro={asked}: this encoder cannot be held in parts (the norms of a U-Net look at the "
+            f"whole batch in "
+            "every layer, published ones are not cut); leave batch.micro out, or give fewer places a step"
         )
     if asked is not None or device.type != "cuda":
         micro = min(asked or places, places)

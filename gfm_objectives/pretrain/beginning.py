@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
+from gfm_objectives.models.continued import Continued
+from gfm_objectives.models.costs import COSTS
 from gfm_objectives.models.encoder import IN_PRETRAINING, Encoder
 from gfm_objectives.models.unet import UNet
 from gfm_objectives.runs.checkpoint import load_model, read_weights
@@ -32,21 +34,23 @@ class Initial:
     flops: float | None = 0.0
 
 
-def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet, Initial]:
+def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet | Continued, Initial]:
     """The encoder of `cfg` for what `spec` shows. InputError where `cfg.init` does not fit it, in one line.
 
     `init=` names a finished run, of whose weights the sensors and bands may be others, or a file of an encoder's
-    weights, whose cost nobody knows.
+    weights, whose cost nobody knows; of encoder=published the published file, whose cost is derived where it can be.
     """
+    if str(cfg.init).startswith(("torchgeo:", "timm:")):
+        raise InputError(
+            f"init={cfg.init}: nothing is downloaded; encoder=published encoder.of={cfg.init} init=<its .pth or "
+            ".safetensors> goes on with published weights, init=null with random ones"
+        )
     torch.manual_seed(cfg.seed)
+    if cfg.init and cfg.encoder.get("model") == "published" and Path(cfg.init).is_file():
+        return _published(cfg, spec)
     encoder = build_encoder(cfg.encoder, spec)
     if cfg.init is None:
         return encoder, Initial()
-    if cfg.init.startswith(("torchgeo:", "timm:")):
-        raise InputError(
-            f"init={cfg.init}: published encoders have no stem of ours for an objective to hide parts of; eval.py "
-            f"encoder={cfg.init} compares them; init= takes a run, or a file of an encoder that was trained here"
-        )
     path = Path(cfg.init)
     if path.name == WEIGHTS and (path.parent / "ledger.json").is_file():
         path = path.parent
@@ -67,6 +71,18 @@ def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet, Initial]:
         load(encoder, theirs.state_dict(), f"init={path}")
     before = None if ledger.flops_initial is None else ledger.flops_spent + ledger.flops_initial
     return encoder, Initial(_named(path, path / WEIGHTS), before)
+
+
+def _published(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet | Continued, Initial]:
+    path = Path(cfg.init)
+    if path.name == WEIGHTS and (path.parent / "ledger.json").is_file():
+        raise InputError(f"init={path}: the weights of a run that trained here; give its folder, init={path.parent}")
+    try:
+        encoder = build_encoder({**cfg.encoder, "weights": path}, spec)
+    except InputError as error:
+        raise InputError(str(error).replace("weights=", "init=", 1)) from None
+    cost = COSTS.get(cfg.encoder.of.partition(":")[2])
+    return encoder, Initial(f"{cfg.encoder.of} {_named(path, path)}", cost.flops if cost else None)
 
 
 def _named(path: Path, weights: Path) -> str:

@@ -155,7 +155,7 @@ def account(
     cfg, c = module.cfg, module.count
     seconds = c["seconds"] + module.meter.seconds
     preparation = module.source.preparation(c["samples"])
-    owned = trained_parameters(module.objective) - parameters(module.objective.encoder)
+    owned = trained_parameters(module.objective) - trained_parameters(module.objective.encoder)
     return Ledger(
         objective=cfg.objective.name,
         seed=cfg.seed,

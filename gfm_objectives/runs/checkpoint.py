@@ -17,23 +17,27 @@ from safetensors.torch import load_file
 from gfm_objectives import disk
 from gfm_objectives.batch import Spec
 from gfm_objectives.errors import InputError
+from gfm_objectives.models import build_encoder, shape_of
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.sensors import own_sensors, restore
 
 if TYPE_CHECKING:
+    from gfm_objectives.models.continued import Continued
     from gfm_objectives.models.unet import UNet
 
 FORMAT = 3  # 3: dates and sensors are merged in cells before the ViT
 
 
-def save_encoder(encoder: Encoder | UNet, folder: str | Path) -> None:
+def save_encoder(encoder: Encoder | UNet | Continued, folder: str | Path) -> None:
     """Write `encoder.json` and `encoder.safetensors`: all that `load_model` needs, way back included."""
     folder = Path(folder)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     about = {"format": FORMAT, "options": encoder.options, "bands": {s: list(b) for s, b in encoder.bands.items()}}
     about |= {"sensors": described} if (described := own_sensors(encoder.bands)) else {}
     if not isinstance(encoder, Encoder):
-        about |= {"model": "unet", "dates": encoder.dates}
+        about |= {"model": json.loads(shape_of(encoder))["model"], "dates": encoder.dates}
+    if shown := vars(encoder).get("spec"):
+        about |= {"size": shown.size, "gsd": shown.gsd}
     disk.write(folder / "encoder.json", json.dumps(about, indent=2) + "\n")
     disk.write_tensors(folder / "encoder.safetensors", tensors)
 
@@ -97,12 +101,13 @@ def load_encoder(path: str | Path) -> Encoder:
     """
     model = load_model(path)
     if not isinstance(model, Encoder):
-        raise InputError(f"{path}: holds a pretrained U-Net, not a ViT; runs.checkpoint.load_model reads it")
+        raise InputError(f"{path}: holds no ViT of ours ({type(model).__name__}); runs.checkpoint.load_model reads it")
     return model
 
 
-def load_model(path: str | Path) -> Encoder | UNet:
-    """What a run has pretrained: a ViT, or a U-Net without a head. In eval mode on the CPU; errors as load_encoder."""
+def load_model(path: str | Path) -> Encoder | UNet | Continued:
+    """What a run has pretrained: a ViT, a U-Net without a head, or an encoder of others. In eval mode on the
+    CPU; errors as load_encoder."""
     folder = Path(path).parent if str(path).endswith(".safetensors") else Path(path)
     for name in ("encoder.json", "encoder.safetensors"):
         if not (folder / name).is_file():
@@ -112,7 +117,7 @@ def load_model(path: str | Path) -> Encoder | UNet:
         about = json.loads((folder / "encoder.json").read_text())
         if about["format"] > FORMAT:
             raise InputError(f"{folder}: written by a newer gfm-objectives (format {about['format']}); upgrade")
-        if about["format"] < FORMAT and about.get("model") != "unet":
+        if about["format"] < FORMAT and about.get("model", "vit") == "vit":
             raise InputError(
                 f"{folder}: of an encoder that merged dates later (format {about['format']}); train it again"
             )
@@ -133,10 +138,10 @@ def load_model(path: str | Path) -> Encoder | UNet:
     return encoder.eval()
 
 
-def _build(about: dict[str, Any]) -> Encoder | UNet:
-    if about.get("model") != "unet":
+def _build(about: dict[str, Any]) -> Encoder | UNet | Continued:
+    model = about.get("model", "vit")
+    if model == "vit":
         return Encoder(about["bands"], **about["options"])
-    from gfm_objectives.models.unet import UNet
-
     bands = {s: tuple(b) for s, b in about["bands"].items()}
-    return UNet(Spec(bands, about["dates"], 0, 0.0, {}), 0, **about["options"])
+    shown = Spec(bands, about["dates"], about.get("size", 0), about.get("gsd", 0.0), {})
+    return build_encoder(about["options"] | {"model": model}, shown)

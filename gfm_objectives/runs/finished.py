@@ -12,6 +12,7 @@ from typing import Any
 from gfm_objectives.config import leaves, read_yaml
 from gfm_objectives.config.values import show
 from gfm_objectives.errors import InputError
+from gfm_objectives.models.continued import Continued
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.runs.checkpoint import load_model
 from gfm_objectives.runs.ledger import Ledger
@@ -23,7 +24,8 @@ class Run:
     """A finished pretraining run. identity names the folder and the weights in it; flops: its budget, which it met
     within half a percent, so that runs of one budget are one rival's match, and what was spent on the weights it began
     with; NaN where unknown; model: vit, conv (depth
-    0), unet, or published (by others: then `folder` is the file of weights); data: fingerprint of its corpus; earth:
+    0), unet, continued (by others, and further here) or published (by others: then `folder` is the file of
+    weights); data: fingerprint of its corpus; earth:
     the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart."""
 
     folder: str
@@ -109,7 +111,10 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     ledger = Ledger.read(path / "ledger.json")
     model = load_model(folder)  # whether it can be read is better known before hours of work than after
     config = read_yaml(path / "config.yaml") if (path / "config.yaml").exists() else {"objective": {"name": path.name}}
-    kind = ("vit" if model.depth else "conv") if isinstance(model, Encoder) else "unet"
+    if isinstance(model, Encoder):
+        kind = "vit" if model.depth else "conv"
+    else:
+        kind = "continued" if isinstance(model, Continued) else "unet"
     before = float("nan") if ledger.flops_initial is None else ledger.flops_initial
     flops = (ledger.flops_budget or ledger.flops_spent) + before
     data = config.get("data", {})

@@ -110,7 +110,8 @@ def describe(network: nn.Module, foreign: Mapping[str, Any] | None = None) -> di
             return {"kind": "context", **network.options}
         case ForeignSegmenter():
             assert foreign, "an encoder of others is known by its name alone"
-            return {"kind": "foreign", **foreign}
+            bands = {s: list(b) for s, b in network.stem.embed.bands.items()}
+            return {"kind": "foreign", **foreign, "ours": {**network.options, "bands": bands, "side": network.size}}
     raise AssertionError(f"no description of a {type(network).__name__}")
 
 
@@ -136,7 +137,12 @@ def build(about: Mapping[str, Any], spec: Spec, channels: int) -> nn.Module:
         case "foreign":
             from gfm_objectives.models.foreign import ForeignSegmenter, open_backbone
 
-            return ForeignSegmenter(open_backbone(spec, **options), spec, channels)
+            ours = options.pop("ours", {})  # what was kept before has the defaults
+            known = replace(spec, size=ours.pop("side", spec.size))
+            backbone = open_backbone(known, **options)
+            bands = ours.pop("bands", spec.bands)
+            known = replace(known, bands={s: tuple(b) for s, b in bands.items()})
+            return ForeignSegmenter(backbone, known, channels, **ours)
     raise InputError(f"a network of kind {about['kind']!r}: not known; upgrade gfm-objectives")
 
 
