@@ -157,6 +157,7 @@ class MMEarth(Source):
     def _labels(self, name: str, rows: list[int]) -> Tensor:
         codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W); of heights, deviations follow
         table = height_table() if name == "canopy_height" else label_table(LEGENDS[name], SHIFT[name])
+        codes = codes.astype(np.int64)
         codes = np.where((codes < -128) | (codes > 255), 255, codes)  # in wider types, what is no code
         return torch.from_numpy(table[codes.astype(np.uint8)])  # heights may be signed: -1 is 255
 
