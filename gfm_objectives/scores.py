@@ -48,8 +48,8 @@ class Score:
     pretrained) and shape (options of the network, JSON). pretrain_run is the encoder's run, with the seed it had.
 
     value: the figure `metric` (a key of METRICS) of the sum of the test tiles' statistics; val: on validation. labels:
-    training places used; labels_hash: of which they are, by number, of a row that learns of none that of no place ('' in
-    files older than it). FLOPs are model FLOPs: of pretraining, of its trials, given to fine-tuning on top of F, of
+    training places used; labels_hash: of which they are, by number; of a row that learns of none, that of no place; ''
+    in files older than it. FLOPs are model FLOPs: of pretraining, of its trials, given to fine-tuning on top of F, of
     fine-tuning (extra included), of tuning trials, of inference per sample. epochs: passes over the labelled places.
     fingerprint changes with the task and its data; where a seed is an Earth of its own (synthetic data), it may differ
     from seed to seed. stats (tiles, *shape) and groups (the area of each tile) lie in statistics.csv, the rest in
