@@ -188,7 +188,7 @@ class Comparison:
         stats, shown = evaluate_rule(rule, bench.source("test"), *about, show)
         if show:
             self.pictures.add(bench, c.name, shown, stats.numpy())
-        found = {"val": total(METRICS[bench.task.metric], val), "labels_hash": hash_of_places(None)}
+        found: dict[str, Any] = {"val": total(METRICS[bench.task.metric], val), "labels_hash": hash_of_places(None)}
         self.store.add(Score.measured(stats, bench.groups, **self._about(bench, c, seed), **found))
 
     def report(self, context: Mapping[str, Any], budgets: Budgets) -> None:

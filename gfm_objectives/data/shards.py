@@ -62,9 +62,9 @@ class Shards(Source):
         self._levels: list[dict[str, str]] = index["levels"]
         self._known: dict[tuple[str, str], torch.Tensor] = {}
         self._files = [s["file"] for s in held["shards"]]
-        made = [read_make_up(s["make_up"], root) for s in held["shards"]]
-        kinds = {m: m for m in made}  # one object each, so that places of shards alike are decoded together
-        self._made = [kinds[m] for m in made]
+        every = [read_make_up(s["make_up"], root) for s in held["shards"]]
+        kinds = {m: m for m in every}  # one object each, so that places of shards alike are decoded together
+        self._made = [kinds[m] for m in every]
         counts = [s["count"] for s in held["shards"]]
         self._ends = np.cumsum(counts)
         for file, made, count in zip(self._files, self._made, counts, strict=True):
@@ -113,7 +113,8 @@ class Shards(Source):
         if any(self._made[k] is not made for k in shards):  # shards of one data set are alike, with few exceptions
             return self.read(indices)
         records = np.empty((len(indices), made.nbytes), np.uint8)
-        for record, into in zip(self._store.read([self.place(i) for i in indices]), records, strict=True):
+        held: Sequence[memoryview | bytes] = self._store.read([self.place(i) for i in indices])
+        for record, into in zip(held, records, strict=True):
             into[:] = np.frombuffer(record, np.uint8)
         figures = {
             name: torch.stack([self._figures(name, level) for level in self._levels_of(name, indices)])  # (B, 2, C)

@@ -69,10 +69,10 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     disk.write(folder / "inspect.txt", text.getvalue())
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
-    for fault in faults:
-        if not isinstance(fault, NoSuchSplit):
-            raise fault
-        print(f"  {fault}")
+    for lacking in faults:
+        if not isinstance(lacking, NoSuchSplit):
+            raise lacking
+        print(f"  {lacking}")
 
 
 def shown(source: Source) -> Sequence[int]:
