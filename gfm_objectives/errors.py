@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Raised for bad configs, files and folders. The command line prints its text alone and exits with 2."""
 
 
+class NoSuchSplit(InputError):
+    """A split that data for pretraining does not have, which is no fault where the others are looked at."""
+
+
 class InputWarning(UserWarning):
     """What was done about something odd in the user's files, with counts. The command line prints its text alone."""
 

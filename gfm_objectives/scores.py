@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gfm_objectives.disk import naming
+from gfm_objectives.disk import naming, replacing
 from gfm_objectives.errors import InputError
 from gfm_objectives.metrics import METRICS
 
@@ -48,7 +48,8 @@ class Score:
     pretrained) and shape (options of the network, JSON). pretrain_run is the encoder's run, with the seed it had.
 
     value: the figure `metric` (a key of METRICS) of the sum of the test tiles' statistics; val: on validation. labels:
-    training places used. FLOPs are model FLOPs: of pretraining, of its trials, given to fine-tuning on top of F, of
+    training places used; labels_hash: of which they are, by number; of a row that learns of none, that of no place; ''
+    in files older than it. FLOPs are model FLOPs: of pretraining, of its trials, given to fine-tuning on top of F, of
     fine-tuning (extra included), of tuning trials, of inference per sample. epochs: passes over the labelled places.
     fingerprint changes with the task and its data; where a seed is an Earth of its own (synthetic data), it may differ
     from seed to seed. stats (tiles, *shape) and groups (the area of each tile) lie in statistics.csv, the rest in
@@ -69,6 +70,7 @@ class Score:
     value: float
     val: float = float("nan")
     labels: int = 0
+    labels_hash: str = ""
     tiles: int
     pretrain_flops: float = 0.0
     search_flops: float = 0.0
@@ -128,6 +130,7 @@ def _total(stats: np.ndarray) -> torch.Tensor:
 _TYPES = {f.name: str(f.type) for f in dataclasses.fields(Score)}
 _CASTS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool}  # what is written can be read
 SCORE_COLUMNS = tuple(n for n in _TYPES if n not in ("stats", "groups"))
+ADDED = ("labels_hash",)  # columns that files of earlier versions lack
 STATISTICS_COLUMNS = (*Key._fields, "dtype", "shape", "stats", "groups")
 
 
@@ -243,6 +246,7 @@ def _key(r: dict[str, str]) -> Key:
 def _append(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
     texts = [_text(v) for v in values]
     assert not any("\n" in t or "\r" in t for t in texts), f"{path.name}: a line break inside a value"
+    _renew(path, columns)
     with naming(path), open(path, "ab+") as f:
         end = _whole(f)
         f.truncate(end)
@@ -254,6 +258,24 @@ def _append(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
         f.write(line.getvalue().encode())
         f.flush()
         os.fsync(f.fileno())
+
+
+def _renew(path: Path, columns: Sequence[str]) -> None:
+    """Give a file of an earlier version the columns it lacks, empty."""
+    with naming(path), open(path, "ab+") as f:
+        f.seek(0)
+        header = f.readline().decode(errors="replace").rstrip("\n").split(",")
+    if header == _earlier(columns) != list(columns):
+        rows = _read(path, columns)
+        with replacing(path) as scratch, open(scratch, "w", newline="") as f:
+            writer = csv.writer(f, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([row[c] for c in columns] for row in rows)
+
+
+def _earlier(columns: Sequence[str]) -> list[str]:
+    """As they were before some were added."""
+    return [c for c in columns if c not in ADDED]
 
 
 def _whole(f: io.BufferedIOBase | Any) -> int:
@@ -271,9 +293,10 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         lines = list(csv.reader(io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline="")))
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{path}: damaged, no text; bring it back from a copy, or give another name=") from None
-    if lines and tuple(lines[0]) != tuple(columns):
+    held = _earlier(columns) if lines and lines[0] == _earlier(columns) else list(columns)
+    if lines and lines[0] != held:
         raise InputError(f"{path}: its columns are not this version's; move the folder away and run again")
     for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(columns):
-            raise InputError(f"{path}, line {number}: {len(line)} values where {len(columns)} belong; delete the line")
-    return [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+        if len(line) != len(held):
+            raise InputError(f"{path}, line {number}: {len(line)} values where {len(held)} belong; delete the line")
+    return [dict.fromkeys(columns, "") | dict(zip(held, line, strict=True)) for line in lines[1:]]

@@ -19,6 +19,7 @@ from small import BANDS, LANDCOVER, OPTIONS, config, make_run
 
 from gfm_objectives import compare
 from gfm_objectives.compare.bench import open_bench
+from gfm_objectives.compare.labels import hash_of
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.compare.settings import check_settings
 from gfm_objectives.compare.trials import TUNING, Job, Outcome, TrialLog, Workers, _start, work
@@ -37,7 +38,7 @@ def bench():
     return open_bench("landcover", LANDCOVER, earths=2)
 
 
-def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
+def test_end_to_end_and_resume(bench, tmp_path, monkeypatch, capsys):
     runs = [make_run(tmp_path / "runs" / f"mae-s{s}", seed=s) for s in (0, 1)]
     kinds = ["pretrained", "scratch", "unet", "plus", "map", "index"]
     cfg = config(tmp_path, checkpoint=runs, contenders=kinds)
@@ -68,6 +69,10 @@ def test_end_to_end_and_resume(tmp_path, monkeypatch, capsys):
             cap = 6e8 if s.contender in plus else 3e8
             assert s.labels == 3 and abs(s.finetune_flops / cap - 1) < 0.05 and s.tuning_flops > 0.9 * cap
             assert s.epochs > 0 and s.extra_flops == cap - 3e8
+    drawn = {(s.seed, s.labels_hash) for s in scores if s.role != "untrained"}
+    subsets = [[str(i) for i in bench.at(k).subset(0.5, k).index] for k in (0, 1)]
+    assert subsets[0] != subsets[1] and drawn == {(k, hash_of(each)) for k, each in enumerate(subsets)}
+    assert {s.labels_hash for s in scores if s.role == "untrained"} == {hash_of([])}
     earths = {s.seed: s.groups for s in scores}
     assert not set(earths[0]) & set(earths[1]), "every seed is scored on an Earth of its own"
     assert {s.pretrain_run.split("@")[0] for s in scores if s.kind == "pretrained"} == {"mae-s0", "mae-s1"}

@@ -206,6 +206,19 @@ def test_an_open_source_goes_to_workers(template: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, worker, strict=True))
 
 
+def test_a_forked_process_opens_the_file_anew(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it inherits shares one place in the file with its parent, and reads of the two would mix."""
+    source = build_source(options(template), "train")
+    here, inherited = source.read([2, 0]), source._file()
+    assert source._file() is inherited, "a process opens it once"
+    monkeypatch.setattr("gfm_objectives.data.mmearth.os.getpid", lambda: -1)  # as in a child
+    there = source.read([2, 0])
+    assert source._file() is not inherited
+    inherited.close()  # and owes nothing to the parent's
+    assert torch.equal(here.sensors["s2"].x, there.sensors["s2"].x)
+    assert torch.equal(source.read([2, 0]).sensors["s1"].x, here.sensors["s1"].x)
+
+
 # ------------------------------------------------------------------------------------------------- faults
 
 

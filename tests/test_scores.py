@@ -199,6 +199,24 @@ def test_damage_is_named(tmp_path: Path):
         Store(tmp_path).load()
 
 
+def test_a_file_older_than_a_column_is_read_and_goes_on(tmp_path: Path):
+    """Those of earlier versions lack labels_hash: nothing is known of it, and what is added has it."""
+    first, second = (score(seed=k, val=0.5, labels_hash=f"hash {k}") for k in (0, 1))
+    Store(tmp_path).add(first)
+    path = tmp_path / "scores.csv"
+    with path.open(newline="") as f:
+        rows = [{k: v for k, v in row.items() if k != "labels_hash"} for row in csv.DictReader(f)]
+    with path.open("w", newline="") as f:
+        writer = csv.DictWriter(f, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    path.write_bytes(path.read_bytes() + b"flood,0.2,un")  # and was killed
+    old = dataclasses.replace(first, labels_hash="")
+    assert Store(tmp_path).load() == [old] and Store(tmp_path).done(first.key)
+    Store(tmp_path).add(second)
+    assert Store(tmp_path).load() == [old, second]
+
+
 def test_every_field_but_the_statistics_is_a_column(tmp_path: Path):
     Store(tmp_path).add(score())
     header = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")

@@ -22,7 +22,8 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.config import compose
 from gfm_objectives.data import build_source, prepare
 from gfm_objectives.data.loader import StepLoader
-from gfm_objectives.data.records import arrays, decode, encode, make_up, read_make_up
+from gfm_objectives.data.packed import Packed, packing, ready
+from gfm_objectives.data.records import arrays, decode, encode, make_up, read_make_up, unpack
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 from gfm_objectives.sensors import S2_TEN, Legend
@@ -162,6 +163,48 @@ def test_steps_are_the_same_over_workers_ranks_and_resume(tmp_path, places):
             same(b, a)
         for a, b in zip(whole[5:], StepLoader(shards, start=5, stop=8, **kept), strict=True):
             same(a, b)
+
+
+CPU = torch.device("cpu")
+
+
+def test_packed_places_become_the_same_batch_on_their_device(tmp_path, places):
+    """Over shards that are alike, workers, and a batch cut short, whatever the levels."""
+    root = prepare.run(config(tmp_path))
+    source, shards = Places("pretrain"), build_source({"name": "shards", "root": str(root)}, "pretrain")
+    for order in ([22, 0, 7, 7, 13], [3], [0, 3, 6]):
+        packed = shards.packed(order)
+        assert isinstance(packed, Packed) and packed.records.dtype == torch.uint8 and len(packed) == len(order)
+        same(source.read(order), ready(packed, CPU))
+        same(source.read(order[:2]), ready(packed.first(2), CPU)) if len(order) == 5 else None
+    kept = dict(batch_size=4, seed=5, stop=3)
+    for a, b in zip(StepLoader(source, **kept), StepLoader(packing(shards), workers=1, **kept), strict=True):
+        same(a, ready(b, CPU))
+
+
+def test_places_whose_shards_differ_or_that_are_made_up_are_handed_over_all_the_same(tmp_path, places, monkeypatch):
+    shards = build_source({"name": "shards", "root": str(prepare.run(config(tmp_path)))}, "pretrain")
+    odd = read_make_up(shards._made[0].describe(), "")
+    monkeypatch.setattr(shards, "_made", [odd, *shards._made[1:]])  # as of another coding
+    assert isinstance(shards.packed([0, 22]), Batch) and isinstance(shards.packed([21, 22]), Packed)
+    same(Places("pretrain").read([0, 22]), ready(shards.packed([0, 22]), CPU))
+    words = ["data.size=16", "data.dates=2", "data.places.pretrain=7", f"out={tmp_path}", "workers=1", "name=earth"]
+    shards = build_source({"name": "shards", "root": str(prepare.run(compose("prepare", words)[0]))}, "pretrain")
+    assert shards.packed([1]).figures == {}, "its values come normalised"
+    same(shards.read([4, 1]), ready(shards.packed([4, 1]), CPU))
+
+
+@pytest.mark.parametrize("values", [[0, 255 / 255], [3.2768, 4.0], [-3.0, 2.0], [0.5, 0.25], [0.1, 1e-9]], ids=str)
+def test_every_coding_is_unpacked_as_it_is_decoded(values):
+    """uint8, uint16, int16, float16, float32; and labels and bits, of which fields begin at any byte."""
+    g = np.random.default_rng(0)
+    place = {"a.valid": g.random((1, 5)) > 0.5, "target.map": g.integers(-1, 3, (3,)), "a.x": np.float32([values])}
+    made = make_up([place])
+    record = encode(place, made)
+    host = decode([record, record], [made, made])
+    there = unpack(torch.frombuffer(bytearray(record * 2), dtype=torch.uint8).view(2, -1), made)
+    for name, x in host.items():
+        assert there[name].numpy().dtype == x.dtype and np.array_equal(there[name].numpy(), x), name
 
 
 def test_from_an_object_store(tmp_path, places):

@@ -12,12 +12,15 @@ import pytest
 import torch
 from rasterio.transform import Affine
 
+from gfm_objectives.cli import main
 from gfm_objectives.config import load_choice
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.torchgeo import DATASETS, classes
 from gfm_objectives.data.torchgeo.leakage import shared
 from gfm_objectives.errors import InputError, InputWarning
+from gfm_objectives.inspection.page import words
+from gfm_objectives.inspection.tally import LayerTally, tally_whole
 from gfm_objectives.tasks.kinds import KINDS
 
 FOLDERS = {
@@ -160,6 +163,32 @@ def test_eurosat_knows_that_b8a_comes_last(eurosat):
     assert (value["B08"], value["B8A"], value["B09"], value["B12"]) == (800, 1300, 900, 1200)
     assert raw.targets["label"].tolist() == [3] and one.spec.legends["label"].classes[3] == "highway"
     assert len(one) == 10 and source(eurosat, "eurosat", "test").names()[0] == "AnnualCrop_3"
+
+
+@pytest.mark.filterwarnings("ignore:.*(tile is smaller|medians|positive)")
+@pytest.mark.parametrize("name", [*FOLDERS, "eurosat"])
+def test_every_miniature_is_inspected(name, eurosat, root, tmp_path, capsys):
+    """Whole labels are counted by tile and shown in words; a split that data for pretraining lacks is no fault."""
+    where = eurosat if name == "eurosat" else root(name)
+    assert main(["inspect", f"data={name}", f"data.root={where}", f"out={tmp_path}", "name=x"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "x" / "inspect.png").stat().st_size > 10_000
+    if name in ("eurosat", "bigearthnet"):
+        assert "share of tiles that show it class train val test" in said
+    if name == "eurosat":
+        assert said.count("10.0% 10.0% 10.0%") == 10 and "no label none none none" in said
+    assert ("the val split of ssl4eo_s12 has no tile" in said) == (name == "ssl4eo_s12")
+
+
+def test_labels_of_whole_tiles_are_counted():
+    tally = LayerTally(np.zeros(4, np.int64), {})
+    for y in (torch.tensor([[1.0, 0, 1]]), torch.tensor([[0.0, 0, torch.nan]]), torch.tensor([2]), torch.tensor([-1])):
+        assert tally_whole(tally, y)
+    assert tally.pixels.tolist() == [1, 0, 2, 2] and tally.empty == 2 and tally.whole
+    assert not tally_whole(tally, torch.zeros(1, 2, 2))
+    assert [words(y, "abc") for y in (torch.tensor([1.0, 0, 1]), torch.tensor(2), torch.tensor(-1))] == [
+        "a\nc", "c", "no label",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["eurosat", "bigearthnet"])

@@ -22,6 +22,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import can_run
+from gfm_objectives.compare.labels import hash_of_places
 from gfm_objectives.compare.luck import at_chance
 from gfm_objectives.compare.pictures import Pictures
 from gfm_objectives.compare.plan import Clock, Plan
@@ -187,8 +188,8 @@ class Comparison:
         stats, shown = evaluate_rule(rule, bench.source("test"), *about, show)
         if show:
             self.pictures.add(bench, c.name, shown, stats.numpy())
-        val_figure = total(METRICS[bench.task.metric], val)
-        self.store.add(Score.measured(stats, bench.groups, **self._about(bench, c, seed), val=val_figure))
+        found: dict[str, Any] = {"val": total(METRICS[bench.task.metric], val), "labels_hash": hash_of_places(None)}
+        self.store.add(Score.measured(stats, bench.groups, **self._about(bench, c, seed), **found))
 
     def report(self, context: Mapping[str, Any], budgets: Budgets) -> None:
         """gain.json, report.md, figures, the table on the terminal; what they need besides scores is kept with them."""
@@ -239,6 +240,7 @@ class Comparison:
             **self._about(job.bench, c, job.seed, job.fraction),
             val=outcome.val,
             labels=job.bench.labelled(job.fraction),
+            labels_hash=outcome.labels_hash,
             pretrain_run=pretraining.identity if pretraining else "",
             pretrain_seed=pretraining.seed if pretraining else None,
             pretrain_flops=pretraining.flops if pretraining else 0.0,

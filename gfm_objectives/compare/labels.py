@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gfm_objectives.chance import mix, order
+from gfm_objectives.data.places import Places, Subset
 
 WAYS = ("random", "stratified")
 PRESENT = 0.01  # of a place's labelled pixels, from which it counts as showing a class
@@ -58,5 +59,10 @@ def stratified(stratum: np.ndarray, count: int, seed: int) -> list[int]:
 
 
 def hash_of(names: Sequence[str]) -> str:
-    """Of the places that were learned from."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+
+
+def hash_of_places(train: Places | None) -> str:
+    """Of the numbers of the places that were learned from, of all that a task has; None = of none."""
+    index = () if train is None else train.index if isinstance(train, Subset) else range(len(train))
+    return hash_of([str(k) for k in index])

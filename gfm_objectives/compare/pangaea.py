@@ -24,11 +24,11 @@ from gfm_objectives.chance import mix
 from gfm_objectives.compare.bench import Bench, check_roots, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import on_disk
-from gfm_objectives.compare.labels import hash_of
+from gfm_objectives.compare.labels import hash_of_places
 from gfm_objectives.compare.pangaea_rows import UNET, Row, page, read, table, versions
 from gfm_objectives.compare.rows import contenders
 from gfm_objectives.data.loader import StepLoader
-from gfm_objectives.data.places import Places, Subset
+from gfm_objectives.data.places import Places
 from gfm_objectives.device import resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.evaluation import evaluate
@@ -96,8 +96,7 @@ class _Fit:
     ) -> None:
         self.bench, self.fraction, self.seed, self.name, self.contender = bench, fraction, seed, name, contender
         self.how, self.train = how, bench.subset(fraction, seed)
-        index = self.train.index if isinstance(self.train, Subset) else range(len(self.train))
-        self.labels = hash_of([str(k) for k in index])
+        self.labels = hash_of_places(self.train)
 
     @property
     def key(self) -> tuple[Any, ...]:

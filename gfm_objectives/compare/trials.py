@@ -21,6 +21,7 @@ import torch
 from gfm_objectives.compare.bench import Bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.holding import device_of, held
+from gfm_objectives.compare.labels import hash_of_places
 from gfm_objectives.compare.search import best
 from gfm_objectives.compare.validating import Some, stratified
 from gfm_objectives.disk import naming
@@ -67,8 +68,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job gave. val: the task's metric on validation, NaN where the trial diverged; of final runs only stats
-    (test tiles, *shape) and predictions, of the shown tiles and the one that is most wrong."""
+    """What a job gave. val: the task's metric on validation, NaN where the trial diverged; of final runs only the hash
+    of the places learned from, stats (test tiles, *shape), and predictions, of the shown tiles and the one that is most
+    wrong."""
 
     job: Job
     val: float
@@ -78,6 +80,7 @@ class Outcome:
     parameters: int = 0
     trainable: int = 0
     inference_flops: float = 0.0  # per place
+    labels_hash: str = ""
     stats: np.ndarray | None = None
     predictions: dict[int, np.ndarray] | None = None
 
@@ -90,7 +93,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, 
     bench, task = job.bench, job.bench.task
     model = job.contender.build(bench.spec, bench.outputs, job.hparams, job.seed)
     train = bench.subset(job.fraction, job.seed)
-    kind = bench.kind_for(train, job.hparams.loss)
+    kind, drawn = bench.kind_for(train, job.hparams.loss), hash_of_places(train)
     train = held(train, device, together, bench.fingerprint, "train", job.fraction, job.seed)
     val = held(bench.source("val"), device, together, bench.fingerprint, "val")
     if job.judged:
@@ -117,6 +120,7 @@ def work(job: Job, device: torch.device, dtype: torch.dtype, together: int = 1, 
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         inference_flops=result.cost.forward,
+        labels_hash=drawn,
         stats=stats.numpy(),
         predictions=predicted if job.show else None,
     )

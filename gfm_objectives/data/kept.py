@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.data.packed import Packed
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
 
@@ -35,6 +36,9 @@ class Curated(Source):
 
     def read(self, indices: Sequence[int]) -> Batch:
         return self.source.read(self._of_source(indices))
+
+    def packed(self, indices: Sequence[int]) -> Batch | Packed:
+        return self.source.packed(self._of_source(indices))
 
     def raw(self, indices: Sequence[int]) -> Batch:
         return self.source.raw(self._of_source(indices))

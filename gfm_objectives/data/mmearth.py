@@ -155,7 +155,7 @@ class MMEarth(Source):
         return Series(x, valid, torch.zeros_like(day), BANDS["dem"])  # of no date: 0, as elsewhere
 
     def _labels(self, name: str, rows: list[int]) -> Tensor:
-        codes = self._stored(MAPS[name], rows)[:, 0]  # (B, H, W); of heights, deviations follow
+        codes = self._stored(MAPS[name], rows)[:, 0].astype(np.int64)  # (B, H, W); of heights, deviations follow
         table = height_table() if name == "canopy_height" else label_table(LEGENDS[name], SHIFT[name])
         codes = np.where((codes < -128) | (codes > 255), 255, codes)  # in wider types, what is no code
         return torch.from_numpy(table[codes.astype(np.uint8)])  # heights may be signed: -1 is 255

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfm_objectives.data.folder import days
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, NoSuchSplit
 
 LEVELS = ("l1c", "l2a")
 
@@ -72,7 +72,7 @@ def split_rows(path: Path, split: str, count: int) -> np.ndarray:
             raise ValueError(f"{split} names a row twice")
         rows = np.array(listed, dtype=np.int64)
     if not len(rows):
-        raise InputError(f"{path}: the {split} split is empty; MMEarth is for pretraining, give tasks other data")
+        raise NoSuchSplit(f"{path}: the {split} split is empty; MMEarth is for pretraining, give tasks other data")
     if rows.max() >= count:
         raise InputError(f"{path}: names row {rows.max()}, but the .h5 file beside it has {count}; download both again")
     return rows

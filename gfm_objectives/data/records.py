@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gfm_objectives.batch import Batch, Series
 from gfm_objectives.errors import InputError
@@ -40,6 +41,11 @@ class Field:
     def count(self) -> int:
         """Values it holds."""
         return math.prod(self.shape)
+
+    @property
+    def labels(self) -> bool:
+        """Of classes, read as int64; other numbers are read as float32."""
+        return self.name.startswith("target.") and self.dtype.startswith("int") and self.step is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +165,7 @@ def _decode_alike(records: Sequence[memoryview | bytes], made: MakeUp) -> dict[s
             stored = np.stack([np.frombuffer(r, np.uint8, f.nbytes, f.at) for r in records])  # (B, bytes)
             values: np.ndarray = np.unpackbits(stored, axis=1, count=f.count).view(np.bool_)
         else:
-            label = f.dtype.startswith("int") and f.step is None and f.name.startswith("target.")
-            values = np.empty((b, f.count), np.int64 if label else np.float32)
+            values = np.empty((b, f.count), np.int64 if f.labels else np.float32)
             dtype, count, at = np.dtype(f.dtype), f.count, f.at
             for record, into in zip(records, values, strict=True):  # straight from where the record lies
                 if f.step is None:
@@ -171,9 +176,33 @@ def _decode_alike(records: Sequence[memoryview | bytes], made: MakeUp) -> dict[s
     return out
 
 
-def to_batch(held: Mapping[str, np.ndarray], bands: Mapping[str, tuple[str, ...]], levels: Mapping[str, str]) -> Batch:
-    """Arrays (B, ...) as a batch; levels: of each sensor."""
-    tensors = {k: torch.from_numpy(v) for k, v in held.items()}
+def unpack(records: Tensor, made: MakeUp) -> dict[str, Tensor]:
+    """As `decode`, of records (B, bytes) uint8 of one make-up, on the device where they are."""
+    return {f.name: _unpacked(records[:, f.at : f.at + f.nbytes], f) for f in made.fields}
+
+
+def _unpacked(part: Tensor, f: Field) -> Tensor:
+    """part: (B, bytes) of a field."""
+    shape = (len(part), *f.shape)
+    if f.dtype == "bool":
+        shift = torch.arange(7, -1, -1, dtype=torch.uint8, device=part.device)
+        bits = (part[:, :, None] >> shift) & 1  # (B, bytes, 8)
+        return bits.flatten(1)[:, : f.count].bool().view(shape)
+    kind = torch.int16 if f.dtype == "uint16" else getattr(torch, f.dtype)  # few operations know uint16
+    values = part.clone(memory_format=torch.contiguous_format).view(kind).view(shape)  # fields may begin at odd bytes
+    if f.labels:
+        return values.long()
+    x = (values.int() & 0xFFFF if f.dtype == "uint16" else values).float()
+    return x if f.step is None else x.mul_(f.step)
+
+
+def to_batch(
+    held: Mapping[str, np.ndarray] | Mapping[str, Tensor],
+    bands: Mapping[str, tuple[str, ...]],
+    levels: Mapping[str, str],
+) -> Batch:
+    """Fields (B, ...) as a batch; levels: of each sensor."""
+    tensors = {k: v if isinstance(v, Tensor) else torch.from_numpy(v) for k, v in held.items()}
     sensors = {
         name: Series(tensors[f"{name}.x"], tensors[f"{name}.valid"], tensors[f"{name}.day"], names, levels[name])
         for name, names in bands.items()

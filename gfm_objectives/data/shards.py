@@ -20,6 +20,7 @@ import torch
 
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.data.folder import find_folder
+from gfm_objectives.data.packed import Packed, own_means
 from gfm_objectives.data.records import decode, read_make_up, to_batch
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.errors import InputError
@@ -59,9 +60,11 @@ class Shards(Source):
         self._normalised: bool = index["normalised"]
         self._kept: dict[str, Any] = held.get("kept", {})
         self._levels: list[dict[str, str]] = index["levels"]
-        self._known: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._known: dict[tuple[str, str], torch.Tensor] = {}
         self._files = [s["file"] for s in held["shards"]]
-        self._made = [read_make_up(s["make_up"], root) for s in held["shards"]]
+        every = [read_make_up(s["make_up"], root) for s in held["shards"]]
+        kinds = {m: m for m in every}  # one object each, so that places of shards alike are decoded together
+        self._made = [kinds[m] for m in every]
         counts = [s["count"] for s in held["shards"]]
         self._ends = np.cumsum(counts)
         for file, made, count in zip(self._files, self._made, counts, strict=True):
@@ -104,25 +107,41 @@ class Shards(Source):
     def raw(self, indices: Sequence[int]) -> Batch:
         return super().raw(indices) if self._normalised else self._decoded(indices)
 
+    def packed(self, indices: Sequence[int]) -> Batch | Packed:
+        shards = np.searchsorted(self._ends, indices, side="right")
+        made = self._made[shards[0]]
+        if any(self._made[k] is not made for k in shards):  # shards of one data set are alike, with few exceptions
+            return self.read(indices)
+        records = np.empty((len(indices), made.nbytes), np.uint8)
+        held: Sequence[memoryview | bytes] = self._store.read([self.place(i) for i in indices])
+        for record, into in zip(held, records, strict=True):
+            into[:] = np.frombuffer(record, np.uint8)
+        figures = {
+            name: torch.stack([self._figures(name, level) for level in self._levels_of(name, indices)])  # (B, 2, C)
+            for name in (() if self._normalised else self.spec.bands)
+        }
+        centred = frozenset(n for n in figures if calibration(n, self._levels_of(n, indices[:1])[0]).centred)
+        levels = self._level_of_all(indices)
+        return Packed(torch.from_numpy(records), figures, made, self.spec.bands, levels, centred)
+
     def _scaled(self, name: str, s: Series, indices: Sequence[int]) -> Series:
         """Normalised, in place; where levels differ, each place by the figures of its own."""
         levels = self._levels_of(name, indices) if s.level == MIXED else [s.level]
-        mean, std = (torch.stack(t) for t in zip(*(self._figures(name, level) for level in levels), strict=True))
-        if calibration(name, levels[0]).centred:  # by the place's own mean; invalid pixels hold 0 and add nothing to it
-            count = s.valid.sum((-2, -1)).clamp(min=1)[..., None, None, None]  # (B, T, 1, 1, 1)
-            mean = s.x.sum((-2, -1), keepdim=True) / count
+        mean, std = torch.stack([self._figures(name, level) for level in levels])[:, :, None, :, None, None].unbind(1)
+        seen = torch.tensor([[np.count_nonzero(look) for look in place] for place in s.valid.numpy()])  # (B, T)
+        if calibration(name, levels[0]).centred:
+            mean = own_means(s, seen)
         x = s.x.sub_(mean).div_(std)  # (B, T, C, H, W), (B or 1, 1, C, 1, 1)
-        for look in (~s.valid.flatten(-2).all(-1)).nonzero().tolist():  # most are whole, and a mask costs three passes
+        for look in (seen < x[0, 0, 0].numel()).nonzero().tolist():  # most are whole, and a mask costs three passes
             x[tuple(look)].masked_fill_(~s.valid[tuple(look)], 0)
         return s.replace(x=x)
 
-    def _figures(self, name: str, level: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and deviations of a level, (1, C, 1, 1) each."""
+    def _figures(self, name: str, level: str) -> torch.Tensor:
+        """Means and deviations of a level, (2, C)."""
         if (name, level) not in self._known:
             of = calibration(name, level)
             pick = [of.bands[i] for i in of.index(self.spec.bands[name])]
-            mean, std = (torch.tensor([getattr(b, k) for b in pick])[None, :, None, None] for k in ("mean", "std"))
-            self._known[name, level] = mean, std
+            self._known[name, level] = torch.tensor([[getattr(b, k) for b in pick] for k in ("mean", "std")])
         return self._known[name, level]
 
     def _levels_of(self, name: str, indices: Sequence[int]) -> list[str]:
@@ -138,9 +157,11 @@ class Shards(Source):
     def _decoded(self, indices: Sequence[int]) -> Batch:
         made = [self._made[k] for k in np.searchsorted(self._ends, indices, side="right")]
         held = decode(self._store.read([self.place(i) for i in indices]), made)
+        return to_batch(held, self.spec.bands, self._level_of_all(indices))
+
+    def _level_of_all(self, indices: Sequence[int]) -> dict[str, str]:
         levels = {name: set(self._levels_of(name, indices)) for name in self.spec.bands}
-        one = {name: found.pop() if len(found) == 1 else MIXED for name, found in levels.items()}
-        return to_batch(held, self.spec.bands, one)
+        return {name: found.pop() if len(found) == 1 else MIXED for name, found in levels.items()}
 
 
 # ---------------------------------------------------------------- the index

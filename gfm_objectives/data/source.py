@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.sensors import calibration
+
+if TYPE_CHECKING:
+    from gfm_objectives.data.packed import Packed
 
 SPLITS = ("pretrain", "train", "val", "test")
 
@@ -37,6 +41,10 @@ class Source(ABC):
     def read(self, indices: Sequence[int]) -> Batch:
         """The places `indices` as one batch on the CPU, normalised. Deterministic in each index alone."""
         return normalise(self.raw(indices))
+
+    def packed(self, indices: Sequence[int]) -> Batch | Packed:
+        """The same to be finished on a device, where that saves work here: see `packed.ready`. By default as `read`."""
+        return self.read(indices)
 
     def raw(self, indices: Sequence[int]) -> Batch:
         """The same with values in the sensors' units (reflectance 0..1, decibel, metre), anything where invalid."""

@@ -15,7 +15,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.guards import watch
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.telling import Telling
-from gfm_objectives.errors import InputError
+from gfm_objectives.errors import InputError, NoSuchSplit
 from gfm_objectives.inspection.page import draw_page
 from gfm_objectives.inspection.table import render
 from gfm_objectives.inspection.tally import SAMPLES, Look, look
@@ -27,8 +27,8 @@ __all__ = ["Look", "look", "run"]
 def run(cfg: DictConfig) -> Path:
     """Read some places of every split; print tables, and write them with a page of pictures. Returns the folder.
 
-    A split that cannot be read does not hide the others: its InputError is raised when they have been shown. One
-    process a folder at a time.
+    A split that cannot be read does not hide the others: its InputError is raised when they have been shown; one that
+    data for pretraining lacks is told. One process a folder at a time.
     """
     folder = Path(cfg.out) / cfg.name
     with lock.alone(folder):
@@ -69,8 +69,10 @@ def _inspect(cfg: DictConfig, folder: Path) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     disk.write(folder / "inspect.txt", text.getvalue())
     print(f"  -> {folder / 'inspect.png'}, {folder / 'inspect.txt'}")
-    if faults:
-        raise faults[0]
+    for lacking in faults:
+        if not isinstance(lacking, NoSuchSplit):
+            raise lacking
+        print(f"  {lacking}")
 
 
 def shown(source: Source) -> Sequence[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.inspection.tally import Look, pooled
@@ -51,6 +52,10 @@ def _pictures(figure: Any, spec: Spec, samples: Batch) -> None:
             ax.imshow(picture, interpolation="nearest")
     for column, (layer, legend) in enumerate(spec.legends.items(), len(samples.sensors)):
         axes[0][column].set_title(layer, fontsize=9)
+        if samples.targets[layer].ndim < 3:
+            for ax, y in zip(axes[:, column], samples.targets[layer], strict=True):
+                ax.text(0.5, 0.5, words(y, legend.classes), ha="center", va="center", fontsize=7, wrap=True)
+            continue
         if samples.targets[layer].is_floating_point():
             low, high = np.nanpercentile(samples.targets[layer].numpy(), (2, 98)) if known(samples, layer) else (0, 1)
             for ax, y in zip(axes[:, column], samples.targets[layer].numpy(), strict=True):
@@ -59,6 +64,12 @@ def _pictures(figure: Any, spec: Spec, samples: Batch) -> None:
         colors = np.array([to_rgb(c) for c in palette(len(legend), legend.colors)] + [UNLABELLED])
         for ax, y in zip(axes[:, column], samples.targets[layer].numpy(), strict=True):
             ax.imshow(colors[np.where(y < 0, len(legend), y)], interpolation="nearest")
+
+
+def words(y: Tensor, classes: Sequence[str]) -> str:
+    """The label of a whole place: y () of its class, or (K,) of which it shows."""
+    shown = y.nan_to_num().nonzero()[:, 0] if y.ndim else y.view(1)[y.view(1) >= 0]
+    return "\n".join(classes[k] for k in shown.tolist()) or "no label"
 
 
 def known(samples: Batch, layer: str) -> bool:

@@ -112,8 +112,10 @@ def _classes(layer: str, classes: tuple[str, ...], looks: Mapping[str, Look]) ->
     hidden = {s: np.sum([found.layers[layer].hidden[s] for found in looks.values()], 0) for s in sensors}
     every = np.sum([found.layers[layer].pixels for found in looks.values()], 0)
     shown = [s for s in sensors if np.any(hidden[s])]
-    table = _table(f"Layer {layer}, share of pixels", "class", *looks, *(f"not seen by {s}" for s in shown))
-    totals = {split: max(1, int(found.layers[layer].pixels.sum())) for split, found in looks.items()}
+    whole = any(found.layers[layer].whole for found in looks.values())
+    of = "tiles that show it" if whole else "pixels"
+    table = _table(f"Layer {layer}, share of {of}", "class", *looks, *(f"not seen by {s}" for s in shown))
+    totals = {s: max(1, f.read if whole else int(f.layers[layer].pixels.sum())) for s, f in looks.items()}
     for i, name in enumerate([*classes, "no label"]):
         pixels = {split: int(found.layers[layer].pixels[i]) for split, found in looks.items()}
         unseen = [f"{hidden[s][i] / every[i]:.1%} of it" if hidden[s][i] else "none" for s in shown]

@@ -79,12 +79,14 @@ class SensorTally:
 @dataclass
 class LayerTally:
     """Of one layer. pixels of each class and, last, without a label; hidden: sensor -> those of them that it does not
-    see at any date; empty: tiles without a label; values: of a layer of numbers, which has one class."""
+    see at any date; empty: tiles without a label; values: of a layer of numbers, which has one class; whole: labels are
+    of whole tiles, which stand for pixels here, and may show several classes."""
 
     pixels: np.ndarray
     hidden: dict[str, np.ndarray]
     empty: int = 0
     values: Values = field(default_factory=Values)
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,24 @@ def look(source: Source, tiles: Sequence[int], done: Callable[[int], None] = lam
             if y.is_floating_point() and y.ndim == 3:  # numbers: one class, which those have that are known
                 tally.values.add(y[~y.isnan()].numpy())
                 y = torch.where(y.isnan(), -1, 0)
-            if y.ndim != 3:
-                continue  # labels of whole places are no pixels
+            if tally_whole(tally, y):
+                continue
             y = torch.where(y < 0, n, y)
             tally.pixels += torch.bincount(y.flatten(), minlength=n + 1).numpy()
             tally.empty += bool((y == n).all())
             for sensor, s in batch.sensors.items():
                 tally.hidden[sensor] += torch.bincount(y[~s.valid.any(1)], minlength=n + 1).numpy()
     return Look(len(source), len(tiles), len(set(source.groups())), sensors, layers)
+
+
+def tally_whole(tally: LayerTally, y: torch.Tensor) -> bool:
+    """Count a label of a whole tile: y (1,) of a class, or (1, K) of which it shows. False where y is of pixels."""
+    tally.whole = y.ndim < 3
+    if tally.whole:
+        shown = y[0].nan_to_num().nonzero()[:, 0] if y.ndim == 2 else y[y >= 0]
+        tally.pixels[shown.numpy() if len(shown) else -1] += 1
+        tally.empty += not len(shown)
+    return tally.whole
 
 
 def pooled(tallies: Sequence[SensorTally], band: str) -> Values:

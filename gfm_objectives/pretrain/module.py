@@ -18,6 +18,7 @@ from gfm_objectives.budget import Budget, wsd
 from gfm_objectives.chance import mix
 from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
+from gfm_objectives.data.packed import Packed, packing, ready
 from gfm_objectives.data.pool import PoolLoader, kept
 from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
@@ -128,7 +129,7 @@ class Pretraining:
         if self.cfg.pool is None:
             loader, pin = self.cfg.loader, self.device.type == "cuda"
             ahead = {"workers": loader.workers, "prefetch": loader.prefetch}
-            return StepLoader(self.source, size, seed, **place, **ahead, pin_memory=pin)
+            return StepLoader(packing(self.source), size, seed, **place, **ahead, pin_memory=pin)
         pool = kept(self.source, self.cfg.pool, self.device)
         if self.fabric.is_global_zero:
             made = f"{pool.nbytes / 2**30:.1f} GiB, made in {pool.seconds:.0f} s"
@@ -157,7 +158,7 @@ class Pretraining:
 
     # -- a step
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batch: Batch | Packed) -> Tensor:
         """Learn from a batch, cut to what the budget leaves; returns the loss, detached."""
         if self.meter.begun is None:
             self.meter.start()
@@ -168,22 +169,22 @@ class Pretraining:
         self.objective.set_patch(kind.patch)
         n, first, mine, counts = self.shares(self.budget.samples_left(cost), len(batch))
         cut = mine < len(batch)
-        batch = self.turned(batch.first(mine), kind, first, n)
+        seen = self.turned(batch.first(mine), kind, first, n)
         if not counts:
-            batch = batch.map_grids(torch.full_like)  # nothing to see, and nothing to learn
+            seen = seen.map_grids(torch.full_like)  # nothing to see, and nothing to learn
         if self.world > 1:
             count_norms(self.objective, counts)
         factor = wsd(self.budget.progress, c["samples"] + n, self.cfg.budget.warmup, self.cfg.budget.cooldown)
         out: dict[str, Tensor] = {}
 
         def loss() -> Tensor:
-            out.update(self.model(batch, kind.variant))
+            out.update(self.model(seen, kind.variant))
             return out["loss"] if counts else out["loss"] * 0
 
-        self.sensors = kind.variant or tuple(batch.sensors)
+        self.sensors = kind.variant or tuple(seen.sensors)
         with eager(self.compiled and cut):
             value = self.stepper(step, factor, loss)
-        tokens, visible, merged = self.tokens(batch, kind)
+        tokens, visible, merged = self.tokens(seen, kind)
         self.budget.spend(cost * n)
         self.meter.add(cost * n, n)
         c["step"] += 1
@@ -209,15 +210,15 @@ class Pretraining:
         mine = each + (self.rank < over)
         return n, min(self.rank * each + min(self.rank, over), n - 1), max(1, mine), mine > 0
 
-    def turned(self, batch: Batch, kind: Step, first: int, of: int) -> Batch:
-        """On the device, as the step sees it: a window, in another orientation, padded to what the objective takes. The
-        batch is what begins at `first` of so many places of all processes."""
-        batch = batch.to(self.device, non_blocking=True)
+    def turned(self, batch: Batch | Packed, kind: Step, first: int, of: int) -> Batch:
+        """On the device, as the step sees it: normalised, a window, in another orientation, padded to what the
+        objective takes. The batch is what begins at `first` of so many places of all processes."""
+        places = ready(batch, self.device)
         seed = mix(self.cfg.seed, self.count["step"], 0, "augment")
         here = torch.Generator().manual_seed(seed)
         there = here if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
-        batch = augment(crop(batch, kind.side, here), there, self.cfg.augment.zoom, first, of)
-        return batch.pad_to(self.objective.multiple)
+        places = augment(crop(places, kind.side, here), there, self.cfg.augment.zoom, first, of)
+        return places.pad_to(self.objective.multiple)
 
     def tokens(self, batch: Batch, kind: Step) -> tuple[int, int, int]:
         """Of one sample: cells of slots, those that are seen, and tokens once merged."""

@@ -21,9 +21,10 @@ from gfm_objectives.data.grid import Grid
 from gfm_objectives.data.guards import LOOKED_AT, doubts
 from gfm_objectives.data.source import SPLITS
 from gfm_objectives.data.torchgeo.dataset import AbsentData, Dataset, Image, Reader, Sample, Stored, spread
+from gfm_objectives.data.torchgeo.sources import PRETRAINING
 from gfm_objectives.data.torchgeo.statistics import Figures, check, of_list
 from gfm_objectives.data.windows import Windows
-from gfm_objectives.errors import InputError, InputWarning
+from gfm_objectives.errors import InputError, InputWarning, NoSuchSplit
 from gfm_objectives.sensors import calibration, listed
 
 DIGESTED = 64  # tiles whose files the fingerprint covers by name and size
@@ -72,7 +73,8 @@ class Adapter(Windows):
         folder = locate(row, root, options.get("download") is True)
         self._reader = reader_of(row)(folder, split, self._dates, tuple(self._sensors), **options)  # type: ignore[call-arg]
         if not self._reader.names:
-            raise InputError(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
+            kind = NoSuchSplit if row in PRETRAINING else InputError
+            raise kind(f"data.root={root}: the {split} split of {row.name} has no tile; {row.folder}")
         self._layers = layers(row, map)
         self._usual = {name: stored.level for name, stored in self._sensors.items()}
         self._figures: Figures = {}
