@@ -20,7 +20,7 @@ import torch
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.config import load_choice
-from gfm_objectives.device import has_bf16
+from gfm_objectives.device import resolve
 from gfm_objectives.flops import measure
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import build_objective
@@ -32,7 +32,7 @@ def point(encoder: str, objective: str, batch: int, side: int, steps: int, devic
     torch.set_num_threads(1)
     torch.manual_seed(0)
     where = torch.device(device)
-    dtype = torch.bfloat16 if has_bf16(where) else torch.float32
+    dtype = resolve(device)[1]
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats(where)
     before = peak(device)

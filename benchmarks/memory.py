@@ -16,7 +16,7 @@ import torch
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.config import load_choice
-from gfm_objectives.device import has_bf16
+from gfm_objectives.device import resolve
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
@@ -106,7 +106,7 @@ def rows(
 
 def main(encoders: str = "nano,tiny", objectives: str = "masked_seg,mae", batches: str = "4,16") -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if has_bf16(torch.device(device)) else torch.float32
+    dtype = resolve(device)[1]
     print(f"{device}, {dtype}\n\n| encoder | objective | batch | compiled | forecast MB | measured MB | off |")
     print("| --- | --- | ---: | --- | ---: | ---: | ---: |", flush=True)
     for *case, told, seen in rows(encoders, objectives, batches, device, dtype):

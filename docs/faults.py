@@ -114,8 +114,9 @@ def begin(typed: str, desk: Path) -> int:
 
 
 def wait_for(path: Path) -> None:
+    """Until `path` says something: a lock names who holds it once it is held, not when its file is made."""
     until = time.monotonic() + 60
-    while not path.exists():
+    while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < until, path
         time.sleep(0.002)
 

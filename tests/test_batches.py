@@ -136,7 +136,7 @@ def test_what_a_unet_cannot_hold_is_refused(spec: Spec) -> None:
     unet = build_encoder(load_choice("encoder", "unet"), spec)
     objective = build_objective(load_choice("objective", "supervised") | {"token_weight": 0}, unet, spec)
     about = objective, spec, [Step((), 1, 32)], 8, CPU, torch.float32
-    with pytest.raises(InputError, match=r"batch.micro=4: the norms of a U-Net"):
+    with pytest.raises(InputError, match=r"batch.micro=4: this encoder cannot be held in parts \(the norms of a U-Net"):
         micro_of(4, *about)
     assert micro_of(None, *about) == micro_of(8, *about) == 8
 

@@ -419,7 +419,7 @@ def test_one_thing_given_as_another_says_what_to_type(entry, words, says, tmp_pa
     assert says.format(desk=tmp_path) in refusal(*words.format(desk=tmp_path).split(), entry=entry)
 
 
-@pytest.mark.parametrize("name", choices("encoder"))
+@pytest.mark.parametrize("name", [n for n in choices("encoder") if n != "published"])  # as large as what it is of
 def test_every_encoder_builds_with_the_parameters_it_names(name):
     import torch
 

@@ -39,8 +39,8 @@ def assert_recorded(sensors, recorded) -> None:
     for name, (total, squares, valid) in recorded.items():
         x = sensors[name].x.double()
         assert sensors[name].valid.sum() == valid
-        assert float(x.square().sum()) == pytest.approx(squares, rel=1e-7)
-        assert float(x.sum()) == pytest.approx(total, rel=1e-7, abs=1.0 if name == "dem" else 0.0)
+        assert float(x.square().sum()) == pytest.approx(squares, rel=1e-6)  # CPUs differ by 2e-7
+        assert float(x.sum()) == pytest.approx(total, rel=1e-6, abs=1.0 if name == "dem" else 0.0)
 
 
 @pytest.mark.parametrize("what", RECORDED)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
-from gfm_objectives.device import has_bf16
+from gfm_objectives.device import resolve
 from gfm_objectives.models import build_encoder
 from gfm_objectives.models.encoder import trained_parameters
 from gfm_objectives.objectives import build_objective
@@ -106,7 +106,7 @@ def reckon(cfg: DictConfig) -> Plan:
 
 def _usual(chosen: Card) -> torch.dtype:
     """What precision=auto comes to on the device."""
-    return torch.bfloat16 if chosen.type == "cuda" or has_bf16(torch.device("cpu")) else torch.float32
+    return torch.bfloat16 if chosen.type == "cuda" else resolve("cpu")[1]
 
 
 def text(plan: Plan, cfg: DictConfig) -> str:

@@ -101,7 +101,8 @@ def load_encoder(path: str | Path) -> Encoder:
     """
     model = load_model(path)
     if not isinstance(model, Encoder):
-        raise InputError(f"{path}: holds no ViT of ours ({type(model).__name__}); runs.checkpoint.load_model reads it")
+        held = "pretrained U-Net" if json.loads(shape_of(model))["model"] == "unet" else "published encoder"
+        raise InputError(f"{path}: holds a {held}, not a ViT of ours; runs.checkpoint.load_model reads it")
     return model
 
 
