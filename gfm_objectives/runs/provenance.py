@@ -48,17 +48,24 @@ def commit() -> str:
 def settled(cfg: DictConfig) -> DictConfig:
     """The config with what a null of `optim` leaves to the encoder written out: its learning rate and batch size.
     With batch.global= the batch size follows from it. InputError where the encoder does not say, and for both."""
+    out = cfg.copy()
+    for key, value in _of_the_encoder(cfg).items():
+        out.optim[key] = value
+    return out
+
+
+def _of_the_encoder(cfg: DictConfig) -> dict[str, Any]:
+    """What `settled` writes out."""
     if "optim" not in cfg:  # of another program
-        return cfg.copy()
-    out, own = cfg.copy(), cfg.encoder.get("optim", {})
-    whole = cfg.get("batch", {}).get("global")
+        return {}
+    own, whole = cfg.encoder.get("optim", {}), cfg.get("batch", {}).get("global")
     if whole is not None and cfg.optim.batch_size is not None:
         raise InputError(f"optim.batch_size and batch.global={whole} say the same twice; give one of them")
-    for key in (k for k, v in cfg.optim.items() if v is None and not (whole and k == "batch_size")):
+    left = [k for k, v in cfg.optim.items() if v is None and not (whole and k == "batch_size")]
+    for key in left:
         if key not in own:
             raise InputError(f"optim.{key}: the encoder {cfg.encoder.name} has none of its own; set optim.{key}=")
-        out.optim[key] = own[key]
-    return out
+    return {key: own[key] for key in left}
 
 
 def config_hash(cfg: DictConfig) -> str:
@@ -74,7 +81,9 @@ def recipe_hash(cfg: DictConfig) -> str:
 
 def decisive(cfg: DictConfig) -> dict[str, Any]:
     """The keys that decide the result, with their values; without `init` where it is null, as in runs of before."""
-    every: dict[str, Any] = OmegaConf.to_container(settled(cfg))  # type: ignore[assignment]
+    every: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    if own := _of_the_encoder(cfg):  # not by `settled`, whose copy takes longer than all else: studies have many runs
+        every["optim"] |= own
     free = free_keys(every)
     kept = {k: v for k, v in every.items() if k not in free and (k, v) != ("init", None)}
     if batch := {k: v for k, v in kept.pop("batch", {}).items() if decides(f"batch.{k}", free)}:

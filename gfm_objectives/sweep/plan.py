@@ -16,14 +16,14 @@ def seconds_of(left: Sequence[Share], rates: dict[tuple[str, ...], float]) -> tu
 
 def text(study: Study, workers: int, watts: float, euro: float) -> str:
     """The plan in words; watts: of one worker's device at work, an assumption. What runs share is counted once."""
-    left, rates = [*shares(study.runs).values()], seconds_per_flop(study)
+    left, rates, every = [*shares(study.runs).values()], seconds_per_flop(study), in_all(study.runs)
     lines = [
-        f"{study.name}: {len(study.runs)} runs, {in_all(study.runs):.2g} FLOPs in all; "
+        f"{study.name}: {len(study.runs)} runs, {every:.2g} FLOPs in all; "
         f"{len(study.runs) - len(left)} finished, {len(broken([s.cfg for s in left]))} begun and broken, "
         f"{workers} at a time"
     ]
     apart = sum(c.budget.flops for c in study.runs)
-    if apart > in_all(study.runs):
+    if apart > every:
         lines.append(f"  runs that differ in the budget alone share a trunk; without it they take {apart:.2g} FLOPs")
     for name, own in _by_objective(left).items():
         seconds, unknown = seconds_of(own, rates)
