@@ -29,6 +29,7 @@ def test_lines_off_a_terminal(capsys, monkeypatch):
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_bar_on_a_terminal_and_nothing_where_nobody_asks(shown, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("rich._console", None)  # another test may have made it where there was no terminal
     with telling.Telling("places", 4, shown) as tell:
         tell.done(4)
     assert ("places" in capsys.readouterr().out) == shown and (tell.bar is not None) == shown
