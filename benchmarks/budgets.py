@@ -3,9 +3,9 @@
     python benchmarks/budgets.py
 
 A task of the synthetic Earth lies in several folders of results (FOLDERS), whose rivals, F and places are the same. A
-gain is over the best rival from scratch on validation: of those with F, and, where they were run, those with F + P/n,
-which is F and the first budget: so n, the number of tasks that share P, is 1 at the first budget, 10 at ten times as
-much. Intervals are Student's t over Earths, those of the slope too: points per decade of each Earth's own line.
+gain is over the best rival from scratch on validation: of those with F, and of those with F + P/n where they were run,
+n being the number of tasks that share P: 1 where a rival had all of it, 10 where the most that one had was a tenth.
+Intervals are Student's t over Earths, those of the slope too: points per decade of each Earth's own line.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ Seeds = dict[int, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """test, val: mIoU in points by Earth; budget: FLOPs of pretraining."""
+    """test, val: mIoU in points by Earth; budget: FLOPs of pretraining; extra: what a rival had beyond F."""
 
     name: str
     budget: float
+    extra: float
     test: Seeds
     val: Seeds
 
@@ -58,23 +59,30 @@ def read(task: str) -> Rows:
             for r in csv.DictReader(f):
                 key = (r["kind"], r["recipe"].split(" flops=")[0], float(r["pretrain_flops"]), float(r["extra_flops"]))
                 test, val = found.setdefault(key, ({}, {}))
-                test[int(r["seed"])], val[int(r["seed"])] = 100 * float(r["value"]), 100 * float(r["val"])
+                test.setdefault(int(r["seed"]), 100 * float(r["value"]))  # a row that was run twice: as at first
+                val.setdefault(int(r["seed"]), 100 * float(r["val"]))
     rows: Rows = ([], [], [])
     for (kind, recipe, budget, extra), sides in found.items():
         if kind in KINDS:
-            rows[0].append(Row(KINDS[kind] + recipe.split(" ")[-1], budget, *sides))
+            rows[0].append(Row(KINDS[kind] + recipe.split(" ")[-1], budget, 0.0, *sides))
         elif kind in ("scratch", "conv", "unet"):
-            rows[1].append(Row(kind + f" + {number(extra)} FLOPs" * bool(extra), 0.0, *sides))
+            rows[1].append(Row(kind + f" + {number(extra)} FLOPs" * bool(extra), 0.0, extra, *sides))
         elif kind in SEEN:
-            rows[2].append(Row(SEEN[kind], 0.0, *sides))
+            rows[2].append(Row(SEEN[kind], 0.0, 0.0, *sides))
         elif kind == "pretrained_map_input":
-            rows[2].append(Row(f"{recipe} after {number(budget)}, reading the map", budget, *sides))
+            rows[2].append(Row(f"{recipe} after {number(budget)}, reading the map", budget, 0.0, *sides))
     return rows
 
 
-def rival(scratch: Sequence[Row]) -> Row:
-    """The best on validation, all Earths pooled."""
-    return max(scratch, key=lambda r: statistics.fmean(r.val.values()))
+def rival(scratch: Sequence[Row], budget: float) -> Row:
+    """The best on validation, all Earths pooled, of those that had F, and F + P/n with the smallest n that was run."""
+    means = {0.0, most(scratch, budget)}
+    return max((r for r in scratch if r.extra in means), key=lambda r: statistics.fmean(r.val.values()))
+
+
+def most(scratch: Sequence[Row], budget: float) -> float:
+    """FLOPs that a rival had beyond F: the most that is no more than this budget."""
+    return max(r.extra for r in scratch if r.extra <= budget)
 
 
 def over(a: Seeds, b: Seeds) -> list[float]:
@@ -104,16 +112,18 @@ def curves(rows: Iterable[Row]) -> dict[str, dict[float, Row]]:
 
 def table(rows: Rows) -> str:
     """A row for each network and objective: the score and the gain after each budget, and points per decade."""
-    best, by_name = rival(rows[1]), curves(rows[0])
+    by_name = curves(rows[0])
     budgets = sorted({b for by in by_name.values() for b in by})
-    shared = any(" + " in r.name for r in rows[1])  # rivals have a part of P
+    best, extra = {b: rival(rows[1], b) for b in budgets}, {b: most(rows[1], b) for b in budgets}
     out = []
     for name, by in sorted(by_name.items(), key=lambda n: -max(map(score, n[1].values()))):
         row = {"pretrained on the map or by": name}
-        row |= {f"P = {number(b)}" + f", n = {b / budgets[0]:.0f}" * shared: _cell(by.get(b), best) for b in budgets}
+        heads = {b: f"P = {number(b)}" + (f", n = {b / extra[b]:.0f}" if extra[b] else "") for b in budgets}
+        row |= {heads[b]: _cell(by.get(b), best[b]) for b in budgets}
         out.append(row | {"a decade": told(slopes(by)) if len(by) > 1 else ""})
     seen = "; ".join(f"{r.name}: {score(r):.1f}" for r in rows[2])
-    return f"{common.table(out)}\n\nBest from scratch on validation: {best.name}, {score(best):.1f}. {seen}."
+    rivals = "; ".join(f"{r.name}, {score(r):.1f}" for r in dict.fromkeys(best.values()))
+    return f"{common.table(out)}\n\nBest from scratch on validation: {rivals}. {seen}."
 
 
 def score(row: Row) -> float:
@@ -128,11 +138,14 @@ def _cell(row: Row | None, best: Row) -> str:
 
 def picture(rows: Rows) -> str:
     """Gain against FLOPs of pretraining, a colour for each network and objective; dashed: those that read the map."""
-    best, by_name = rival(rows[1]), {n: by for n, by in curves(rows[0]).items() if len(by) > 1}
-    found = {
-        n: {b: common.interval(over(r.test, best.test)) for b, r in sorted(by.items())} for n, by in by_name.items()
-    }
-    seen = {r: common.interval(over(r.test, best.test)) for r in rows[2]}
+    by_name = {n: by for n, by in curves(rows[0]).items() if len(by) > 1}
+    last = max(b for by in by_name.values() for b in by)
+
+    def gain(row: Row, budget: float) -> tuple[float, float]:
+        return common.interval(over(row.test, rival(rows[1], budget).test))
+
+    found = {n: {b: gain(r, b) for b, r in sorted(by.items())} for n, by in by_name.items()}
+    seen = {r: gain(r, r.budget or last) for r in rows[2]}
     ends = [v for by in (*found.values(), seen) for m, h in by.values() for v in (m - h, m + h)]
     chart = Chart(
         Axis.around([b for by in found.values() for b in by], "FLOPs of pretraining", log=True),

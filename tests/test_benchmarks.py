@@ -178,11 +178,11 @@ def test_crossover_pairs_earths_and_says_how_many(tmp_path):
 
 
 def test_budgets_gain_over_who_validates_best_and_slopes_are_each_earths_own():
-    def row(name, budget, test, val=0.0):
-        return budgets.Row(name, budget, dict(enumerate(test)), dict.fromkeys(range(len(test)), val))
+    def row(name, budget, test, val=0.0, extra=0.0):
+        return budgets.Row(name, budget, extra, dict(enumerate(test)), dict.fromkeys(range(len(test)), val))
 
     pretrained = [row("mae", 1e12, (50, 51, 52)), row("mae", 1e14, (54, 57, 60)), row("latent", 1e12, (40, 40, 40))]
-    scratch = [row("unet + 1e12 FLOPs", 0.0, (45, 45, 45), val=70), row("conv", 0.0, (49, 49, 49), val=60)]
+    scratch = [row("unet + 1e12 FLOPs", 0.0, (45, 45, 45), val=70, extra=1e12), row("conv", 0.0, (49, 49, 49), val=60)]
     rows = pretrained, scratch, [row("reading", 0.0, (58, 58, 58))]
     assert budgets.slopes({r.budget: r for r in pretrained[:2]}) == pytest.approx([2, 3, 4])
     lines = budgets.table(rows).splitlines()
@@ -191,6 +191,8 @@ def test_budgets_gain_over_who_validates_best_and_slopes_are_each_earths_own():
     assert lines[3].startswith("| latent | 40.0, **-5.0 [-5.0, -5.0]** | not run |")
     assert lines[-1] == "Best from scratch on validation: unet + 1e12 FLOPs, 45.0. reading: 58.0."
     assert "n = 1" not in budgets.table((pretrained, scratch[1:], rows[2])), "nobody was given a part of P"
+    early = [row("mae", 1e11, (48, 48, 48)), *pretrained]  # a rival with ten times as much is none of its
+    assert "| mae | 48.0, **-1.0 [-1.0, -1.0]** | 51.0, **+6.0" in budgets.table((early, scratch, rows[2]))
     assert budgets.picture(rows).count("<circle") >= 2 and "reading: +13" in budgets.picture(rows)
 
 
