@@ -51,10 +51,10 @@ class Row:
 Rows = tuple[list[Row], list[Row], list[Row]]
 
 
-def read(task: str) -> Rows:
+def read(folders: Iterable[str]) -> Rows:
     """Pretrained rows, those from scratch, and those that read the map."""
     found: dict[tuple[str, str, float, float], tuple[Seeds, Seeds]] = {}
-    for folder in FOLDERS[task]:
+    for folder in folders:
         with (common.ROOT / "results" / folder / "scores.csv").open(newline="") as f:
             for r in csv.DictReader(f):
                 key = (r["kind"], r["recipe"].split(" flops=")[0], float(r["pretrain_flops"]), float(r["extra_flops"]))
@@ -119,7 +119,7 @@ def table(rows: Rows) -> str:
     for name, by in sorted(by_name.items(), key=lambda n: -max(map(score, n[1].values()))):
         row = {"pretrained on the map or by": name}
         heads = {b: f"P = {number(b)}" + (f", n = {b / extra[b]:.0f}" if extra[b] else "") for b in budgets}
-        row |= {heads[b]: _cell(by.get(b), best[b]) for b in budgets}
+        row |= {heads[b]: cell(by.get(b), best[b]) for b in budgets}
         out.append(row | {"a decade": told(slopes(by)) if len(by) > 1 else ""})
     seen = "; ".join(f"{r.name}: {score(r):.1f}" for r in rows[2])
     rivals = "; ".join(f"{r.name}, {score(r):.1f}" for r in dict.fromkeys(best.values()))
@@ -131,7 +131,7 @@ def score(row: Row) -> float:
     return statistics.fmean(row.test.values())
 
 
-def _cell(row: Row | None, best: Row) -> str:
+def cell(row: Row | None, best: Row) -> str:
     """Score and gain."""
     return f"{score(row):.1f}, {told(over(row.test, best.test))}" if row else "not run"
 
@@ -181,6 +181,6 @@ def fill(text: str, rows: Mapping[str, Rows]) -> str:
 
 
 if __name__ == "__main__":
-    everything = {task: read(task) for task in FOLDERS}
+    everything = {task: read(folders) for task, folders in FOLDERS.items()}
     PICTURE.write_text(picture(everything["landcover"]))
     PAGE.write_text(fill(PAGE.read_text(), everything))
