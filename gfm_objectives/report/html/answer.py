@@ -66,7 +66,9 @@ def headline(summary: Summary) -> str:
         )
     tasks = f"{len(wins[best])} of {size} task{'s' * (size != 1)}"
     labels = _labels(summary, best, wins[best])
-    return f"On {tasks}, with {labels}: yes ({', '.join(wins[best])}; {ours}); else use {rival}.{_unjudged(summary, best)}"
+    return (
+        f"On {tasks}, with {labels}: yes ({', '.join(wins[best])}; {ours}); else use {rival}.{_unjudged(summary, best)}"
+    )
 
 
 def _unjudged(summary: Summary, fraction: float) -> str:
