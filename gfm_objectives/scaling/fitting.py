@@ -163,8 +163,8 @@ def _check(law: Law, points: Points, x: Array) -> None:
         )
     if law.relative and (points.y <= 0).any():
         raise InputError(
-            f"{points.of}: {points.y.min():g} among the points; losses are positive, and what law={law.name} is fitted to; "
-            "of=score fits what grows and may be negative"
+            f"{points.of}: {points.y.min():g} among the points; losses are positive, as is all that law={law.name} is "
+            "fitted to; of=score fits what grows and may be negative"
         )
     for name, column in zip(law.inputs, x.T, strict=True):
         if len(set(column.tolist())) < 3:
