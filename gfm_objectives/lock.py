@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 NAME = ".lock"
 _held: dict[Path, int] = {}  # folder -> file descriptor; of this process
+_made: dict[Path, list[Path]] = {}  # folder -> those above it that were not there, the nearest first
 
 
 def lock(folder: Path) -> None:
@@ -36,6 +37,7 @@ def lock(folder: Path) -> None:
     key = folder.resolve()
     if key in _held:
         return
+    above = [p for p in key.parents if not p.exists()]
     while True:
         with naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def lock(folder: Path) -> None:
         os.close(fd)  # its holder let go and removed the file in between: what was locked is no longer there
     if sure:
         _sign(fd, folder, told)
-    _held[key] = fd
+    _held[key], _made[key] = fd, above
 
 
 def _sign(fd: int, folder: Path, told: str) -> None:
@@ -94,13 +96,16 @@ def holds(folder: Path) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Let go of `folder`; an empty one goes away. Nothing where this process does not have it."""
-    fd = _held.pop(folder.resolve(), None)
+    """Let go of `folder`; an empty one goes away, and the empty ones above it that were made for it. Nothing where this
+    process does not have it."""
+    key = folder.resolve()
+    fd = _held.pop(key, None)
     if fd is None:
         return
     with suppress(OSError):  # the folder may have been removed
-        (folder / NAME).unlink()
-        folder.rmdir()
+        (key / NAME).unlink()
+        for path in (key, *_made.pop(key)):
+            path.rmdir()
     with suppress(OSError):
         os.close(fd)
 

@@ -9,7 +9,8 @@ import torch
 
 from gfm_objectives.batch import Batch, Series, Spec, collate
 from gfm_objectives.compare import bench as bench_room
-from gfm_objectives.compare.bench import open_bench
+from gfm_objectives.compare.bench import beyond, open_bench
+from gfm_objectives.compare.fitting import notes_on
 from gfm_objectives.data import SOURCES
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputError
@@ -103,6 +104,13 @@ def test_classes_that_a_share_of_the_labels_does_not_show(tmp_path):
     assert bench.unseen(0.4, 0) == [name for k, name in enumerate("abd") if k not in shown] != []
     several = opened(tmp_path, layer="m", kind="multilabel")
     assert several.unseen(1.0, 0) == ["q"]
+
+
+def test_more_places_than_there_are_is_told_in_a_line(tmp_path):
+    assert beyond(opened(tmp_path, train=5, val=1)) == beyond(opened(tmp_path)) == []
+    bench = opened(tmp_path, train=1000, test=3)
+    assert beyond(bench) == ["t: train=1000, test=3: there are 5, 2, and all are used."]
+    assert notes_on([bench], []) == beyond(bench)
 
 
 def test_seeds_live_on_earths_of_their_own():

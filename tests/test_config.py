@@ -331,6 +331,9 @@ def test_help_on_one_thing():
     assert usage("train", "gfm train", ["optim"]).count("\n") == 5
     assert usage("eval", "gfm eval", ["flood"]).startswith("suite=flood: Dry land, permanent water and flood")
     assert usage("train", "gfm train", ["encoder=tiny"]).splitlines()[1].startswith("  encoder.cell_dim=96")
+    assert usage("eval", "gfm eval", ["tasks.flood.train"]).splitlines()[-1].startswith("  tasks.flood.train=")
+    one = usage("finetune", "gfm finetune", ["flood"])  # there a task is not one of several
+    assert "  task.train=" in one and "tasks." not in one
     with pytest.raises(InputError, match=r"--help fluud: nothing of that name; a group \(suite, task\)"):
         usage("eval", "gfm eval", ["fluud"])
 

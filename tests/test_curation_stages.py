@@ -112,3 +112,25 @@ def test_a_list_of_a_split_that_is_not_read_is_refused(tmp_path, capsys):
         assert cli.main([*command, f"data.keep={out}", "name=x"]) == 2
         err = capsys.readouterr().err
         assert "val.parquet: is of another split than pretrain; " in err and err.count("\n") == 1
+
+
+def test_another_datas_list_is_not_written_over(tmp_path, capsys):
+    out = tmp_path / "keep.parquet"
+    command = ["curate", "data=synthetic", *SMALL, f"out={out}"]
+    assert cli.main(command) == 0 and cli.main([*command, "seasons=drop"]) == 0, "by other rules, of the same data"
+    before = out.read_bytes()
+    capsys.readouterr()
+    for word, whose in (("split=val", "is the list of synthetic, split pretrain;"),
+                        ("data.seed=3", "split pretrain, before that data changed;")):  # fmt: skip
+        assert cli.main([*command, word]) == 2
+        err = capsys.readouterr().err
+        assert whose in err and "give another name, or delete it" in err and err.count("\n") == 1
+    assert out.read_bytes() == before
+    out.write_text("mine")
+    assert cli.main(command) == 2 and "is there and no keep-list" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_a_list_that_keeps_nothing_is_told(tmp_path, capsys):
+    assert cli.main(["curate", "data=synthetic", *SMALL, f"out={tmp_path / 'keep.parquet'}", "tests.entropy=1e3"]) == 0
+    assert "keep.parquet: keeps no place; loosen tests" in capsys.readouterr().err

@@ -160,6 +160,15 @@ def hold(folder: Path, ready) -> None:
     time.sleep(60)
 
 
+def test_what_was_made_for_a_lock_alone_goes_with_it(tmp_path):
+    with lock.alone(tmp_path / "results" / "deep" / "demo"):
+        (tmp_path / "results" / "other").mkdir()
+    assert [p.name for p in tmp_path.rglob("*")] == ["results", "other"]
+    with lock.alone(tmp_path / "results" / "other" / "demo"):
+        pass
+    assert (tmp_path / "results" / "other").is_dir(), "what was there before stays"
+
+
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     folder, ready = tmp_path / "demo", FORK.Event()
     holder = FORK.Process(target=hold, args=(folder, ready))

@@ -117,6 +117,16 @@ def test_headline_follows_the_verdicts_of_the_row_that_validation_prefers(few, a
     assert answer.headline(gains({0.1: few.split(), 1.0: all_.split()})).startswith(says)
 
 
+def test_headline_judges_what_had_a_rival_of_equal_flops_and_names_what_had_none():
+    summary = gains({0.1: ("tie", "tie"), 1.0: ("tie", "loss")}, val=(0.9, 0.6))
+    summary["gains"] = [g for g in summary["gains"] if g["contender"] == "seg"]
+    said = answer.headline(summary)
+    assert said.startswith("No: on none of 2 tasks the pretrained encoder that validation prefers (seg)")
+    assert said.endswith("Not judged, for want of a rival with as many FLOPs: mae.")
+    summary = gains({0.1: ("win", "tie"), 1.0: ("tie", "loss")})
+    assert "Not judged" not in answer.headline(summary)
+
+
 def test_headline_without_encoders():
     summary = gains({0.1: ("win", "win")})
     summary["rows"]["mae"]["role"] = summary["rows"]["seg"]["role"] = "scratch"
@@ -230,7 +240,7 @@ out.folded = [task.hidden]; fold.click(); out.folded.push(task.hidden, fold.getA
 const money = () => document.querySelector("tr[data-hours] .money").textContent;
 out.money = [money()]; const price = document.querySelector("input.price");
 price.value = 2 * price.value; price.dispatchEvent(new Event("input")); out.money.push(money());
-out.wide = document.documentElement.scrollWidth <= window.innerWidth;
+document.body.style.width = "390px"; out.phone = document.body.scrollWidth;
 const named = (e) => e.textContent.trim() || e.labels?.length;
 out.names = [...document.querySelectorAll("button,select,input,a")].every(named);
 out.faults = faults; document.title = "probed"; const pre = document.createElement("pre");
@@ -260,4 +270,4 @@ def test_page_works_in_a_browser(tmp_path):
     assert out["worst"][0] not in (out["first"][0], out["place"][0]) and out["after"][0] == out["first"][0]
     assert out["caption"] == "masked_seg" and out["folded"] == [True, False, "true"]
     assert float(out["money"][1]) == pytest.approx(2 * float(out["money"][0]), rel=0.1)
-    assert out["wide"] and out["names"]
+    assert out["phone"] == 390 and out["names"]

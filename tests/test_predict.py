@@ -267,7 +267,7 @@ def test_sensors_and_dates_by_yaml_are_warped_onto_one_ground(tmp_path):
     assert 0 < float(dem.x[0, 0].min()) < float(dem.x[0, 0].max()) < 300
 
 
-def test_numbers_and_polygons(image, tmp_path):
+def test_numbers_and_polygons(image, tmp_path, capsys):
     task = {"name": "h", "kind": "regression", "layer": "cover", "metric": "rmse", "offset": 20.0, "scale": 5.0}
     model = kept(tmp_path / "r", task=task)
     assert predict(model, image, tmp_path / "h.tif", "block=64") == 0
@@ -280,7 +280,8 @@ def test_numbers_and_polygons(image, tmp_path):
     import geopandas
 
     model, image = kept(tmp_path / "m"), scene(tmp_path / "small.tif", 50, 60)
-    assert predict(model, image, tmp_path / "all.tif") == 0
+    assert predict(model, image, tmp_path / "all.tif", "min_area=2000") == 0
+    assert f"min_area= and simplify= are of polygons; output={tmp_path / 'all.tif'} has none" in capsys.readouterr().err
     assert predict(model, image, tmp_path / "f.gpkg", "min_area=2000", "simplify=5") == 0
     table = geopandas.read_file(tmp_path / "f.gpkg")
     assert set(table["class"]) <= {"land", "water", "ice"} and table["area_m2"].min() >= 2000

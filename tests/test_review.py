@@ -98,6 +98,8 @@ def mapped(tmp_path):
 
 def test_a_sample_is_drawn_by_class_and_estimated(mapped, capsys):
     root, _, _ = mapped
+    assert gfm("review", f"sample={root / 'map.tif'}", f"out={root}", "name=few", "n=5", "least=10") == 0
+    assert "places are drawn, since least=10 of each class is more" in capsys.readouterr().err
     assert gfm("review", f"sample={root / 'map.tif'}", f"out={root}", "name=s", "n=60", "least=10") == 0
     with rasterio.open(root / "map.tif") as file:
         values = file.read(1)
@@ -248,7 +250,9 @@ def test_two_maps_are_compared(mapped, capsys):
     pair = f"compare={root / 'new.tif'},{root / 'map.tif'}"
     assert gfm("review", pair, f"labels={root / 'labels.tif'}", f"out={root}", "name=back") == 0
     assert json.loads((root / "back" / "compare.json").read_text())["regressions"] == 0, "what gets better is none"
-    capsys.readouterr()
+    write(root / "none.tif", np.full_like(values, 255))
+    assert gfm("review", pair, f"labels={root / 'none.tif'}", f"out={root}", "name=none") == 0
+    assert f"labels: no pixel of {root / 'map.tif'} has one" in capsys.readouterr().err
     assert gfm("review", f"compare={root / 'map.tif'},{image}", f"out={root}") == 2
     assert "names no classes" in capsys.readouterr().err
 

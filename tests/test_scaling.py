@@ -11,6 +11,7 @@ import pytest
 from gfm_objectives.cli import main
 from gfm_objectives.errors import InputError
 from gfm_objectives.scaling import LAWS, Points, fit, laws, optimum, read
+from gfm_objectives.scaling.fitting import usual
 
 TRUE = {"E": 1.0, "A": 30.0, "B": 300.0, "a": 0.35, "b": 0.4}
 MEANING = {"N": "parameters", "D": "tokens", "C": "flops"}
@@ -79,6 +80,24 @@ def test_power_law_and_saturating_gain_come_back():
     assert power["a"].low < 0.1 < power["a"].high and power["a"].high - power["a"].low < 0.02
     gain = fit(curve("saturating", [4.0, 3e4, 0.35], 0.02), resamples=200).parameters()
     assert gain["E"].low < 4 < gain["E"].high and gain["a"].value == pytest.approx(0.35, abs=0.05)
+
+
+def test_a_gain_without_an_end_has_no_ceiling():
+    """Points a decade, as all of them may be in the range measured: any E far away fits as well."""
+    points = curve("saturating", [4.0, 3e4, 0.35], 0.0)
+    rng = np.random.default_rng(1)
+    points.values["gain"][:] = np.log10(points.column("C")) + 0.05 * rng.normal(size=len(points))
+    found = fit(points, resamples=200)
+    assert not found.bounded and not found.parameters()["E"].bounded
+    with pytest.raises(InputError, match="do not bound"):
+        found.predict(float(points.column("C").max()))
+
+
+def test_what_falls_with_compute_has_a_coefficient_below_zero():
+    points = curve("saturating", [4.0, 3e4, 0.35], 0.02)
+    points.values["gain"][:] = 10 - points.values["gain"]
+    below = fit(points, resamples=200).parameters()["A"]
+    assert below.low < -3e4 < below.high < 0
 
 
 def test_the_slopes_of_residuals_are_their_derivatives():
@@ -178,7 +197,10 @@ def test_command_fits_anybodys_points(tmp_path, capsys):
         ("parameters,tokens\n1,2\n", "no column loss, score or gain"),
         ("parameters,tokens,loss\n1,2,x\n", "line 2: loss=x: expected a number"),
         ("parameters,tokens,loss\n0,2,1\n", "line 2: parameters=0: expected a positive number"),
-        ("parameters,loss\n" + "1,2\n" * 9, "no column flops for C"),
+        ("parameters,loss\n" + "1,2\n" * 9, "p.csv: no column tokens, and no column flops instead; it has parameters"),
+        ("parameters,tokens,loss\n1,2,-3\n", "line 2: loss=-3: expected a positive number"),
+        ("parameters;tokens;loss\n1;2;1,5\n", "line 2: loss=1,5: expected a number, 1.5"),
+        ("parameters;tokens;loss\n1;2\n", "line 2: more or fewer cells than the first line"),
     ],
 )
 def test_tables_that_cannot_be_read_are_refused_in_a_line(text, says, tmp_path, capsys):
@@ -186,6 +208,14 @@ def test_tables_that_cannot_be_read_are_refused_in_a_line(text, says, tmp_path, 
     assert main(["fit", str(tmp_path / "p.csv"), f"out={tmp_path / 'f.json'}"]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("parted", [";", "\t"])
+def test_tables_as_other_spreadsheets_save_them_are_read(parted, tmp_path):
+    path = write(tmp_path / "p.csv", surface(), validation_loss=surface().y)
+    path.write_text(path.read_text().replace(",", parted))
+    points = read(path, of="validation_loss")
+    assert (points.y == read(path).y).all() and usual(points) == "surface"
 
 
 def test_the_points_are_not_written_over(tmp_path, capsys):

@@ -126,6 +126,14 @@ def check_roots(tasks: Mapping[str, Mapping[str, Any]]) -> None:
             find_folder(data["root"])
 
 
+def beyond(bench: Bench) -> list[str]:
+    """A line where a task asks for more places than its data has, which then are all used."""
+    asked = {s: n for s in SPLITS if (n := getattr(bench.task, s)) and n > bench.sizes[s]}
+    told = ", ".join(f"{s}={n}" for s, n in asked.items())
+    there = ", ".join(str(bench.sizes[s]) for s in asked)
+    return [f"{bench.task.name}: {told}: there are {there}, and all are used."] if asked else []
+
+
 def open_bench(name: str, options: Mapping[str, Any], world: str | None = None, earths: int = 1) -> Bench:
     """The task `name` (its options as in configs/task) with its data, which is read when it is first needed.
 

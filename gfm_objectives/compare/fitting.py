@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gfm_objectives import disk
-from gfm_objectives.compare.bench import Bench
+from gfm_objectives.compare.bench import Bench, beyond
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.config import read_yaml
 from gfm_objectives.data.shards import INDEX
@@ -93,6 +93,7 @@ def notes_on(benches: Sequence[Bench], rows: Sequence[Contender]) -> list[str]:
         for c in rows:
             if what := lacks(bench, c):
                 missing.setdefault(what, []).append(c.name)
+        out += beyond(bench)
         out += [f"{bench.task.name}: not run, for want of {what}: {', '.join(c)}." for what, c in missing.items()]
     out += leaks(benches, rows)
     earths = range(max((len(b.earths) for b in benches), default=0))

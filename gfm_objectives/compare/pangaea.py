@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gfm_objectives import config, disk
 from gfm_objectives.chance import mix
-from gfm_objectives.compare.bench import Bench, check_roots, open_bench
+from gfm_objectives.compare.bench import Bench, beyond, check_roots, open_bench
 from gfm_objectives.compare.contenders import Contender
 from gfm_objectives.compare.fitting import on_disk
 from gfm_objectives.compare.labels import hash_of_places
@@ -53,6 +53,7 @@ def run(cfg: DictConfig, out: Path) -> None:
     rows = contenders(["pretrained"], cfg.checkpoint, len(tasks), None) if cfg.checkpoint else []
     check_roots(tasks)
     benches = [replace(open_bench(n, t, cfg.world, cfg.seeds), labels=cfg.labels) for n, t in tasks.items()]
+    notes += [line for b in benches for line in beyond(b)]
     notes += [f"{b.task.name}: not run, PANGAEA has no recipe for kind={b.task.kind}" for b in benches if not _has(b)]
     if not any(map(_has, benches)):
         raise InputError(f"protocol=pangaea: {notes[-1]}; it has segmentation, change and regression")

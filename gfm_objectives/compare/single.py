@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gfm_objectives import config
 from gfm_objectives.compare.adapters import adapted, can_recompute
-from gfm_objectives.compare.bench import Bench, open_bench
+from gfm_objectives.compare.bench import Bench, beyond, open_bench
 from gfm_objectives.compare.contenders import KINDS, Contender
 from gfm_objectives.compare.fitting import can_run
 from gfm_objectives.compare.joining import join
@@ -52,6 +52,7 @@ def run(cfg: DictConfig) -> Path | None:
     device, dtype = resolve(cfg.device, cfg.precision)
     batch = cfg.batch_size
     bench = open_bench(task, options["task"])
+    print(*(f"note: {line}\n" for line in beyond(bench)), sep="", end="", flush=True)
     if cfg.also:
         bench = join(bench, list(cfg.also))
     if cfg.memory:

@@ -59,6 +59,8 @@ def _run(cfg: DictConfig, out: Path) -> Path:
         raise InputError(f"export={cfg.export}: nemo is the one form there is; or null")
     options["keep"] = None  # what is curated is all of it
     source = build_source(options, cfg.split)
+    of = {"data": options["name"], "split": cfg.split, "fingerprint": source.fingerprint}
+    keep.check_own(out, of)  # better known before the reading
     embedder = open_embedder(cfg.embedding, source.spec)
     rules = Rules(cfg.overlap, cfg["copy"], cfg.seasons, cfg.epsilon)  # copy is a method of configs
     answer = Path(os.path.expanduser(cfg["import"])) if cfg["import"] else None
@@ -68,9 +70,7 @@ def _run(cfg: DictConfig, out: Path) -> Path:
     if cfg.export:
         export(embeddings.standardised(found.described.figures), out.with_suffix(".nemo"))
     about = {
-        "data": options["name"],
-        "split": cfg.split,
-        "fingerprint": source.fingerprint,
+        **of,
         "places": len(source),
         "rules": {"overlap": rules.overlap, "copy": rules.copy, "seasons": rules.seasons, "epsilon": rules.epsilon},
         "embedding": cfg.embedding,

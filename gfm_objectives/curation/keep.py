@@ -14,6 +14,7 @@ from gfm_objectives import disk
 from gfm_objectives.curation.embeddings import Alike
 from gfm_objectives.curation.examination import REASONS
 from gfm_objectives.curation.neighbours import Pairs
+from gfm_objectives.errors import InputError
 
 FORMAT = 1
 COPY, SEASON, ALIKE = "copy", "season", "alike"
@@ -101,6 +102,24 @@ def _thin(
     """Leave out those whose cosine with one before them exceeds 1 - eps: SemDeDup's rule, where it is kept or not."""
     for place in order[(keep & (alike.cosine > 1 - eps))[order]].tolist():
         keep[place], why[place], twin[place], score[place] = False, ALIKE, alike.twin[place], alike.cosine[place]
+
+
+def check_own(path: Path, about: Mapping[str, Any]) -> None:
+    """InputError where a file is at `path` that is not the list of this very data (`about`, as in `write`)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return
+    remedy = "give another name, or delete it"
+    try:
+        held: dict[str, Any] = json.loads(pq.read_schema(path).metadata[b"gfm"])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        raise InputError(f"out={path}: is there and no keep-list; {remedy}") from None
+    if any(held.get(k) != about[k] for k in ("data", "split", "fingerprint")):
+        same = all(held.get(k) == about[k] for k in ("data", "split"))
+        whose = f"{held.get('data')}, split {held.get('split')}{', before that data changed' * same}"
+        raise InputError(f"out={path}: is the list of {whose}; {remedy}")
 
 
 def write(kept: KeepList, names: list[str], about: Mapping[str, Any], path: Path) -> None:

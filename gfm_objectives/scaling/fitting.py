@@ -9,12 +9,13 @@ import numpy as np
 
 from gfm_objectives.errors import InputError
 from gfm_objectives.scaling.laws import HUBER, LAWS, Array, Law, begin, solve
-from gfm_objectives.scaling.points import LOSSES, Points
+from gfm_objectives.scaling.points import Points
 
 METHODS = ("huber", "least_squares")
 LEVEL = 0.95
 DECADE = 10.0  # how far beyond the points a law may be asked
 STEEP = 20.0  # an exponent that large is no exponent: the term is gone within the points
+FLAT = 0.01  # nor one that small: over four decades the term is a straight line in the logarithm to 5 %, without an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,11 @@ class Fit:
         for i, name in enumerate(self.law.names):
             if i >= start or (self.law.floor and i == 0):
                 found = self.value(lambda t, i=i: t[:, i], logarithmic=False)  # type: ignore[misc]
-                steep = i >= start and (found.low <= 0 or found.high > STEEP)
-                out[name] = Value(found.value, -np.inf if found.low <= 0 else found.low, np.inf) if steep else found
+                flat, steep = i >= start and found.low < FLAT, i >= start and found.high > STEEP
+                out[name] = Value(found.value, -np.inf if flat else found.low, np.inf) if flat or steep else found
             else:
-                out[name] = self.value(lambda t, k=i - int(self.law.floor): self.coefficient(t, k))  # type: ignore[misc]
+                k = i - int(self.law.floor)  # what falls with compute has a coefficient below 0, and no logarithm
+                out[name] = self.value(lambda t, k=k: self.coefficient(t, k), bool(self.theta[i] > 0))  # type: ignore[misc]
         if not all(out[n].bounded for n in self.law.names[start:]):  # a term without a shape leaves the rest open
             out = {n: v if n in self.law.names[start:] else Value(v.value, -np.inf, np.inf) for n, v in out.items()}
         return out
@@ -147,7 +149,7 @@ def fit(points: Points, law: str | None = None, method: str = "huber", resamples
 def usual(points: Points) -> str:
     """The law that the columns allow: over N and D where they are there, else over C."""
     whole = {points.meaning["N"], points.meaning["D"]} <= points.values.keys()
-    if points.of in LOSSES:
+    if points.falls:
         return "surface" if whole else "power"
     return "score_surface" if whole else "saturating"
 
@@ -160,7 +162,10 @@ def _check(law: Law, points: Points, x: Array) -> None:
             f"{len(law.names) + 3}"
         )
     if law.relative and (points.y <= 0).any():
-        raise InputError(f"{points.of}: losses are positive; of=score fits what grows and may be negative")
+        raise InputError(
+            f"{points.of}: {points.y.min():g} among the points; losses are positive, as is all that law={law.name} is "
+            "fitted to; of=score fits what grows and may be negative"
+        )
     for name, column in zip(law.inputs, x.T, strict=True):
         if len(set(column.tolist())) < 3:
             raise InputError(f"{points.meaning[name]}: {len(set(column.tolist()))} different values; a law needs three")

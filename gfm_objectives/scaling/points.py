@@ -36,6 +36,11 @@ class Points:
     def y(self) -> Array:
         return self.values[self.of]
 
+    @property
+    def falls(self) -> bool:
+        """Whether it is a loss, by its name: loss, validation_loss."""
+        return self.of.lower().endswith(LOSSES)
+
     def column(self, name: str) -> Array:
         """(n,) of the input 'N', 'D' or 'C'; FLOPs not measured are 6 N D. InputError where it is absent."""
         if self.meaning[name] in self.values:
@@ -68,7 +73,10 @@ def read(
         raise InputError(f"points={path}: {why}; give a CSV file with the columns parameters, tokens, loss")
     try:
         with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f, restkey=BEYOND))
+            head = f.readline()
+            parted = next((c for c in (",", ";", "\t") if c in head), ",")  # as spreadsheets of all countries save it
+            f.seek(0)
+            rows = list(csv.DictReader(f, restkey=BEYOND, delimiter=parted))
     except (UnicodeDecodeError, csv.Error) as e:
         raise InputError(f"points={path}: no table in UTF-8 ({e}); save it as CSV in UTF-8") from None
     if not rows:
@@ -76,12 +84,10 @@ def read(
     heads = list(rows[0])
     odd = next((n for n, row in enumerate(rows, 2) if BEYOND in row or None in row.values()), None)
     if odd is not None:
-        hint = ", and points in numbers" if ";" in heads[0] else ""
-        raise InputError(
-            f"{path}, line {odd}: more or fewer cells than the first line; part them by commas alone{hint}"
-        )
+        hint = ", and points in numbers" if ";" in head else ""
+        raise InputError(f"{path}, line {odd}: more or fewer cells than the first line; part all alike{hint}")
     with path.open(newline="", encoding="utf-8-sig") as f:
-        if twice := [c for c, n in Counter(next(csv.reader(f))).items() if n > 1]:
+        if twice := [c for c, n in Counter(next(csv.reader(f, delimiter=parted))).items() if n > 1]:
             raise InputError(f"{path}: two columns are named {twice[0]}; keep one")
     meaning = {"N": "parameters", "D": "tokens", "C": "flops"} | dict(columns or {})
     for name, column in (columns or {}).items():
@@ -92,7 +98,12 @@ def read(
         raise InputError(f"{path}: no column {of or 'loss, score or gain'}; it has {', '.join(heads)}; choose with of=")
     if of in meaning.values():
         raise InputError(f"{path}: {of} is what is fitted, so it cannot be N, D or C; name another column")
-    values = {of: _column(path, rows, of)}
+    if meaning["C"] not in heads and (absent := [meaning[n] for n in ("N", "D") if meaning[n] not in heads]):
+        raise InputError(
+            f"{path}: no column {' and no '.join(absent)}, and no column {meaning['C']} instead; it has "
+            f"{', '.join(heads)}; N=, D= and C= name others"
+        )
+    values = {of: _column(path, rows, of, positive=of.lower().endswith(LOSSES))}
     for column in dict.fromkeys(meaning.values()):
         if column in heads:
             values[column] = _column(path, rows, column, positive=True)
@@ -106,7 +117,8 @@ def _column(path: Path, rows: list[dict[str, str]], column: str, positive: bool 
         try:
             number = float(row[column])
         except (TypeError, ValueError):
-            raise InputError(f"{path}, line {line}: {column}={row[column]}: expected a number") from None
+            hint = f", {row[column].replace(',', '.')}" if "," in row[column] else ""
+            raise InputError(f"{path}, line {line}: {column}={row[column]}: expected a number{hint}") from None
         if not math.isfinite(number) or (positive and number <= 0):
             raise InputError(
                 f"{path}, line {line}: {column}={row[column]}: expected a {'positive' if positive else 'finite'} number"

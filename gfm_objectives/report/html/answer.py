@@ -13,8 +13,22 @@ Summary = Mapping[str, Any]
 
 
 def chosen(summary: Summary, fraction: float) -> str | None:
-    """The pretrained row that validation prefers in the mean of tasks, among those that have run them all."""
-    best: tuple[float, str] | None = None
+    """The pretrained row that validation prefers in the mean of tasks, among those that have run them all; if any of
+    these has a rival from scratch that was given what its pretraining cost, among such."""
+    ran = _by_validation(summary, fraction)
+    return next((c for c in ran if _judged(summary, fraction, c)), ran[0] if ran else None)
+
+
+def _judged(summary: Summary, fraction: float, contender: str) -> list[Mapping[str, Any]]:
+    """Its gains over the best rival from scratch with as many FLOPs, n = 1."""
+    at = {"contender": contender, "fraction": fraction, "against": "best", "n": 1}
+    rows = [find(summary["gains"], task=t, **at) for t in summary["tasks"]]
+    return [r for r in rows if r and r["status"] == "ok"]
+
+
+def _by_validation(summary: Summary, fraction: float) -> list[str]:
+    """The pretrained rows that have run every task, what validation prefers first."""
+    found: list[tuple[float, str]] = []
     for c in pretrained(summary):
         rows = [find(summary["scores"], task=t, fraction=fraction, contender=c) for t in summary["tasks"]]
         values = [
@@ -22,9 +36,9 @@ def chosen(summary: Summary, fraction: float) -> str | None:
             for r in rows
             if r and r["status"] == "ok" and r["val"] is not None
         ]
-        if len(values) == len(summary["tasks"]) and (best is None or sum(values) > best[0]):
-            best = sum(values), c
-    return best[1] if best else None
+        if len(values) == len(summary["tasks"]):
+            found.append((sum(values), c))
+    return [c for _, c in sorted(found, key=lambda f: -f[0])]
 
 
 def headline(summary: Summary) -> str:
@@ -48,11 +62,19 @@ def headline(summary: Summary) -> str:
         verb = "is not" if size == 1 else "is"
         return (
             f"No: {where} the pretrained encoder that validation prefers ({ours}) {verb} above the best rival from "
-            f"scratch by more than its interval. Use {rival}."
+            f"scratch by more than its interval. Use {rival}.{_unjudged(summary, best)}"
         )
     tasks = f"{len(wins[best])} of {size} task{'s' * (size != 1)}"
     labels = _labels(summary, best, wins[best])
-    return f"On {tasks}, with {labels}: yes ({', '.join(wins[best])}; {ours}); else use {rival}."
+    return (
+        f"On {tasks}, with {labels}: yes ({', '.join(wins[best])}; {ours}); else use {rival}.{_unjudged(summary, best)}"
+    )
+
+
+def _unjudged(summary: Summary, fraction: float) -> str:
+    """The pretrained rows of which the answer says nothing."""
+    alone = [c for c in _by_validation(summary, fraction) if not _judged(summary, fraction, c)]
+    return f" Not judged, for want of a rival with as many FLOPs: {', '.join(alone)}." if alone else ""
 
 
 def _by_task(summary: Summary, fraction: float) -> dict[str, str]:
@@ -60,9 +82,7 @@ def _by_task(summary: Summary, fraction: float) -> dict[str, str]:
     contender = chosen(summary, fraction)
     if contender is None:
         return {}
-    at = {"contender": contender, "fraction": fraction, "against": "best", "n": 1}
-    rows = [find(summary["gains"], task=t, **at) for t in summary["tasks"]]
-    return {r["task"]: r["verdict"] for r in rows if r and r["status"] == "ok"}
+    return {r["task"]: r["verdict"] for r in _judged(summary, fraction, contender)}
 
 
 def _labels(summary: Summary, fraction: float, tasks: list[str]) -> str:
