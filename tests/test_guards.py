@@ -31,8 +31,8 @@ def tile(sensor: str, bands, level: str = "", change=lambda x: x) -> Batch:
 
 @pytest.mark.parametrize("sensor", ["s2", "s1", "hls", "planet", "gf2", "dem", "map"])
 def test_sound_data_raises_no_doubt(sensor):
-    assert doubts([tile(sensor, SENSORS[sensor].band_names) for _ in range(2)]) == []
-    assert doubts([tile("s2", S2_L1C.band_names, "L1C")]) == []
+    assert doubts([tile(sensor, SENSORS[sensor].band_names) for _ in range(2)], "mine") == []
+    assert doubts([tile("s2", S2_L1C.band_names, "L1C")], "mine") == []
 
 
 def test_each_bug_is_told():
@@ -42,9 +42,18 @@ def test_each_bug_is_told():
         (tile("s1", ("VV", "VH"), change=lambda x: 10 ** (x / 10)), "as linear power is; decibel = 10 log10"),
         (tile("s2", S2_TEN[:8], change=lambda x: x[:, :, order[2:]]), "rise and fall against what is usual"),
     ):
-        found = doubts([made])
+        found = doubts([made], "mine")
         assert len(found) >= 1 and words in found[0], found
-    assert "normalisation changes nothing" in doubts([_standard()])[0]
+    assert "normalisation changes nothing" in doubts([_standard()], "mine")[0]
+
+
+def test_what_is_advised_can_be_done():
+    """Scale and offset are keys of a folder's yaml, not of published sets."""
+    made = tile("s2", S2_TEN, change=lambda x: x * 1e4)
+    advice = {name: doubts([made], name)[0].partition("; ")[2] for name in ("chips", "mosaics", "shards", "mmearth")}
+    assert advice["chips"] == advice["mosaics"] == "check scale and offset"
+    assert "prepare it again" in advice["shards"]
+    assert "gfm data list" in advice["mmearth"] and "check scale" not in advice["mmearth"]
 
 
 def _standard() -> Batch:
@@ -117,4 +126,4 @@ splits: {{by: random, shares: {{train: 0.4, val: 0.3, test: 0.3}}}}
 def test_nothing_to_look_at_is_told():
     batch = tile("s2", S2_TEN)
     empty = batch.replace(sensors={k: s.replace(valid=s.valid & False) for k, s in batch.sensors.items()})
-    assert doubts([empty]) == ["s2: the tiles looked at have no valid pixel"]
+    assert doubts([empty], "mine") == ["s2: the tiles looked at have no valid pixel"]

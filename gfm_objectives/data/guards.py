@@ -17,6 +17,7 @@ FAR = 6.0  # deviations between a band's median and what the sensor table expect
 ORDER = -0.3  # rank correlation of medians with expected means, below which bands look out of order
 BANDS = 4  # with fewer, an order is nothing to go by
 LOOKED_AT = 6  # places that are read for it
+KEYED = ("chips", "mosaics")  # data whose yaml states the scale and offset of each sensor
 
 
 def watch(source: Source, name: str) -> None:
@@ -26,33 +27,48 @@ def watch(source: Source, name: str) -> None:
         return
     count = len(source)
     places = [int((i + 0.5) * count / LOOKED_AT) for i in range(LOOKED_AT)] if count > LOOKED_AT else range(count)
-    for line in doubts([source.raw([k]) for k in places]):
+    for line in doubts([source.raw([k]) for k in places], name):
         warnings.warn(f"data={name}: {line}", InputWarning, stacklevel=2)
 
 
-def doubts(raw: Sequence[Batch]) -> list[str]:
-    """What is odd about tiles in their sensors' units: a line each, which names the sensor and what to look at.
+def remedy(name: str) -> str:
+    """What to do where values of the data `name` are far from their unit."""
+    if name in KEYED:
+        return "check scale and offset"
+    if name == "shards":
+        return "check scale and offset of what they were prepared from, and prepare it again"
+    return (
+        "its files are read in the units they are published in: compare with the original (gfm data list says what "
+        "fetches it), or read a copy in other units as a folder of your own, whose yaml has scale and offset"
+    )
+
+
+def doubts(raw: Sequence[Batch], name: str) -> list[str]:
+    """What is odd about tiles of the data `name` in their sensors' units: a line each, with what to look at.
 
     Tiles of each level are judged by its figures; a sensor of a user's own has figures of this very data: it is not.
     """
     out: list[str] = []
-    for name in raw[0].sensors:
-        for level in dict.fromkeys(b.sensors[name].level for b in raw):
-            figures = calibration(name, level)
-            if figures.of_classes or figures.centred or (name in SENSORS and SENSORS[name].own):
+    for sensor in raw[0].sensors:
+        for level in dict.fromkeys(b.sensors[sensor].level for b in raw):
+            figures = calibration(sensor, level)
+            if figures.of_classes or figures.centred or (sensor in SENSORS and SENSORS[sensor].own):
                 continue
-            these = [b for b in raw if b.sensors[name].level == level]
-            series = [b.sensors[name] for b in these]
+            these = [b for b in raw if b.sensors[sensor].level == level]
+            series = [b.sensors[sensor] for b in these]
             values = [torch.cat([s.x[:, :, i][s.valid] for s in series]) for i in range(len(series[0].bands))]
             if not values[0].numel():
-                out.append(f"{name}: the tiles looked at have no valid pixel")
+                out.append(f"{sensor}: the tiles looked at have no valid pixel")
                 continue
-            out += _of_values(name, figures, series[0].bands, torch.stack([v.median() for v in values]))
-            out += _unscaled(name, these[0], series[0])
+            median = torch.stack([v.median() for v in values])
+            out += _of_values(sensor, figures, series[0].bands, median, remedy(name))
+            out += _unscaled(sensor, these[0], series[0])
     return list(dict.fromkeys(out))
 
 
-def _of_values(name: str, figures: Sensor, bands: Sequence[str], median: Tensor) -> Iterator[str]:
+def _of_values(
+    name: str, figures: Sensor, bands: Sequence[str], median: Tensor, remedy: str
+) -> Iterator[str]:
     known = [figures.bands[i] for i in figures.index(bands)]
     mean, std = (torch.tensor([getattr(b, k) for b in known]) for k in ("mean", "std"))
     if figures.unit == "decibel" and (median > 0).all():
@@ -60,7 +76,7 @@ def _of_values(name: str, figures: Sensor, bands: Sequence[str], median: Tensor)
     elif far := [
         f"{b} {m:.3g}" for b, m, off in zip(bands, median, (median - mean).abs() / std, strict=True) if off > FAR
     ]:
-        yield f"{name}: medians lie far from the {figures.unit} expected: {', '.join(far)}; check scale and offset"
+        yield f"{name}: medians lie far from the {figures.unit} expected: {', '.join(far)}; {remedy}"
     elif len(bands) >= BANDS and _ranks_agree(median, mean) < ORDER:
         yield (
             f"{name}: bands rise and fall against what is usual, {_list(median)} for {', '.join(bands)}; "
