@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ FAR = 6.0  # deviations between a band's median and what the sensor table expect
 ORDER = -0.3  # rank correlation of medians with expected means, below which bands look out of order
 BANDS = 4  # with fewer, an order is nothing to go by
 LOOKED_AT = 6  # places that are read for it
+NEVER_STANDARD = ("reflectance", "decibel")  # units in which no scene has a mean of 0 and a deviation of 1
+AIR = {"B01": 0.06, "B02": 0.045}  # reflectance that clean air alone has from above, less a third (443 and 492 nm)
+HAZE = 0.1  # of B01, rare on the ground but for snow, sand and shallow water
 KEYED = ("chips", "mosaics")  # data whose yaml states the scale and offset of each sensor
 
 
@@ -46,13 +50,14 @@ def remedy(name: str) -> str:
 def doubts(raw: Sequence[Batch], name: str) -> list[str]:
     """What is odd about tiles of the data `name` in their sensors' units: a line each, with what to look at.
 
-    Tiles of each level are judged by its figures; a sensor of a user's own has figures of this very data: it is not.
+    Tiles of each level are judged by its figures; of a sensor of a user's own, whose figures are of this very data, only
+    whether normalisation changes anything.
     """
     out: list[str] = []
     for sensor in raw[0].sensors:
         for level in dict.fromkeys(b.sensors[sensor].level for b in raw):
             figures = calibration(sensor, level)
-            if figures.of_classes or figures.centred or (sensor in SENSORS and SENSORS[sensor].own):
+            if figures.of_classes or figures.centred:
                 continue
             these = [b for b in raw if b.sensors[sensor].level == level]
             series = [b.sensors[sensor] for b in these]
@@ -60,27 +65,47 @@ def doubts(raw: Sequence[Batch], name: str) -> list[str]:
             if not values[0].numel():
                 out.append(f"{sensor}: the tiles looked at have no valid pixel")
                 continue
-            median = torch.stack([v.median() for v in values])
-            out += _of_values(sensor, figures, series[0].bands, median, remedy(name))
+            if not (sensor in SENSORS and SENSORS[sensor].own):
+                median = {b: float(v.median()) for b, v in zip(series[0].bands, values, strict=True)}
+                spread = [float(v.std(correction=0)) for v in values]
+                out += _of_values(sensor, figures, median, spread, remedy(name))
+                out += _of_level(sensor, level, median)
             out += _unscaled(sensor, these[0], series[0])
     return list(dict.fromkeys(out))
 
 
 def _of_values(
-    name: str, figures: Sensor, bands: Sequence[str], median: Tensor, remedy: str
+    name: str, figures: Sensor, median: Mapping[str, float], spread: Sequence[float], remedy: str
 ) -> Iterator[str]:
-    known = [figures.bands[i] for i in figures.index(bands)]
+    known = [figures.bands[i] for i in figures.index(list(median))]
     mean, std = (torch.tensor([getattr(b, k) for b in known]) for k in ("mean", "std"))
-    if figures.unit == "decibel" and (median > 0).all():
-        yield f"{name}: medians are {_list(median)}, positive, as linear power is; decibel = 10 log10 of it"
-    elif far := [
-        f"{b} {m:.3g}" for b, m, off in zip(bands, median, (median - mean).abs() / std, strict=True) if off > FAR
-    ]:
+    found = torch.tensor(list(median.values()))
+    off = (found - mean).abs() / std
+    if figures.unit in NEVER_STANDARD and max(found.abs()) < 1 and 0.5 < min(spread) <= max(spread) < 2:
+        yield f"{name}: medians are about 0 and deviations about 1, as of values normalised before; give them as stored"
+    elif figures.unit == "decibel" and (found > 0).all():
+        yield f"{name}: medians are {_list(found)}, positive, as linear power is; decibel = 10 log10 of it"
+    elif far := [f"{b} {m:.3g}" for (b, m), o in zip(median.items(), off, strict=True) if o > FAR]:
         yield f"{name}: medians lie far from the {figures.unit} expected: {', '.join(far)}; {remedy}"
-    elif len(bands) >= BANDS and _ranks_agree(median, mean) < ORDER:
+    elif len(median) >= BANDS and _ranks_agree(found, mean) < ORDER:
         yield (
-            f"{name}: bands rise and fall against what is usual, {_list(median)} for {', '.join(bands)}; "
+            f"{name}: bands rise and fall against what is usual, {_list(found)} for {', '.join(median)}; "
             "check their order, unless this is water or snow"
+        )
+
+
+def _of_level(name: str, level: str, median: Mapping[str, float]) -> Iterator[str]:
+    """Sentinel-2 of one level taken for the other, by the light that air scatters back."""
+    if name != "s2" or max(median.values()) > 2:  # another unit
+        return
+    if level == "L1C" and (dark := [f"{b} {median[b]:.3g}" for b in AIR if b in median and median[b] < AIR[b]]):
+        yield f"s2: {', '.join(dark)} is less than air alone scatters to a satellite: it looks like Level-2A, not L1C"
+    elif level == "" and "B10" in median:
+        yield "s2: Level-2A has no B10; are these values Level-1C (level: L1C)?"
+    elif level == "" and median.get("B01", 0) > max(HAZE, 1.3 * median.get("B04", math.inf)):
+        yield (
+            f"s2: medians of B01 {median['B01']:.3g} above B04 {median['B04']:.3g} are those of haze; is this Level-1C "
+            "(level: L1C), or shallow water?"
         )
 
 
