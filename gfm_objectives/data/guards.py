@@ -50,8 +50,8 @@ def remedy(name: str) -> str:
 def doubts(raw: Sequence[Batch], name: str) -> list[str]:
     """What is odd about tiles of the data `name` in their sensors' units: a line each, with what to look at.
 
-    Tiles of each level are judged by its figures; of a sensor of a user's own, whose figures are of this very data, only
-    whether normalisation changes anything.
+    Tiles of each level are judged by its figures; a sensor of a user's own, with figures of this very data,
+    only by whether normalisation changes anything.
     """
     out: list[str] = []
     for sensor in raw[0].sensors:
