@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import common
 import numpy as np
@@ -34,6 +34,7 @@ from gfm_objectives.config.files import load_choice
 from gfm_objectives.data import build_source, prepare
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.packed import packing, ready
+from gfm_objectives.data.places import Places
 from gfm_objectives.data.shards import Shards
 from gfm_objectives.data.source import Source
 
@@ -77,8 +78,18 @@ def compared(sides: dict[str, Read], places: int, seconds: float, repeats: int) 
     ]
 
 
-def steps(source: Source) -> Read:
+def steps(source: Places) -> Read:
     return lambda: iter(StepLoader(source, BATCH, 0))
+
+
+class Stored:
+    """A source whose places are not normalised when they are read."""
+
+    def __init__(self, source: Source) -> None:
+        self.read, self.spec, self.count = source.raw, source.spec, len(source)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def finished(shards: Shards) -> Read:
@@ -176,6 +187,7 @@ def hls_water(root: Path, out: str) -> dict[str, Read]:
         "our reader, decoded chips kept in memory": steps(build_source(options, "pretrain")),
         "shards": steps(shards),
         "a data set as torchgeo's that leaves normalisation to the device": loaded(Chips(normalised=False)),
+        "shards that leave normalisation to the device": steps(cast(Places, Stored(shards))),
         "shards that leave decoding and normalisation to the device": steps(packing(shards)),
         "the same, and both done here": finished(shards),
     }

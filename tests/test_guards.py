@@ -42,6 +42,7 @@ def test_each_bug_is_told():
         (tile("s2", S2_TEN, change=lambda x: x * 1e4), "medians lie far from the reflectance expected: B02"),
         (tile("s1", ("VV", "VH"), change=lambda x: 10 ** (x / 10)), "as linear power is; decibel = 10 log10"),
         (tile("s2", S2_TEN[:8], change=lambda x: x[:, :, order[2:]]), "rise and fall against what is usual"),
+        (tile("s2", S2_L1C.band_names, "L1C", lambda x: x.flip(2)), "are bands in this order? Else its files"),
     ):
         found = doubts([made], "mine")
         assert len(found) >= 1 and words in found[0], found
@@ -54,6 +55,15 @@ def test_values_that_were_normalised_before_are_told(sensor, bands):
     x = made.sensors[sensor]
     again = x.replace(x=SENSORS[sensor].normalise(x.x, x.valid, bands))
     assert "as of values normalised before" in doubts([made.replace(sensors={sensor: again})], "mine")[0]
+
+
+def test_cloudy_scenes_do_not_look_normalised():
+    """Half of it cloud: deviations of .4, as of normalised values, and nothing below 0."""
+    made = tile("s2", S2_TEN)
+    s2 = made.sensors["s2"]
+    cloud = torch.arange(16) % 2 * 0.9
+    made = made.replace(sensors={"s2": s2.replace(x=(s2.x * 0.1).abs() + cloud)})
+    assert not any("normalised before" in line for line in doubts([made], "mine"))
 
 
 def test_a_sensor_of_ones_own_that_nothing_scales_is_told(monkeypatch):

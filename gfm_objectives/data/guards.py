@@ -67,27 +67,34 @@ def doubts(raw: Sequence[Batch], name: str) -> list[str]:
                 continue
             if not (sensor in SENSORS and SENSORS[sensor].own):
                 median = {b: float(v.median()) for b, v in zip(series[0].bands, values, strict=True)}
-                spread = [float(v.std(correction=0)) for v in values]
-                out += _of_values(sensor, figures, median, spread, remedy(name))
+                out += _of_values(sensor, figures, median, standard(values), remedy(name))
                 out += _of_level(sensor, level, median)
             out += _unscaled(sensor, these[0], series[0])
     return list(dict.fromkeys(out))
 
 
-def _of_values(
-    name: str, figures: Sensor, median: Mapping[str, float], spread: Sequence[float], remedy: str
-) -> Iterator[str]:
+def standard(values: Sequence[Tensor]) -> bool:
+    """Whether the values (n,) of a sensor's bands look normalised: about 0, on both sides, deviations about 1."""
+    below = sum(float((v < 0).float().mean()) for v in values) / len(values)
+    deviation = sum(float(v.std(correction=0)) for v in values) / len(values)
+    return max(abs(float(v.median())) for v in values) < 1.5 and 0.2 < below < 0.9 and 0.3 < deviation < 2.5
+
+
+def _of_values(name: str, figures: Sensor, median: Mapping[str, float], standard: bool, remedy: str) -> Iterator[str]:
     known = [figures.bands[i] for i in figures.index(list(median))]
     mean, std = (torch.tensor([getattr(b, k) for b in known]) for k in ("mean", "std"))
     found = torch.tensor(list(median.values()))
     off = (found - mean).abs() / std
-    if figures.unit in NEVER_STANDARD and max(found.abs()) < 1 and 0.5 < min(spread) <= max(spread) < 2:
+    far = [f"{b} {m:.3g}" for (b, m), o in zip(median.items(), off, strict=True) if o > FAR]
+    few, disordered = len(far) < len(median) / 2, len(median) >= BANDS and _ranks_agree(found, mean) < ORDER
+    order = "are bands in this order? Else " if few and len(median) >= BANDS else ""
+    if figures.unit in NEVER_STANDARD and standard:
         yield f"{name}: medians are about 0 and deviations about 1, as of values normalised before; give them as stored"
     elif figures.unit == "decibel" and (found > 0).all():
         yield f"{name}: medians are {_list(found)}, positive, as linear power is; decibel = 10 log10 of it"
-    elif far := [f"{b} {m:.3g}" for (b, m), o in zip(median.items(), off, strict=True) if o > FAR]:
-        yield f"{name}: medians lie far from the {figures.unit} expected: {', '.join(far)}; {remedy}"
-    elif len(median) >= BANDS and _ranks_agree(found, mean) < ORDER:
+    elif far and not (disordered and few):
+        yield f"{name}: medians lie far from the {figures.unit} expected: {', '.join(far)}; {order}{remedy}"
+    elif disordered:
         yield (
             f"{name}: bands rise and fall against what is usual, {_list(found)} for {', '.join(median)}; "
             "check their order, unless this is water or snow"
@@ -96,7 +103,7 @@ def _of_values(
 
 def _of_level(name: str, level: str, median: Mapping[str, float]) -> Iterator[str]:
     """Sentinel-2 of one level taken for the other, by the light that air scatters back."""
-    if name != "s2" or max(median.values()) > 2:  # another unit
+    if name != "s2" or min(median.values()) < -0.05 or max(median.values()) > 2:  # another unit
         return
     if level == "L1C" and (dark := [f"{b} {median[b]:.3g}" for b in AIR if b in median and median[b] < AIR[b]]):
         yield f"s2: {', '.join(dark)} is less than air alone scatters to a satellite: it looks like Level-2A, not L1C"
