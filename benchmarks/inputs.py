@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import common
 import numpy as np
@@ -33,6 +33,8 @@ from gfm_objectives.config import compose
 from gfm_objectives.config.files import load_choice
 from gfm_objectives.data import build_source, prepare
 from gfm_objectives.data.loader import StepLoader
+from gfm_objectives.data.packed import packing, ready
+from gfm_objectives.data.places import Places
 from gfm_objectives.data.shards import Shards
 from gfm_objectives.data.source import Source
 
@@ -76,8 +78,23 @@ def compared(sides: dict[str, Read], places: int, seconds: float, repeats: int) 
     ]
 
 
-def steps(source: Source) -> Read:
+def steps(source: Places) -> Read:
     return lambda: iter(StepLoader(source, BATCH, 0))
+
+
+class Stored:
+    """A source whose places are not normalised when they are read."""
+
+    def __init__(self, source: Source) -> None:
+        self.read, self.spec, self.count = source.raw, source.spec, len(source)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def finished(shards: Shards) -> Read:
+    """Handed over as bytes to this CPU, which stands for the device."""
+    return lambda: (ready(batch, torch.device("cpu")) for batch in StepLoader(packing(shards), BATCH, 0))
 
 
 def loaded(dataset: Any) -> Read:
@@ -137,9 +154,10 @@ def hls_water(root: Path, out: str) -> dict[str, Read]:
         from torchgeo.datasets import NonGeoDataset
 
     class Chips(NonGeoDataset):
-        """Seven bands of reflectance and height, normalised; cloud and shadow; land cover; water."""
+        """Seven bands of reflectance and height; cloud and shadow; land cover; water. As they are or normalised."""
 
-        def __init__(self) -> None:
+        def __init__(self, normalised: bool = True) -> None:
+            self.normalised = normalised
             lines = (root / "chips.csv").read_text().splitlines()[1:]
             self.ids = [line.split(",")[0] for line in lines if line.split(",")[3] == "train"]
 
@@ -153,18 +171,25 @@ def hls_water(root: Path, out: str) -> dict[str, Read]:
                 label = torch.from_numpy(np.array(file)).long()
             bands, height = x[:7].float() * 1e-4, x[8:9].float()
             valid = (x[7] & 0b1110) == 0
-            image = (torch.cat([bands, height]) - self.mean) / self.std
-            return {"image": image * valid, "valid": valid, "map": x[9].long(), "mask": label}
+            image = torch.cat([bands, height])
+            if self.normalised:
+                image = (image - self.mean) / self.std * valid
+            return {"image": image, "valid": valid, "map": x[9].long(), "mask": label}
 
         mean = torch.tensor([0.1] * 7 + [200.0])[:, None, None]
         std = torch.tensor([0.1] * 7 + [200.0])[:, None, None]
 
     options = load_choice("data", "hls_water") | {"root": str(root)}
+    shards = sharded("hls_water", root, out)
     return {
         "a data set as torchgeo's, and torch's DataLoader": loaded(Chips()),
         "our reader, decoding each time": steps(build_source(options | {"cache_mb": 0}, "pretrain")),
         "our reader, decoded chips kept in memory": steps(build_source(options, "pretrain")),
-        "shards": steps(sharded("hls_water", root, out)),
+        "shards": steps(shards),
+        "a data set as torchgeo's that leaves normalisation to the device": loaded(Chips(normalised=False)),
+        "shards that leave normalisation to the device": steps(cast(Places, Stored(shards))),
+        "shards that leave decoding and normalisation to the device": steps(packing(shards)),
+        "the same, and both done here": finished(shards),
     }
 
 

@@ -21,7 +21,7 @@ class Budget:
         if self.flops < 100 * per_sample:
             raise InputError(
                 f"budget.flops={self.flops:.3g} pays for {self.flops / per_sample:.1f} samples of {per_sample:.3g} "
-                f"FLOPs; give at least {100 * per_sample:.2g} or take a smaller encoder"
+                f"FLOPs; give at least {rounded_up(100 * per_sample):.2g} or take a smaller encoder"
             )
 
     def spend(self, flops: float) -> None:
@@ -44,6 +44,12 @@ class Budget:
         """Whether the next step, of so many samples, is the one that every larger budget takes here: at the full
         learning rate, and not cut."""
         return decay(self.progress, cooldown) == 1.0 and self.samples_left(per_sample) >= samples
+
+
+def rounded_up(flops: float) -> float:
+    """To two digits, so that what is printed is enough."""
+    unit = 10.0 ** (math.floor(math.log10(flops)) - 1)
+    return math.ceil(flops / unit) * unit
 
 
 def wsd(progress: float, samples: int, warmup: int, cooldown: float) -> float:

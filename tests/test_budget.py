@@ -154,6 +154,15 @@ def test_impossible_budgets_are_refused():
         Budget(2e6).check(1e6)
 
 
+@pytest.mark.parametrize("per_sample", [2.0e6, 2.02e8, 9.999e9, 1.0499e11])
+def test_the_budget_that_is_asked_for_is_enough(per_sample):
+    with pytest.raises(InputError) as told:
+        Budget(99 * per_sample).check(per_sample)
+    asked = float(str(told.value).split("give at least ")[1].split()[0])
+    Budget(asked).check(per_sample)
+    assert asked <= 111 * per_sample
+
+
 def test_wsd_before_cooldown_does_not_know_the_total():
     assert wsd(0.0, 16, 64, 0.2) == 0.25
     assert wsd(0.1, 64, 64, 0.2) == wsd(0.79, 640, 64, 0.2) == 1.0

@@ -14,7 +14,7 @@ from gfm_objectives.cli import main
 from gfm_objectives.data.guards import doubts, watch
 from gfm_objectives.data.source import Source
 from gfm_objectives.errors import InputWarning
-from gfm_objectives.sensors import S2_L1C, S2_TEN, SENSORS, calibration
+from gfm_objectives.sensors import S2_L1C, S2_TEN, SENSORS, Band, Sensor, calibration
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -31,8 +31,9 @@ def tile(sensor: str, bands, level: str = "", change=lambda x: x) -> Batch:
 
 @pytest.mark.parametrize("sensor", ["s2", "s1", "hls", "planet", "gf2", "dem", "map"])
 def test_sound_data_raises_no_doubt(sensor):
-    assert doubts([tile(sensor, SENSORS[sensor].band_names) for _ in range(2)]) == []
-    assert doubts([tile("s2", S2_L1C.band_names, "L1C")]) == []
+    bands = [b for b in SENSORS[sensor].band_names if b != "B10"]  # which Level-2A lacks
+    assert doubts([tile(sensor, bands) for _ in range(2)], "mine") == []
+    assert doubts([tile("s2", S2_L1C.band_names, "L1C")], "mine") == []
 
 
 def test_each_bug_is_told():
@@ -41,10 +42,64 @@ def test_each_bug_is_told():
         (tile("s2", S2_TEN, change=lambda x: x * 1e4), "medians lie far from the reflectance expected: B02"),
         (tile("s1", ("VV", "VH"), change=lambda x: 10 ** (x / 10)), "as linear power is; decibel = 10 log10"),
         (tile("s2", S2_TEN[:8], change=lambda x: x[:, :, order[2:]]), "rise and fall against what is usual"),
+        (tile("s2", S2_L1C.band_names, "L1C", lambda x: x.flip(2)), "are bands in this order? Else its files"),
     ):
-        found = doubts([made])
+        found = doubts([made], "mine")
         assert len(found) >= 1 and words in found[0], found
-    assert "normalisation changes nothing" in doubts([_standard()])[0]
+    assert "normalisation changes nothing" in doubts([_standard()], "mine")[0]
+
+
+@pytest.mark.parametrize(("sensor", "bands"), [("s2", S2_TEN), ("s1", ("VV", "VH"))])
+def test_values_that_were_normalised_before_are_told(sensor, bands):
+    made = tile(sensor, bands)
+    x = made.sensors[sensor]
+    again = x.replace(x=SENSORS[sensor].normalise(x.x, x.valid, bands))
+    assert "as of values normalised before" in doubts([made.replace(sensors={sensor: again})], "mine")[0]
+
+
+def test_cloudy_scenes_do_not_look_normalised():
+    """Half of it cloud: deviations of .4, as of normalised values, and nothing below 0."""
+    made = tile("s2", S2_TEN)
+    s2 = made.sensors["s2"]
+    cloud = torch.arange(16) % 2 * 0.9
+    made = made.replace(sensors={"s2": s2.replace(x=(s2.x * 0.1).abs() + cloud)})
+    assert not any("normalised before" in line for line in doubts([made], "mine"))
+
+
+def test_a_sensor_of_ones_own_that_nothing_scales_is_told(monkeypatch):
+    bands = tuple(Band(b, None, 0.0, 1.0) for b in "ab")
+    monkeypatch.setitem(SENSORS, "grey", Sensor("grey", "number", 10.0, bands, own=True))
+    x = 255 * torch.rand(1, 1, 2, 16, 16, generator=GENERATOR)
+    grey = Series(x, torch.ones(1, 1, 16, 16, dtype=torch.bool), torch.zeros(1, 1), ("a", "b"), "")
+    assert doubts([Batch({"grey": grey}, {}, torch.tensor([10.0]))], "mine") == [
+        "grey: normalisation changes nothing; are its values normalised before?"
+    ]
+
+
+def test_a_level_taken_for_the_other_is_told():
+    """By what air scatters, which is nearly all that B01 sees from above a forest."""
+    forest = {"": (0.03, 0.04, 0.06, 0.05, 0.25), "L1C": (0.13, 0.1, 0.09, 0.07, 0.24)}
+    for level, other in (("", "L1C"), ("L1C", "")):
+        made = [_of(forest[level], claimed) for claimed in (level, other)]
+        assert doubts(made[:1], "mine") == []
+        assert len(found := doubts(made[1:], "mine")) == 1 and "L1C" in found[0]
+    assert "Level-2A has no B10" in doubts([tile("s2", S2_L1C.band_names)], "mine")[-1]
+
+
+def _of(values, level: str) -> Batch:
+    x = torch.tensor(values)[:, None, None].expand(1, 1, 5, 8, 8) * (0.9 + 0.2 * torch.rand(8, 8, generator=GENERATOR))
+    valid = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    series = Series(x, valid, torch.zeros(1, 1), ("B01", "B02", "B03", "B04", "B08"), level)
+    return Batch({"s2": series}, {}, torch.tensor([10.0]))
+
+
+def test_what_is_advised_can_be_done():
+    """Scale and offset are keys of a folder's yaml, not of published sets."""
+    made = tile("s2", S2_TEN, change=lambda x: x * 1e4)
+    advice = {name: doubts([made], name)[0].partition("; ")[2] for name in ("chips", "mosaics", "shards", "mmearth")}
+    assert advice["chips"] == advice["mosaics"] == "check scale and offset"
+    assert "prepare it again" in advice["shards"]
+    assert "gfm data list" in advice["mmearth"] and "check scale" not in advice["mmearth"]
 
 
 def _standard() -> Batch:
@@ -117,4 +172,4 @@ splits: {{by: random, shares: {{train: 0.4, val: 0.3, test: 0.3}}}}
 def test_nothing_to_look_at_is_told():
     batch = tile("s2", S2_TEN)
     empty = batch.replace(sensors={k: s.replace(valid=s.valid & False) for k, s in batch.sensors.items()})
-    assert doubts([empty]) == ["s2: the tiles looked at have no valid pixel"]
+    assert doubts([empty], "mine") == ["s2: the tiles looked at have no valid pixel"]

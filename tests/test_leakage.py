@@ -79,6 +79,27 @@ def test_the_command_writes_beside_the_run_and_strict_refuses(tmp_path, capsys, 
     assert "strict=true" in capsys.readouterr().err
 
 
+class Tiles(Scenes):
+    """Places of named areas."""
+
+    def __init__(self, *areas: str) -> None:
+        super().__init__(torch.zeros(len(areas), 1, 3, 8, 8))
+        self.areas = list(areas)
+
+    def groups(self):
+        return self.areas
+
+
+def test_what_needs_no_pixels_is_told_too():
+    """Areas that a task's own lists share, and what makers say; places without areas are only numbered."""
+    own = {"train": Tiles("T10", "T11", "T11"), "val": Tiles("T12"), "test": Tiles("T11", "T12", "T13")}
+    said = leakage.described({"name": "eurosat"}, {"name": "bigearthnet"}, own)
+    assert said[0].startswith("by its makers' description: EuroSAT and BigEarthNet show the same European countries")
+    assert said[1:] == ["eurosat: 2 of 4 areas are in more than one of its own splits"]
+    numbered = {split: Scenes(torch.zeros(3, 1, 3, 8, 8)) for split in ("train", "test")}
+    assert leakage.described({"name": "a"}, {"name": "b"}, numbered | {"val": Tiles("T10")}) == []
+
+
 def test_eval_tells_what_is_known_and_strict_refuses_what_is_not(tmp_path):
     clean = Leak("pretraining", "t test", 9, 0, 0, 0, None, "abc")
     leaking = Leak("pretraining", "t test", 9, 3, 2, 1, None, "abc")

@@ -303,6 +303,8 @@ def test_bad_input_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(lambda: made(Halves(dates={"s2": 1, "s1": 1}), withhold="dates")).endswith("choose from s2, s1")
     assert refusal(lambda: made(Halves(dates={"s2": 2}), withhold="s2")).endswith("choose from dates")
     assert "6 places have 12 whole segments; ask for fewer classes" in refusal(lambda: made(Halves(), classes=50))
+    said = refusal(lambda: made(Halves(change=lambda k, x, valid: valid[:, 1::2].fill_(k != "s1"))))
+    assert "none is seen by each of s2, s1 in what is withheld" in said and "data.sensors=" in said
     assert "needs two places or more" in refusal(lambda: made(Halves(n=1), "shuffled"))
     named = Halves()
     named.spec.legends["segments"] = Legend("mine", ("a", "b"))

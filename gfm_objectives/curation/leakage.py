@@ -25,6 +25,7 @@ from gfm_objectives.curation.neighbours import Pairs, find_pairs
 from gfm_objectives.data import build_source
 from gfm_objectives.data.source import Source
 from gfm_objectives.data.telling import Telling
+from gfm_objectives.data.torchgeo.leakage import shared
 from gfm_objectives.errors import InputError, InputWarning
 from gfm_objectives.tasks import build_task
 
@@ -83,6 +84,8 @@ def run(cfg: DictConfig) -> list[Leak]:
     found = leaks(of, corpus, {f"{task.name} {k}": s for k, s in splits.items()})
     for leak in found:
         print(leak.line())
+    for line in described(task.data, options, splits):
+        print(line)
     folder = Path(cfg.run) if cfg.run else Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
@@ -93,6 +96,17 @@ def run(cfg: DictConfig) -> list[Leak]:
     if scored and cfg.strict:
         raise InputError(f"strict=true: {scored[0].line()}; leave those places out of what is learned from")
     return found
+
+
+def described(task: Mapping[str, Any], pretraining: Mapping[str, Any], splits: Mapping[str, Source]) -> list[str]:
+    """What needs no pixels: places that both sides' makers describe, and areas that a task's own splits share."""
+    how = shared(task, pretraining)
+    lines = [f"by its makers' description: {how}"] if how else []
+    areas = [set(s.tile_groups()) for s in splits.values() if s.tile_groups() != [str(i) for i in range(s.tiles())]]
+    if twice := sum(sum(a in held for held in areas) > 1 for a in set().union(*areas)):
+        every = len(set().union(*areas))
+        lines.append(f"{task['name']}: {twice} of {every} areas are in more than one of its own splits")
+    return lines
 
 
 def told(runs: Sequence[str], tasks: Mapping[str, str], strict: bool) -> list[str]:

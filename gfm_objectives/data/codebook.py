@@ -115,6 +115,12 @@ def fit(read: Callable[[Sequence[int]], Views], places: Sequence[int], recipe: R
         z = z[known]
     finally:
         torch.set_num_threads(threads)
+    if not len(z):
+        raise InputError(
+            f"objective.target=segments: of {len(found)} segments in {len(places)} places none is seen by each of "
+            f"{', '.join(chunk)} in what is withheld; withhold one sensor (objective.segments.withhold=), or leave out "
+            "the one that is missing (data.sensors=)"
+        )
     if len(z) < recipe.classes:
         raise InputError(
             f"objective.segments.classes={recipe.classes}: {len(places)} places have {len(z)} whole segments; "

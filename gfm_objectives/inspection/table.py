@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfm_objectives.data.finding import EPOCH
+from gfm_objectives.data.guards import KEYED, remedy
 from gfm_objectives.data.source import Source
 from gfm_objectives.inspection.tally import Look, SensorTally, Values, pooled
 from gfm_objectives.sensors import SENSORS, Sensor, calibration
@@ -133,7 +134,8 @@ def _numbers_of(layer: str, unit: str, looks: Mapping[str, Look]) -> Table:
 
 
 def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]:
-    """Values far from what the sensor table expects, with the scale that would bring them there; places unlabelled."""
+    """Values far from what the sensor table expects, with the scale that would bring them there where the data has one;
+    places unlabelled."""
     for name in next(iter(looks.values())).sensors:
         tallies = [found.sensors[name] for found in looks.values()]
         sensor = _figures(name, tallies)
@@ -143,11 +145,13 @@ def _odd(looks: Mapping[str, Look], options: Mapping[str, Any]) -> Iterator[str]
         found = {b: v for b, v in found.items() if v.n and v.std}
         far = [b for b, v in found.items() if not sensor.centred and _far(sensor, b, v)]
         if far:
-            block = dict((options.get("sensors") or {}).get(name) or {}) if options.get("name") == "chips" else {}
-            yield (
-                f"data.sensors.{name}: {', '.join(far)} lie far from the expected {sensor.unit}; check scale and "
-                f"offset. {_rescaled(sensor, found, block)}"
-            )
+            data = str(options.get("name"))
+            said = f"{', '.join(far)} lie far from the expected {sensor.unit}; {remedy(data)}"
+            if data not in KEYED:
+                yield f"{name}: {said}"
+                continue
+            block = dict((options.get("sensors") or {}).get(name) or {})
+            yield f"data.sensors.{name}: {said}. {_rescaled(sensor, found, block)}"
     for split, look in looks.items():
         for layer, tally in look.layers.items():
             if tally.empty:

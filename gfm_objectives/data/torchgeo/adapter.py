@@ -99,7 +99,7 @@ class Adapter(Windows):
         tiles = [thinned(self.decode(k)) for k in spread(len(self._reader.names), LOOKED_AT)]
         self.fingerprint = self._fingerprint(folder, tiles, [*asked, repr(self._sensors), figures])
         if split in ("pretrain", "train"):
-            for line in doubts([self._as_usual(t) for t in tiles]):
+            for line in doubts([self._as_usual(t) for t in tiles], row.name):
                 warnings.warn(f"data={row.name}: {line}", InputWarning, stacklevel=2)
 
     def names(self) -> list[str]:
