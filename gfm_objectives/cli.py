@@ -21,6 +21,8 @@ from gfm_objectives.signals import end_workers, listening
 
 # Threads that wait give their core back: where others share the machine, spinning took up to seven times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+# What its C++ warns of is for developers: with several processes, that every weight had a gradient. Errors are told.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import torch
 
 from gfm_objectives.errors import InputError
 
+DTYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+
 
 def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device, torch.dtype]:
     """The device, and the dtype of autocast: bfloat16 where the device is faster in it, else float32 (no autocast)."""
@@ -24,7 +26,7 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device
         raise InputError(f"device={device}: torch sees {n} GPUs, cuda:0 to cuda:{n - 1}")
     if precision == "auto":
         return chosen, torch.bfloat16 if gains_by_bf16(chosen) else torch.float32
-    table = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    table = {name: dtype for dtype, name in DTYPES.items()}
     if precision not in table:
         raise InputError(f"precision={precision}: choose auto, bf16 or fp32")
     return chosen, table[precision]
@@ -46,21 +48,25 @@ def has_bf16(device: torch.device) -> bool:
 def gains_by_bf16(device: torch.device) -> bool:
     """Whether matrix products are faster in bf16. CPUs are asked: with avx512_bf16 and without AMX some take longer."""
     if device.type == "cpu" and has_bf16(device):
-        taken = _matmul_seconds()
+        # of this process, not of the clock: other work on the machine must not decide
+        taken = {dtype: cpu for dtype, (cpu, _) in products(512, torch.get_num_threads()).items()}
         return taken[torch.bfloat16] < taken[torch.float32]
     return has_bf16(device)
 
 
 @lru_cache
-def _matmul_seconds(n: int = 512, rounds: int = 8) -> dict[torch.dtype, float]:
-    """Of this process, not of the clock, at best: other work on the machine must not decide."""
-    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+def products(n: int, threads: int, rounds: int = 8) -> dict[torch.dtype, tuple[float, float]]:
+    """Seconds of this process, and of the clock, that a product of n x n matrices takes a CPU at best; in bf16 where it
+    has it. The dtypes take turns. threads: in use; they tell measurements apart."""
+    kinds = [torch.float32, *[torch.bfloat16] * has_bf16(torch.device("cpu"))]  # emulated it takes seconds
+    best = dict.fromkeys(kinds, (float("inf"), float("inf")))
+    matrices = {dtype: torch.randn(n, n).to(dtype) for dtype in kinds}
     for _ in range(rounds):
-        for dtype in best:
-            a = torch.ones(n, n, dtype=dtype)
-            begun = time.process_time()
+        for dtype, a in matrices.items():
+            cpu, wall = time.process_time(), time.perf_counter()
             a @ a
-            best[dtype] = min(best[dtype], time.process_time() - begun)
+            taken = time.process_time() - cpu, time.perf_counter() - wall
+            best[dtype] = min(best[dtype][0], taken[0]), min(best[dtype][1], taken[1])
     return best
 
 
@@ -100,28 +106,12 @@ def peak(device: torch.device | str) -> tuple[str, float | None]:
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return _measured_gemm(torch.get_num_threads())
+        n, threads = 1024, torch.get_num_threads()
+        wall, name = min((wall, DTYPES[dtype]) for dtype, (_, wall) in products(n, threads).items())
+        return f"measured GEMM {name}, {threads} threads", 2 * n**3 / wall
     name = device_name(device)
     known = next((k for k in PEAKS if k in name), None)
     return (f"{known} dense bf16", PEAKS[known]) if known else (f"{name}: peak unknown", None)
-
-
-@lru_cache
-def _measured_gemm(threads: int, n: int = 1024, repeats: int = 8) -> tuple[str, float]:
-    best = {}
-    known = {"fp32": torch.float32}
-    if has_bf16(torch.device("cpu")):  # emulated it is slower, and takes seconds to find out
-        known["bf16"] = torch.bfloat16
-    for name, dtype in known.items():
-        a = torch.randn(n, n).to(dtype)
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            a @ a
-            seconds.append(time.perf_counter() - start)
-        best[name] = 2 * n**3 / min(seconds)
-    name = max(best, key=best.__getitem__)
-    return f"measured GEMM {name}, {threads} threads", best[name]
 
 
 @lru_cache

@@ -242,7 +242,15 @@ OPTIONS = """
 """
 
 
-def alone(flops: float, batch: Batch, seed: int = 0, rank: int = 0, world: int = 1, steps: int = 200) -> Pretraining:
+def alone(
+    flops: float,
+    batch: Batch,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    steps: int = 200,
+    compiled: bool = False,
+) -> Pretraining:
     """Steps of one process of `world`, all with the same batch, until the budget is spent."""
     cfg = OmegaConf.merge(OmegaConf.create(OPTIONS), {"seed": seed})
     fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=rank, world_size=world, is_global_zero=False)
@@ -253,11 +261,10 @@ def alone(flops: float, batch: Batch, seed: int = 0, rank: int = 0, world: int =
         optimiser, out.objective.parameters(), 1.0, out.device, torch.float32, Finite(out.device, print)
     )
     out._log = lambda *_: None  # type: ignore[method-assign]
-    rates = []
-    while not out.done and len(rates) < steps:
-        out.step(batch)
-        rates.append(optimiser.param_groups[0]["lr"])
-    out.rates = rates
+    out.compiled, out.rates, out.losses = compiled, [], []
+    while not out.done and len(out.rates) < steps:
+        out.losses.append(float(out.step(batch)))
+        out.rates.append(optimiser.param_groups[0]["lr"])
     return out
 
 

@@ -49,6 +49,7 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
     if not gpu and devices > 2 * (cores := os.cpu_count() or 1):
         raise InputError(f"devices={devices}: so many processes would wait for each other on {cores} cores")
     several = devices * nodes > 1
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # nothing that a user could mend
     backend = "nccl" if gpu else "gloo"
     fabric = L.Fabric(
         accelerator="gpu" if gpu else "cpu",
