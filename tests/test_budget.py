@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import NANO
 from torch import Tensor, nn
 
-from gfm_objectives import flops
+from gfm_objectives import flops as counting
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.budget import Budget, wsd
 from gfm_objectives.device import peak
@@ -120,8 +120,8 @@ def test_what_is_counted_once_is_counted_anew_for_whatever_changes_it(
     spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[Cost] = []
-    monkeypatch.setattr(flops, "_KNOWN", {})
-    monkeypatch.setattr(flops, "measure", lambda *args: counted.append(measure(*args)) or counted[-1])
+    monkeypatch.setattr(counting, "_KNOWN", {})
+    monkeypatch.setattr(counting, "measure", lambda *args: counted.append(measure(*args)) or counted[-1])
     steps = {
         "sum": lambda m, b: m.features(b).sum(),
         "pairs": lambda m, b: (m.features(b).flatten(1) @ m.features(b).flatten(1).mT).sum(),

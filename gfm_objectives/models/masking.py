@@ -45,8 +45,8 @@ def shown(share: float, n: int) -> int:
     keep = max(1, round(share * n))
     if share < 1 and keep == n:
         raise InputError(
-            f"objective.mask_ratio: {1 - share:.3g} of a place's {n} cells is none to hide; raise it, or take a smaller "
-            "encoder.patch or larger places"
+            f"objective.mask_ratio: {1 - share:.3g} of the cells of a place, {n}, hides none; raise it, or take a "
+            "smaller encoder.patch or larger places"
         )
     return keep
 
