@@ -51,7 +51,7 @@ def measure(
     labels = _Labels(twin, parts)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
         labels.counter = counter
-        with labels:
+        with labels, torch.enable_grad():  # whoever asks: a step is counted
             loss = step(twin, batch.map(lambda t: torch.empty_like(t, device="meta")))
             forward = counter.get_total_flops()
             if loss.requires_grad:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import NANO
 from torch import Tensor, nn
 
-from gfm_objectives.batch import Batch, Series
+from gfm_objectives import flops as counting
+from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.budget import Budget, wsd
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
-from gfm_objectives.flops import measure
+from gfm_objectives.flops import Cost, measure, measure_once
+from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.runs.ledger import Ledger
 
 
@@ -111,6 +114,43 @@ def test_frozen_parameters_cost_no_gradient():
     assert frozen.total == 3 * full.forward - 2 * 2 * 16 * 48 * 32 - 2 * block_flops(16, 32) - 2 * 16 * 32 * 16
     model.requires_grad_(False)
     assert measure(model, batch(2)).total == full.forward
+
+
+def test_what_is_counted_once_is_counted_anew_for_whatever_changes_it(
+    spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Cost] = []
+    monkeypatch.setattr(counting, "_KNOWN", {})
+    monkeypatch.setattr(counting, "measure", lambda *args: counted.append(measure(*args)) or counted[-1])
+    steps = {
+        "sum": lambda m, b: m.features(b).sum(),
+        "pairs": lambda m, b: (m.features(b).flatten(1) @ m.features(b).flatten(1).mT).sum(),
+    }
+
+    def check(model: Encoder, places: Batch, of: str = "sum") -> None:
+        before = len(counted)
+        once = measure_once(model, places, steps[of], (of,))
+        assert once == measure_once(model, places, steps[of], (of,)) == measure(model, places, steps[of])
+        assert len(counted) == before + 1, "counted anew, and once"
+
+    model, two = Encoder.from_config({**NANO, "patches": [16]}, spec), spec.dummy(2, "cpu")
+    check(model, two)
+    check(model, two, "pairs")
+    check(model, spec.dummy(3, "cpu"), "pairs")
+    check(model, two.map_grids(lambda t, _: t[..., :16, :]))
+    model.patch = 16
+    check(model, two)
+    model.vit.requires_grad_(False)
+    check(model, two)
+    check(Encoder.from_config({**NANO, "mixer": "convolution"}, spec), two)
+
+
+def test_a_step_is_counted_whole_where_nobody_wants_gradients() -> None:
+    model = TinyMAE()
+    with torch.no_grad():
+        assert measure(model, batch(2)) == measure_once(model, batch(2), lambda m, b: m(b)["loss"], ())
+        inside = measure(model, batch(2))
+    assert inside == measure(model, batch(2)) and inside.total > 2 * inside.forward
 
 
 @pytest.mark.parametrize("groups", [1, 8])

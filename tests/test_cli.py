@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import types
@@ -115,6 +116,16 @@ def test_a_mistake_and_help_are_answered_without_torch(tmp_path):
         run = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
         assert run.returncode == code and run.stderr.count("\n") == bool(code) and says in run.stderr, run.stderr
         assert code or "python eval.py" in run.stdout
+
+
+def test_threads_that_wait_do_not_spin_unless_somebody_wants_them_to():
+    probe = (
+        "import os, sys; from gfm_objectives import cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    plain = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for env, found in ((plain, "PASSIVE"), (plain | {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=env)
+        assert run.stdout.split() == [found, "False"], run.stderr  # before torch is loaded, which reads it
 
 
 BEGUN = {  # as typed in a folder that has nothing of it

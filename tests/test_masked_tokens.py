@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import NANO
+from conftest import NANO, random_batch
 from einops import rearrange
 from test_models import SLOTS, altered
 from test_objectives import build, options
@@ -15,6 +17,7 @@ from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import measure
 from gfm_objectives.models import masking
+from gfm_objectives.models.attention import Decoder
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import PatchHead, by_cell
 from gfm_objectives.models.masking import Mask
@@ -210,6 +213,24 @@ def test_features_are_kept_apart_by_two_terms(spec: Spec) -> None:
     assert float(both.apart(0.2 * x)) == pytest.approx(by_hand_apart(0.2 * x), rel=1e-4)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_without_its_two_terms_the_teacher_collapses(weight: float, spec: Spec) -> None:
+    """In thirty steps; .78 before them, .86 with and .10 without the terms."""
+    places = random_batch(replace(spec, size=16), 16)
+    objective = build("jepa", spec, ema=0.9, variance=weight, covariance=0.04 * weight).train()
+    optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], 3e-3)
+    spread = []
+    for step in range(30):
+        torch.manual_seed(step)
+        out = objective(places.take(torch.arange(4) + 4 * (step % 4)))
+        optimiser.zero_grad()
+        out["loss"].backward()
+        optimiser.step()
+        objective.after_step(0.0)
+        spread.append(float(out["spread"]))
+    assert spread[-1] > 0.9 * spread[0] if weight else spread[-1] < 0.3 * spread[0]
+
+
 @pytest.mark.parametrize("name", ["mae", "latent", "jepa"])
 @pytest.mark.parametrize("kind", masking.KINDS)
 def test_what_is_hidden_never_reaches_the_prediction(kind: str, name: str, spec: Spec, batch: Batch) -> None:
@@ -303,6 +324,24 @@ def test_of_many_hidden_cells_chance_picks(batch: Batch) -> None:
         assert real.all() and valid[:, :3].flatten(1).gather(1, where).all()
         picks.append(where.sort(1).values)
     assert (picks[0] != picks[1]).any(1).all() and not torch.equal(picks[0][0], picks[0][1])
+
+
+def test_the_decoder_reads_tokens_by_hand() -> None:
+    """Place and slot make a query; each block adds what its heads read of normed tokens, then an MLP of that."""
+    torch.manual_seed(0)
+    decoder = Decoder(12, 6, heads=2, depth=2, dim=8)
+    for p in decoder.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    place, slot, context = torch.randn(1, 3, 12), torch.randn(1, 3, 6), torch.randn(1, 5, 12)
+    q = decoder.place(place[0]) + slot[0] @ decoder.slot.weight.T
+    for block in decoder.blocks:
+        query, (key, value) = block.q(block.norm_q(q)), block.kv(block.norm_kv(context[0])).split(8, -1)
+        read = []
+        for head in (slice(0, 4), slice(4, 8)):
+            read.append((query[:, head] @ key[:, head].T / 2).softmax(-1) @ value[:, head])  # 2: the root of its width
+        q = q + block.out(torch.cat(read, -1))
+        q = q + block.mlp(block.norm_mlp(q))
+    torch.testing.assert_close(decoder(place, slot, context)[0], decoder.norm(q), rtol=1e-4, atol=1e-5)
 
 
 def test_the_decoder_is_told_place_day_and_sensor(spec: Spec, batch: Batch) -> None:

@@ -20,6 +20,7 @@ from gfm_objectives.models.masking import Mask
 from gfm_objectives.models.positions import day_features
 from gfm_objectives.models.segmenter import Segmenter
 from gfm_objectives.models.stem import COMPOSITES, Stem, date_shares, spread
+from gfm_objectives.models.vit import Dilated
 
 SLOTS = ("s2",) * 3 + ("s1",) * 2 + ("dem",)
 
@@ -375,6 +376,29 @@ def test_convolutions_cost_by_hand_and_reach_by_their_steps(spec: Spec) -> None:
         assert set(column.tolist()) == set(range(13 - 3 * step, 14 + 3 * step, step))
 
 
+def test_a_dilated_block_adds_what_its_mlp_makes_of_normed_neighbours() -> None:
+    block = Dilated(8, 2).eval()
+    torch.nn.init.normal_(block.norm.weight)
+    x = torch.randn(2, 5 * 4, 8)
+    near = F.conv2d(x.mT.unflatten(2, (5, 4)), block.near.weight, block.near.bias, padding=6, dilation=2, groups=8)
+    normed = F.layer_norm(near.flatten(2).mT, (8,), block.norm.weight, block.norm.bias)
+    torch.testing.assert_close(block(x, (5, 4)), x + block.mlp(normed))
+
+
+def test_composites_come_back_to_their_own_pixels(spec: Spec, batch: Batch) -> None:
+    """Where tokens and cells are silent and dates weigh the same, a pixel moves itself and those around it."""
+    torch.manual_seed(0)
+    encoder = Encoder.from_config(NANO, spec).eval()
+    torch.nn.init.zeros_(encoder.way_back.shuffle.weight)
+    torch.nn.init.zeros_(encoder.stem.score.weight)
+    s2 = batch.sensors["s2"]
+    valid, x = torch.ones_like(s2.valid), s2.x.clone()
+    x[..., 13, 22] += 1.0
+    before, after = (encoder.features(batch.replace(sensors={"s2": s2.replace(x=t, valid=valid)})) for t in (s2.x, x))
+    changed = ((after - before).abs().amax((0, 1)) > 0).nonzero()
+    assert (changed.amin(0).tolist(), changed.amax(0).tolist()) == ([12, 21], [14, 23])
+
+
 def test_pixel_dropout_leaves_the_tokens_alone_and_rests_in_eval(spec: Spec, batch: Batch) -> None:
     torch.manual_seed(0)
     encoder = Encoder.from_config({**NANO, "pixel_dropout": 1.0}, spec)
@@ -423,6 +447,9 @@ def test_band_dropout_keeps_the_scale_and_rests_in_eval() -> None:
     w = BandWeights("s2", ("B02", "B03", "B04", "B08"), 9, 4, drop=0.5)
     dropped = torch.stack([w(w.bands) for _ in range(200)])
     assert (dropped.flatten(2).abs().amax(2) == 0).float().mean() > 0.2
+    for blocks in dropped:
+        stays = blocks.flatten(1).abs().amax(1) > 0
+        torch.testing.assert_close(blocks[stays], w.weight[stays] * (4 / stays.sum()))
     w.eval()
     torch.testing.assert_close(w(w.bands), w.weight)
 

@@ -38,6 +38,27 @@ def test_the_share_that_is_hidden_is_the_one_asked_for(name: str, ratio: float, 
     assert len(shown) >= 4 and set(shown) == {1 - ratio}
 
 
+@pytest.mark.parametrize("name", MASKED)
+def test_a_share_that_hides_nothing_is_refused(name: str, spec: Spec, batch: Batch) -> None:
+    """Else the loss is that of what is seen, or of nothing, and no word is said."""
+    objective = build(name, spec, mask_ratio=0.004)
+    with pytest.raises(InputError, match=r"^objective\.mask_ratio: 0\.004 of the cells of a place, \d+, hides none"):
+        objective(batch, objective.variants()[-1])
+
+
+def test_cells_that_are_shown_are_one_at_least_and_never_all_unless_asked_for() -> None:
+    assert [masking.shown(s, n) for s, n in ((0.75, 16), (0.01, 16), (0.5, 2), (1.0, 1), (1.0, 16))] == [
+        12,
+        1,
+        1,
+        1,
+        16,
+    ]
+    for share, n in ((0.5, 1), (0.01, 1), (0.98, 16)):
+        with pytest.raises(InputError, match="hides none"):
+            masking.shown(share, n)
+
+
 def test_supervised_sees_everything(spec: Spec, batch: Batch) -> None:
     objective, shown = build("supervised", spec), []
     objective.encoder.stem.register_forward_pre_hook(lambda _, args: shown.append(args[1:]))

@@ -246,6 +246,11 @@ def test_sources_and_what_is_wanted_are_chosen(spec: Spec) -> None:
     for key in ("sources", "wanted"):
         with pytest.raises(InputError, match=f"objective.{key}: hls is not in this data, which has s2, s1, dem"):
             build("cross_sensor", spec, **{key: ["hls"]})
+    for joint in (True, False):
+        with pytest.raises(
+            InputError, match=r"objective\.sources=\['s1'\], objective\.wanted=\['s1'\]: nothing else to"
+        ):
+            build("cross_sensor", spec, joint=joint, sources=["s1"], wanted=["s1"])
 
 
 def dem(height: torch.Tensor, valid: torch.Tensor | None = None) -> Series:

@@ -374,3 +374,5 @@ def test_the_head_counts_the_labels_it_saw() -> None:
     y = torch.tensor([[[0, 2], [2, -1]]])
     head.loss(torch.zeros(1, 3, 2, 2), y)
     assert head.counts.tolist() == [2, 1, 3]
+    head.eval().loss(torch.zeros(1, 3, 2, 2), y)
+    assert head.counts.tolist() == [2, 1, 3], "measuring teaches nothing"

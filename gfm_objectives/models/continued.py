@@ -52,8 +52,7 @@ class Continued(nn.Module):
         if dim % 8 or cell_dim % 8 or dim % heads:
             raise InputError(
                 f"encoder: cell_dim={cell_dim}, dim={dim}, heads={heads} do not fit: cell_dim and dim must be "
-                f"multiples "
-                "of 8, and dim one of heads"
+                "multiples of 8, and dim one of heads"
             )
         known = ("of", "size", "dim", "heads", "cell_dim", "width", "weights")
         return cls(spec, **{k: options.get(k) for k in known})  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
+from gfm_objectives.errors import InputError
 from gfm_objectives.models.stem import images
 
 WHOLE = ("cell", "block")  # kinds that hide a cell at every date of every sensor
@@ -30,6 +31,24 @@ class Mask:
     def hidden(self) -> Tensor:
         """(B, h, w) bool: cells that are hidden at every date of every sensor."""
         return ~self.seen.any(1)
+
+
+def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """ValueError, with the choice, where there is none or an unknown one."""
+    if not kinds or set(kinds) - set(KINDS):
+        raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(KINDS)}")
+    return tuple(kinds)
+
+
+def shown(share: float, n: int) -> int:
+    """How many of n cells the share `share` is, one at least. InputError where some are to be hidden and none is."""
+    keep = max(1, round(share * n))
+    if share < 1 and keep == n:
+        raise InputError(
+            f"objective.mask_ratio: {1 - share:.3g} of the cells of a place, {n}, hides none; raise it, or take a "
+            "smaller encoder.patch or larger places"
+        )
+    return keep
 
 
 def slots(batch: Batch) -> tuple[str, ...]:
@@ -56,8 +75,7 @@ def scattered(batch: Batch, patch: int, share: float, kinds: Sequence[str] = KIN
     """
     valid = valid_cells(batch, patch)
     noise = _scores(batch, valid, kinds).masked_fill(~valid, torch.inf).flatten(1)
-    keep = max(1, round(share * noise.shape[1]))
-    order = noise.argsort(dim=1, stable=True)[:, :keep]
+    order = noise.argsort(dim=1, stable=True)[:, : shown(share, noise.shape[1])]
     seen = torch.zeros_like(noise, dtype=torch.bool).scatter(1, order, True)
     return Mask(seen.view_as(valid), valid)
 
@@ -70,7 +88,7 @@ def positions(batch: Batch, patch: int, share: float, kinds: Sequence[str] = WHO
     valid = valid_cells(batch, patch)
     b, n, h, w = valid.shape
     noise = _spatial(valid, kinds).masked_fill(~valid.any(1).flatten(1), torch.inf)
-    keep = noise.argsort(dim=1, stable=True)[:, : max(1, round(share * h * w))]
+    keep = noise.argsort(dim=1, stable=True)[:, : shown(share, h * w)]
     seen = torch.zeros_like(noise, dtype=torch.bool).scatter(1, keep, True)
     return Mask(seen.view(b, 1, h, w).expand(-1, n, -1, -1), valid, keep if encode == "seen" else None)
 

@@ -38,9 +38,8 @@ class Contrastive(Objective):
         self, encoder: Encoder, spec: Spec, *, kinds: Sequence[str], cells: int, temperature: float, duplicate: float
     ) -> None:
         super().__init__(encoder, spec)
-        if not kinds or set(kinds) - set(masking.KINDS):
-            raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
-        self.kinds, self.cells, self.temperature, self.duplicate = tuple(kinds), cells, temperature, duplicate
+        self.kinds = masking.known_kinds(kinds)
+        self.cells, self.temperature, self.duplicate = cells, temperature, duplicate
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.dim), nn.GELU(), nn.Linear(encoder.dim, encoder.dim))
 
     def forward(self, batch: Batch, variant: Variant = ()) -> dict[str, Tensor]:

@@ -56,6 +56,9 @@ class CrossSensor(Dense):
             if joint
             else tuple((a, b) for a in sources for b in wanted if a != b)
         )
+        if not self.ways:
+            told = f"objective.sources={sources}, objective.wanted={wanted}"
+            raise ValueError(f"{told}: nothing else to predict it from; name another sensor in either")
         targets = sorted({way[-1] for way in self.ways})
         self.head = SeriesHead(encoder.width, {s: channels(s, spec) for s in targets}, ema)
 

@@ -48,9 +48,7 @@ class JEPA(Masked):
         covariance: float,
     ) -> None:
         super().__init__(encoder, spec)
-        if not kinds or set(kinds) - set(masking.KINDS):
-            raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
-        self.mask_ratio, self.kinds, self.ema = mask_ratio, tuple(kinds), ema
+        self.mask_ratio, self.kinds, self.ema = mask_ratio, masking.known_kinds(kinds), ema
         self.variance, self.covariance = variance, covariance
         self.teacher = copy.deepcopy(encoder).requires_grad_(False).eval()
         dim = encoder.dim

@@ -56,14 +56,11 @@ class MaskedTokens(Masked):
         encode: str,
     ) -> None:
         super().__init__(encoder, spec)
-        unknown = [k for k in kinds if k not in masking.KINDS]
-        if unknown or not kinds:
-            raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
         if encode not in ENCODE:
             raise ValueError(f"objective.encode={encode}: choose from {', '.join(ENCODE)}")
         if encode == "seen" and encoder.vit.mixer != "attention":
             raise ValueError("objective.encode=seen: convolutions need every cell; take encode=all")
-        self.mask_ratio, self.asks, self.kinds, self.encode = mask_ratio, predict, tuple(kinds), encode
+        self.mask_ratio, self.asks, self.kinds, self.encode = mask_ratio, predict, masking.known_kinds(kinds), encode
         width = max(encoder.heads * 8, round(encoder.dim * decoder_width / encoder.heads / 8) * encoder.heads * 8)
         self.decoder = Decoder(encoder.dim, encoder.stem.dim, encoder.heads, decoder_depth, width)
 

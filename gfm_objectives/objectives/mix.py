@@ -56,9 +56,7 @@ class Mix(Masked):
         parts: Mapping[str, Mapping[str, Any]],
     ) -> None:
         super().__init__(encoder, spec)
-        self.mask_ratio, self.kinds = mask_ratio, tuple(kinds)
-        if not kinds or set(kinds) - set(masking.KINDS):
-            raise ValueError(f"objective.kinds={kinds}: choose from {', '.join(masking.KINDS)}")
+        self.mask_ratio, self.kinds = mask_ratio, masking.known_kinds(kinds)
         unknown = [name for name in parts if name not in PARTS]
         if unknown:
             raise ValueError(f"objective.parts: {unknown[0]} cannot be mixed; choose from {', '.join(PARTS)}")
