@@ -66,36 +66,35 @@ def table(curve: Curve) -> str:
 
 
 def picture(curve: Curve) -> str:
-    """mIoU against labels; dashed: the best from scratch, and the network that reads the map."""
-    rows = compared(curve)
-    rivals = {n: budgets.rival(scratch, P) for n, (_, scratch, _) in sorted(curve.items())}
+    """mIoU by labels; dashed: the best from scratch, and the network that reads the map."""
+    ns, rows = sorted(curve), compared(curve)
     reader = budgets.SEEN["conv_map_input"]
-    reads = {n: r for n, (_, _, seen) in sorted(curve.items()) for r in seen if r.name == reader}
     lines = {name: {n: common.interval(list(r.test.values())) for n, r in by.items()} for name, by in rows.items()}
     dashed = {
-        f"best from scratch, + {number(P)} FLOPs": {n: budgets.score(r) for n, r in rivals.items()},
-        "from scratch, reading the map": {n: budgets.score(r) for n, r in reads.items()},
+        f"best from scratch, up to {number(P)} FLOPs more": [budgets.score(budgets.rival(curve[n][1], P)) for n in ns],
+        "from scratch, reading the map": [budgets.score(r) for n in ns for r in curve[n][2] if r.name == reader],
     }
     ends = [v for by in lines.values() for m, h in by.values() for v in (m - h, m + h)]
     chart = Chart(
-        Axis.around(sorted(curve), "labelled places", log=True),
-        Axis.around([*ends, *(v for by in dashed.values() for v in by.values())], "mIoU"),
+        Axis(-0.4, len(ns) - 0.6, "labelled places", names=tuple(map(str, ns))),
+        Axis.around([*ends, *(v for values in dashed.values() for v in values)], "mIoU"),
         f"Land cover by labels, {number(P)} FLOPs of pretraining",
-        "mIoU against labelled places",
+        "mIoU by labelled places",
         width=720,
         height=400,
     )
+    for pattern, anchor, dx, dy, (name, values) in zip(
+        ("2 3", "6 4"), ("start", "end"), (14, -6), (26, -8), dashed.items(), strict=True
+    ):
+        chart.line(list(enumerate(values)), 7, pattern, width=1.6)
+        chart.text(0.5, sum(values[:2]) / 2, name, 7, anchor=anchor, dx=dx, dy=dy)
     for color, (name, by) in enumerate(lines.items()):
-        x = {n: n * 1.03 ** (color - (len(lines) - 1) / 2) for n in by}
+        x = {n: ns.index(n) + 0.04 * (color - (len(lines) - 1) / 2) for n in by}
         chart.line([(x[n], mean) for n, (mean, _) in by.items()], color)
         for n, (mean, half) in by.items():
             chart.interval(mean - half, mean + half, x[n], color, upright=True)
             chart.dot(x[n], mean, color, about=f"{name}, {n} labels: {mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]")
         chart.legend.append((name, color, "o", False))
-    for pattern, (name, values) in zip(("2 3", "6 4"), dashed.items(), strict=True):
-        chart.line(list(values.items()), 7, pattern, width=1.6)
-        last = max(values)
-        chart.text(last, values[last], name, 7, anchor="end", dx=-8, dy=16)
     return chart.svg(standalone=True)
 
 

@@ -172,7 +172,7 @@ class Chart:
         """Its lines, wrapped by an estimate of the texts' widths; and the chart's whole height."""
         out, x, y = [], float(self.left), float(self.height + 4)
         for text, color, marker, hollow in self.legend:
-            wide = 26 + 6.7 * len(text)
+            wide = 26 + 7.2 * len(text)
             if x + wide > self.width and x > self.left:
                 x, y = float(self.left), y + 18
             out.append(f'<g class="{"h" if hollow else "f"}{color}">{_shape(x + 5, y - 4, marker)}</g>')

@@ -10,6 +10,7 @@ import common
 import crossover
 import gpu
 import gpu_study
+import labels
 import page
 import peers
 import pytest
@@ -201,6 +202,22 @@ def test_table_of_the_budgets_is_that_of_the_scores():
     assert {m[2] for m in budgets.MARK.finditer(text)} == set(rows)
     assert budgets.fill(text, rows) == text, "python benchmarks/budgets.py"
     assert budgets.PICTURE.read_text() == budgets.picture(rows["landcover"])
+
+
+def test_table_of_the_labels_is_that_of_the_scores():
+    text = labels.PAGE.read_text()
+    assert {m[2] for m in labels.MARK.finditer(text)} == set(labels.FOLDERS)
+    assert labels.fill(text) == text, "python benchmarks/labels.py"
+    assert labels.PICTURE.read_text() == labels.picture(labels.read("landcover"))
+
+
+def test_labels_are_those_of_a_folder_and_rivals_those_of_the_same_labels():
+    curve = labels.read("landcover")
+    assert list(curve) == [5, 20, 100]
+    at_five = {r.name: r for rows in curve[5] for r in rows}
+    gain = budgets.told(budgets.over(at_five["supervised"].test, budgets.rival(curve[5][1], labels.P).test))
+    assert gain in labels.table(curve).splitlines()[2]
+    assert "not run" in labels.table({5: curve[5], 20: curve[20]}), "a U-Net that was pretrained, with five labels"
 
 
 def test_table_of_the_crossover_is_that_of_the_runs():
