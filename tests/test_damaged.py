@@ -77,6 +77,20 @@ def test_a_damaged_run_in_a_comparison(file, content, tmp_path):
         assert "damaged or do not match" in refusal(load_model, run)
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (2, "of an encoder that merged dates later (format 2); train it again"),
+        (4, "written by a newer gfm-objectives (format 4); upgrade"),
+    ],
+)
+def test_a_run_of_another_format(number, says, tmp_path):
+    run = Path(make_run(tmp_path / "a"))
+    about = json.loads((run / "encoder.json").read_text())
+    (run / "encoder.json").write_text(json.dumps(about | {"format": number}))
+    assert refusal(load_model, run) == f"{run}: {says}"
+
+
 def test_a_damaged_checkpoint_of_an_unfinished_run(tmp_path):
     path, executed = tmp_path / "last.ckpt", tmp_path / "executed"
     torch.save({"run": {"step": 3}, "state_dict": {"a": torch.zeros(1000)}}, path)
