@@ -31,7 +31,7 @@ def draw(
 ) -> dict[str, Path]:
     """Draw what the folder allows into `folder`/figures; name -> file."""
     pictures: dict[str, Callable[[], Figure]] = {}
-    if any(g["status"] == "ok" for g in summary["gains"]):
+    if _rivals(summary, _common(summary)[0]):
         pictures["gains"] = lambda: gains(summary, context)
     if len(summary["fractions"]) > 1:
         pictures["labels"] = lambda: labels(summary)
@@ -119,7 +119,8 @@ def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
         ax.set_xlabel(_unit(summary, metric, "gain"))
     note = "bars: 95 % intervals; hollow: none given"
     title = {"gain": "What pretraining gained", "speed": "What pretraining gained in speed"}[verdict.what(context)]
-    figure.suptitle(f"{title}{_synthetic(summary)} ({note})", fontsize=11)
+    parts = [f"{title}{_synthetic(summary)}", f"({note})"]
+    figure.suptitle((" " if len(rivals) > 1 else "\n").join(parts), fontsize=11)
     return figure
 
 
@@ -140,7 +141,7 @@ def _rivals(summary: Summary, metric: str) -> list[tuple[str, int]]:
     shares = dict.fromkeys([1, summary["suite_size"]])
     every = [*(("best", n) for n in shares), ("unet", 1), ("map", 1)]
     ran = {(r["against"], r["n"]) for r in summary["gains"] if r["status"] == "ok" and r["metric"] == metric}
-    return [r for r in every if r in ran] or every[:1]
+    return [r for r in every if r in ran]
 
 
 def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, Any], scale: float) -> None:
@@ -243,7 +244,8 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) ->
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ms=6, label=text, **{"ls": "", **style}) for text, style in entries]
-    columns = max(1, min(4, int(figure.get_figwidth() / 2.6)))  # names are long, and what sticks out is cut off
+    wide = max(2.6, 0.6 + 0.085 * max(len(text) for text, _ in entries))  # inches; what sticks out is cut off
+    columns = max(1, min(4, int(figure.get_figwidth() / wide)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
