@@ -92,7 +92,9 @@ def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
     looks, fractions = look(summary), summary["fractions"]
     apart = min(0.22, 0.75 / max(1, len(names)))  # of a task's dots, so that those of two tasks never meet
     height = 1.3 + len(fractions) * (0.6 + len(rows) * (0.25 + 0.16 * len(names)))
-    figure = _figure(4.6 * len(rivals) + 1, height)
+    width = 4.6 * len(rivals) + 1
+    below = math.ceil(len(names) / _columns(names, width))  # lines of the legend, of which two have room
+    figure = _figure(width, height + 0.2 * max(0, below - 2))
     axes = figure.subplots(len(fractions), len(rivals), squeeze=False, sharex=True, sharey=True)
     for i, fraction in enumerate(fractions):
         for j, (against, n) in enumerate(rivals):
@@ -244,9 +246,13 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) ->
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ms=6, label=text, **{"ls": "", **style}) for text, style in entries]
-    wide = max(2.6, 0.6 + 0.085 * max(len(text) for text, _ in entries))  # inches; what sticks out is cut off
-    columns = max(1, min(4, int(figure.get_figwidth() / wide)))
+    columns = _columns([text for text, _ in entries], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _columns(texts: Sequence[str], width: float) -> int:
+    """Of a legend in a figure `width` inches wide: names are long, and what sticks out is cut off."""
+    return max(1, min(4, int(width / max(2.6, 0.6 + 0.085 * max(map(len, texts), default=0)))))
 
 
 def _synthetic(summary: Summary) -> str:
