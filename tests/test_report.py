@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import rich.console
 
 from gfm_objectives import report
 from gfm_objectives.errors import InputError
-from gfm_objectives.report import confusions, pages, tables, verdict, words, yardstick
+from gfm_objectives.report import confusions, figures, pages, tables, verdict, words, yardstick
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.scores import Score, Store
 
 TASKS = {"landcover": 3, "flood": 2}
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 PNG = b"\x89PNG"
 ROWS = {  # name -> quality, role, kind, pretraining FLOPs, extra FLOPs
     "masked_seg": (0.80, "pretrained", "pretrained", 2e13, 0.0),
@@ -138,6 +140,23 @@ def test_figures_are_drawn(folder):
     assert all((folder / "figures" / n).read_bytes()[:4] == PNG for n in names)
     text = (folder / "report.md").read_text()
     assert all(f"(figures/{n})" in text for n in names)
+
+
+@pytest.mark.parametrize("name", ["budgets_landcover", "final_lp_ft"])
+def test_no_title_and_no_legend_sticks_out_of_the_gains(name):
+    stored = json.loads((RESULTS / name / "gain.json").read_text())
+    figure = figures.gains(stored, {})
+    figure.draw_without_rendering()
+    for part in (figure._suptitle, *figure.legends):
+        box = part.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_no_panel_no_picture(summary, tmp_path):
+    own = [g for g in summary["gains"] if g["against"] == "same"]
+    assert any(g["status"] == "ok" for g in own)
+    assert "gains" in figures.draw(summary, [], tmp_path / "all", {})
+    assert "gains" not in figures.draw({**summary, "gains": own}, [], tmp_path / "own", {})
 
 
 def test_few_seeds_real_data_and_nothing_else(tmp_path):

@@ -199,7 +199,7 @@ def test_command_fits_anybodys_points(tmp_path, capsys):
         ("parameters,tokens,loss\n0,2,1\n", "line 2: parameters=0: expected a positive number"),
         ("parameters,loss\n" + "1,2\n" * 9, "p.csv: no column tokens, and no column flops instead; it has parameters"),
         ("parameters,tokens,loss\n1,2,-3\n", "line 2: loss=-3: expected a positive number"),
-        ("parameters;tokens;loss\n1;2;1,5\n", "line 2: loss=1,5: expected a number, 1.5"),
+        ("parameters;tokens;loss\n1;2;1,5\n", "line 2: loss=1,5: expected a number, such as 1.5"),
         ("parameters;tokens;loss\n1;2\n", "line 2: more or fewer cells than the first line"),
     ],
 )

@@ -89,7 +89,8 @@ def _pairs(argv: Sequence[str], groups: Mapping[str, str], entry: str) -> dict[s
         key, equals, text = word.partition("=")
         if key.startswith("-"):
             value = text or next((w for w in argv[i + 1 :][:1] if "=" not in w), "VALUE")
-            raise InputError(f"{word}: options are key=value without dashes; write {key.lstrip('-')}={value}")
+            meaning = f"{key.lstrip('-').replace('-', '_')}={value}"
+            raise InputError(f"{word}: options are key=value without dashes; write {meaning}")
         if not equals:
             raise InputError(f"{word if word.strip() else repr(word)}: expected key=value{meant(entry, word)}")
         if not key or not text:

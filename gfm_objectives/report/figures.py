@@ -31,7 +31,7 @@ def draw(
 ) -> dict[str, Path]:
     """Draw what the folder allows into `folder`/figures; name -> file."""
     pictures: dict[str, Callable[[], Figure]] = {}
-    if any(g["status"] == "ok" for g in summary["gains"]):
+    if _rivals(summary, _common(summary)[0]):
         pictures["gains"] = lambda: gains(summary, context)
     if len(summary["fractions"]) > 1:
         pictures["labels"] = lambda: labels(summary)
@@ -92,7 +92,9 @@ def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
     looks, fractions = look(summary), summary["fractions"]
     apart = min(0.22, 0.75 / max(1, len(names)))  # of a task's dots, so that those of two tasks never meet
     height = 1.3 + len(fractions) * (0.6 + len(rows) * (0.25 + 0.16 * len(names)))
-    figure = _figure(4.6 * len(rivals) + 1, height)
+    width = 4.6 * len(rivals) + 1
+    below = math.ceil(len(names) / _columns(names, width))  # lines of the legend, of which two have room
+    figure = _figure(width, height + 0.2 * max(0, below - 2))
     axes = figure.subplots(len(fractions), len(rivals), squeeze=False, sharex=True, sharey=True)
     for i, fraction in enumerate(fractions):
         for j, (against, n) in enumerate(rivals):
@@ -119,7 +121,8 @@ def gains(summary: Summary, context: Mapping[str, Any]) -> Figure:
         ax.set_xlabel(_unit(summary, metric, "gain"))
     note = "bars: 95 % intervals; hollow: none given"
     title = {"gain": "What pretraining gained", "speed": "What pretraining gained in speed"}[verdict.what(context)]
-    figure.suptitle(f"{title}{_synthetic(summary)} ({note})", fontsize=11)
+    parts = [f"{title}{_synthetic(summary)}", f"({note})"]
+    figure.suptitle((" " if len(rivals) > 1 else "\n").join(parts), fontsize=11)
     return figure
 
 
@@ -140,7 +143,7 @@ def _rivals(summary: Summary, metric: str) -> list[tuple[str, int]]:
     shares = dict.fromkeys([1, summary["suite_size"]])
     every = [*(("best", n) for n in shares), ("unet", 1), ("map", 1)]
     ran = {(r["against"], r["n"]) for r in summary["gains"] if r["status"] == "ok" and r["metric"] == metric}
-    return [r for r in every if r in ran] or every[:1]
+    return [r for r in every if r in ran]
 
 
 def _dot(ax: Any, row: Mapping[str, Any] | None, y: float, style: Mapping[str, Any], scale: float) -> None:
@@ -243,8 +246,13 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, Mapping[str, Any]]]) ->
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ms=6, label=text, **{"ls": "", **style}) for text, style in entries]
-    columns = max(1, min(4, int(figure.get_figwidth() / 2.6)))  # names are long, and what sticks out is cut off
+    columns = _columns([text for text, _ in entries], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _columns(texts: Sequence[str], width: float) -> int:
+    """Of a legend in a figure `width` inches wide: names are long, and what sticks out is cut off."""
+    return max(1, min(4, int(width / max(2.6, 0.6 + 0.085 * max(map(len, texts), default=0)))))
 
 
 def _synthetic(summary: Summary) -> str:

@@ -117,7 +117,7 @@ def _column(path: Path, rows: list[dict[str, str]], column: str, positive: bool 
         try:
             number = float(row[column])
         except (TypeError, ValueError):
-            hint = f", {row[column].replace(',', '.')}" if "," in row[column] else ""
+            hint = f", such as {row[column].replace(',', '.')}" if "," in row[column] else ""
             raise InputError(f"{path}, line {line}: {column}={row[column]}: expected a number{hint}") from None
         if not math.isfinite(number) or (positive and number <= 0):
             raise InputError(
