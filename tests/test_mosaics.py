@@ -210,3 +210,15 @@ def test_faults_of_files_are_told_before_anything_is_read(tmp_path):
     write_tif(tmp_path / "s" / "c.tif", GREY)
     with pytest.raises(InputError, match=r"s/c.tif: does not say where on Earth it lies"):
         all_of(tmp_path)
+
+
+def test_pixels_of_another_size_are_told(tmp_path):
+    """Brought to gsd, whatever they were: nobody is warned, and inspect says it."""
+    lay(tmp_path, "s", GREY)
+    lay(tmp_path, "s", GREY, "b", gsd=20)
+    lay(tmp_path, "m", CODES)
+    layers = {"y": {"file": "m/*.tif", "classes": ["no", "yes"], "codes": [1, 2]}}
+    sensors = {"s2": {"file": "s/*.tif", "bands": {"B04": 1}, "scale": 1e-4}}
+    options = {"name": "mosaics", "root": str(tmp_path), "gsd": 10, "size": 16, "block_km": 100, "layers": layers}
+    notes = build_source({**options, "sensors": sensors, "shares": {"val": 0.0, "test": 0.0}}, "pretrain").notes()
+    assert [line for line in notes if "become" in line] == ["1 of 2 files: s2: pixels of 20 m become 10 m"]

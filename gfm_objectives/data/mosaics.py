@@ -29,7 +29,7 @@ from gfm_objectives.data.labels import parse_layers
 from gfm_objectives.data.measured import measured
 from gfm_objectives.data.rasters import FileFault, Raster, Window
 from gfm_objectives.data.readers import read_bands
-from gfm_objectives.data.remarks import Remark, of_image
+from gfm_objectives.data.remarks import GSD_OFF, Remark, of_image
 from gfm_objectives.data.resampling import resample_codes, resample_pixels
 from gfm_objectives.data.source import SPLITS, Source
 from gfm_objectives.data.validity import NoData
@@ -144,6 +144,9 @@ class Mosaics(Source):
             grids[path] = Grid(*head.shape, head.place)
             if head.place is None or grids[path].local:
                 raise FileFault(path, "does not say where on Earth it lies, which mosaics go by", "unreadable")
+            metres = grids[path].metres
+            if metres is not None and abs(metres / self._gsd - 1) > GSD_OFF:
+                told[Remark(f"{name}: pixels of {metres:.3g} m become {self._gsd:g} m", False)] += 1
             if name in self._images:
                 told.update({*of_image(name, self._images[name], head, self._numbers(name))})
                 continue
