@@ -7,23 +7,16 @@ cell by cell, the ViT reads the rest, all hidden cells are reconstructed by two 
 take turns in one process, one thread. FLOPs are counted by torch's FlopCounterMode for each: those of ours include the
 stem and the way back to full resolution, which the peers lack, so samples/s are printed beside FLOP/s, which is
 samples/s at equal FLOPs.
-
-With GFM_DATA, what reads is counted too: torchgeo's MMEarth with torch's DataLoader for the plain loop, shards for
-ours, of torchgeo's miniature. As many places are read as a step takes; it sees the images of the other tables.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import common
-import inputs
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -197,40 +190,6 @@ def with_additions(size: str, batch: int, repeats: int, device: str, compiling: 
     return measured(sides, flops, repeats, device)
 
 
-class Fed:
-    """A step, and before it the reading of as many places."""
-
-    def __init__(self, read: inputs.Read, step: Callable[[], int]) -> None:
-        self.read, self.found, self.step = read, read(), step
-
-    def __call__(self) -> int:
-        done = self.step()
-        for _ in range(done // inputs.BATCH):
-            if next(self.found, None) is None:
-                self.found = self.read()
-                next(self.found)
-        return done
-
-
-def with_reading(size: str, batch: int, repeats: int, device: str, compiling: bool, root: Path) -> list[common.Row]:
-    """Reading and steps, the plain loop by torchgeo's means, ours by its own."""
-    images = torch.randn(batch, len(S2_TEN), SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(device)
-    plain, shipped = Side("timm", size, images), Side("ours", size, images, predict=0.25)
-    flops = common.counted(plain.forward) / batch, common.counted(shipped.forward) / batch
-    with tempfile.TemporaryDirectory() as out:
-        theirs, _, shards, *_ = inputs.mmearth(root, out).values()
-        sides: dict[str, Callable[[], int]] = {
-            f"{NAMES['timm']}, torchgeo's MMEarth": Fed(theirs, plain.step),
-            "ours as shipped, shards": Fed(shards, shipped.step),
-        }
-        if compiling:
-            made = Side("ours", size, images, predict=0.25).compiled()
-            made.step()
-            sides["ours as shipped, shards, by torch.compile"] = Fed(shards, made.step)
-        counts = dict(zip(sides, (flops[0], flops[1], flops[1]), strict=False))
-        return measured(sides, counts, repeats, device)
-
-
 def verdict(rows: list[common.Row], size: str, key: str, target: float) -> str:
     """The best of ours beside the best of the others, in a sentence."""
     ours = [r for r in rows if r["side"].startswith(("this project", "ours", "the same"))]
@@ -265,10 +224,6 @@ def main(argv: list[str]) -> None:
     if given["compile"]:
         found = with_additions(*work, True)
         keep(f"Both compiled, {sizes[0]}", found, "Compiled, " + verdict(found, sizes[0], "x samples/s", 1.3))
-    miniature = Path(os.environ.get("GFM_DATA", "")) / "formats" / "torchgeo" / "mmearth"
-    if "GFM_DATA" in os.environ and miniature.exists():
-        found = with_reading(*work, bool(given["compile"]), miniature)
-        keep(f"With reading, {sizes[0]}", found, "With reading, " + verdict(found, sizes[0], "x samples/s", 1.3))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_batch
+from small import config
 from test_pretrain import small
 
-from gfm_objectives import pretrain
+from gfm_objectives import compare, pretrain
 from gfm_objectives.batch import Batch, Spec
-from gfm_objectives.compare.rows import contenders
-from gfm_objectives.config import load_choice
+from gfm_objectives.compare.contenders import Contender
+from gfm_objectives.compare.rows import contenders, notes
+from gfm_objectives.config import load_choice, save
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune import HParams
 from gfm_objectives.models import build_encoder
@@ -24,9 +26,10 @@ from gfm_objectives.models.costs import COSTS
 from gfm_objectives.objectives import OBJECTIVES, build_objective
 from gfm_objectives.pretrain.beginning import begin
 from gfm_objectives.runs import segmenter
-from gfm_objectives.runs.checkpoint import load_model
-from gfm_objectives.runs.finished import group_runs
+from gfm_objectives.runs.checkpoint import load_model, save_encoder
+from gfm_objectives.runs.finished import Run, group_runs
 from gfm_objectives.runs.ledger import Ledger
+from gfm_objectives.scores import Store
 from gfm_objectives.sensors import S2_TEN, Legend
 
 SPEC = Spec({"s2": S2_TEN, "dem": ("elevation",)}, {"s2": 2, "dem": 1}, 32, 10.0, {"map": Legend("m", tuple("abc"))})
@@ -137,6 +140,39 @@ def test_a_run_is_charged_for_both_and_compared(weights: Path, tmp_path: Path) -
     again = segmenter.build(json.loads(json.dumps(told)), shown, 2)
     again.load_state_dict(network.state_dict())
     torch.testing.assert_close(again.eval()(batch), out)
+
+
+@pytest.mark.filterwarnings("ignore:.*no labelled pixel")
+def test_a_comparison_charges_for_both_and_names_what_it_began_with(weights: Path, tmp_path: Path) -> None:
+    """To the table; the run itself is left untrained."""
+    cfg = published(tmp_path, "objective=supervised", f"init={weights}", "device=cpu")
+    spec = Spec({"s2": S2_TEN[:4], "dem": ("elevation",)}, {"s2": 2, "dem": 1}, 16, 10.0, {})
+    encoder, initial = begin(cfg, spec)
+    (run := tmp_path / "demo").mkdir()
+    save_encoder(encoder, run)
+    Ledger("supervised", 0, "c", "d", "e", flops_spent=3e10, initial=initial.name, flops_initial=initial.flops).write(
+        run / "ledger.json"
+    )
+    save(cfg, run / "config.yaml")
+    about = {"finetune": {"flops": 3e9, "trials": 1}, "contenders": ["pretrained", "unet"], "seeds": 1}
+    out = compare.run(config(tmp_path, checkpoint=[str(run)], **about))
+    (score,) = (s for s in Store(out).load() if s.kind == "continued")
+    assert score.pretrain_flops == 3e10 + COSTS["dofa_base_patch16_224"].flops and score.role == "pretrained"
+    assert abs(score.finetune_flops / 3e9 - 1) < 0.1 and 0 <= score.value <= 1
+    text = (out / "report.md").read_text()
+    assert f"began with the weights of {initial.name}: 7.3e19 FLOPs of its P were spent on them." in text
+    assert (
+        "Pretrained: continued supervised (7.3e19 FLOPs, 1 run)" in text
+        and "| continued supervised | 1 | 7.3e19" in text
+    )
+    (run,) = group_runs([str(run)])["continued supervised"]
+    assert "nobody knows how many FLOPs were spent" in notes([replaced(run)])[0]
+
+
+def replaced(run: Run) -> Contender:
+    """The row of a run that began with a file of its own."""
+    (row,) = contenders(["pretrained"], [run.folder], 1, None)
+    return replace(row, runs=(replace(run, initial="mine.pth@1", initial_flops=float("nan")),))
 
 
 def test_what_it_cannot_do_is_refused_in_one_line(weights: Path, tmp_path: Path) -> None:

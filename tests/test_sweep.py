@@ -275,6 +275,50 @@ def test_a_run_on_a_cluster_has_left_before_it_is_put_back(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+def test_a_job_that_submitit_interrupts_goes_on_to_the_end_bit_for_bit(tmp_path):
+    """Its own executor of this machine, which requeues as its one of SLURM does."""
+    submitit = pytest.importorskip("submitit", reason="NOT CHECKED: the extra slurm is not installed")
+
+    def job(name: str):  # type: ignore[no-untyped-def]
+        words = [
+            "objective=mae",
+            "encoder.dim=16",
+            "encoder.depth=1",
+            "data.size=16",
+            "data.dates=2",
+            "budget.flops=4e9",
+        ]
+        words += [
+            "yardstick=false",
+            "loader.workers=0",
+            "device=cpu",
+            "log_every=1",
+            "checkpoint_every=1",
+            "loggers=[]",
+        ]
+        (cfg,) = config.compose("train", [*words, f"runs={tmp_path / name}", "name=demo"])
+        executor = submitit.LocalExecutor(tmp_path / name / "slurm")
+        executor.update_parameters(timeout_min=60)
+        return executor.submit(cluster.Run(pool.command(cfg, tmp_path / name)))
+
+    broken, table = job("broken"), tmp_path / "broken" / "demo" / "metrics.csv"
+    deadline = time.monotonic() + 600
+    while not (table.exists() and table.read_text().count("\n") > 4):
+        assert time.monotonic() < deadline and not broken.done(), broken.stdout()
+        time.sleep(0.02)
+    (task,) = subprocess.run(["pgrep", "-P", broken.job_id], capture_output=True, text=True).stdout.split()
+    os.kill(int(task), signal.SIGUSR2)  # as SLURM does, before the time is up
+    broken.result()
+    said = broken.stdout()
+    assert (
+        "asked to leave by SIGTERM" in said and "goes on from step" in said and "Requeued job" in broken.stderr() + said
+    )
+    job("whole").result()
+    one, other = (tmp_path / name / "demo" / "encoder.safetensors" for name in ("broken", "whole"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
 def test_a_study_runs_to_its_points_and_is_not_run_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = "encoder.dim: 16, encoder.depth: 1, data.size: 16, data.dates: 2, yardstick: false, loader.workers: 0"

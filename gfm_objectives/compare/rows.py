@@ -114,9 +114,13 @@ def not_run(
 
 
 def notes(rows: Sequence[Contender], foreign: Sequence[Published] = ()) -> list[str]:
-    """What a reader must know of the pretrained rows: costs of published ones, and rivals of other means."""
+    """What a reader must know of the pretrained rows: costs of published ones, what they began with, and rivals of
+    other means."""
     out = [p.note for p in foreign]
     ours = [r for c in rows if c.role == "pretrained" for r in c.runs if r.model != "published"]
+    for name, initial, spent in dict.fromkeys((r.recipe, r.initial, r.initial_flops) for r in ours if r.initial):
+        told = "nobody knows how many FLOPs" if math.isnan(spent) else f"{flops(spent)} FLOPs of its P"
+        out.append(f"{name} began with the weights of {initial}: {told} were spent on them.")
     for c in (c for c in rows if c.role == "saw_map" and c.runs and ours):
         if not any(math.isclose(c.pretrain_flops, r.flops, rel_tol=SAME_FLOPS) for r in ours):
             out.append(f"{c.name} had {c.pretrain_flops:.2g} pretraining FLOPs, which no encoder beside it had.")

@@ -26,7 +26,8 @@ class Run:
     with; NaN where unknown; model: vit, conv (depth
     0), unet, continued (by others, and further here) or published (by others: then `folder` is the file of
     weights); data: fingerprint of its corpus; earth:
-    the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart."""
+    the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart;
+    initial: whose weights it began with, '' = its own, and initial_flops: what had been spent on them."""
 
     folder: str
     identity: str
@@ -37,6 +38,8 @@ class Run:
     earth: int | None = None
     objective: str = ""
     recipe: str = ""
+    initial: str = ""
+    initial_flops: float = 0.0
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,5 +123,5 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     data = config.get("data", {})
     number = data.get("seed")
     earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)
-    run = Run(folder, identity(path), ledger.seed, flops, kind, ledger.data_fingerprint, earth, ledger.objective)
-    return run, config
+    about = {"objective": ledger.objective, "initial": ledger.initial, "initial_flops": before}
+    return Run(folder, identity(path), ledger.seed, flops, kind, ledger.data_fingerprint, earth, **about), config
