@@ -23,7 +23,7 @@ from gfm_objectives.config.values import number
 from gfm_objectives.svg import Axis, Chart
 
 FOLDERS = {
-    "landcover": ("baseline_landcover", "budgets_landcover", "budgets_reading"),
+    "landcover": ("baseline_landcover", "budgets_landcover", "budgets_reading", "budgets_1e11"),
     "flood": ("baseline_flood", "budgets_flood"),
 }
 PAGE, PICTURE = common.ROOT / "docs" / "results.md", common.ROOT / "docs" / "images" / "budgets.svg"
