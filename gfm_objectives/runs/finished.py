@@ -23,11 +23,10 @@ from gfm_objectives.runs.provenance import decides, free_keys
 class Run:
     """A finished pretraining run. identity names the folder and the weights in it; flops: its budget, which it met
     within half a percent, so that runs of one budget are one rival's match, and what was spent on the weights it began
-    with; NaN where unknown; model: vit, conv (depth
-    0), unet, continued (by others, and further here) or published (by others: then `folder` is the file of
-    weights); data: fingerprint of its corpus; earth:
-    the number of the synthetic Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart;
-    initial: whose weights it began with, '' = its own, and initial_flops: what had been spent on them."""
+    with; NaN where unknown; model: vit, conv (depth 0), unet, continued (by others, and further here) or published (by
+    others: then `folder` is the file of weights); data: fingerprint of its corpus; earth: the number of the synthetic
+    Earth it was pretrained on, None elsewhere; recipe: objective and what sets it apart; initial: whose weights it
+    began with, '' = its own, and initial_flops: what had been spent on them."""
 
     folder: str
     identity: str
@@ -123,5 +122,16 @@ def _read_run(folder: str) -> tuple[Run, dict[str, Any]]:
     data = config.get("data", {})
     number = data.get("seed")
     earth = None if data.get("name") != "synthetic" else ledger.seed if number is None else int(number)
-    about = {"objective": ledger.objective, "initial": ledger.initial, "initial_flops": before}
-    return Run(folder, identity(path), ledger.seed, flops, kind, ledger.data_fingerprint, earth, **about), config
+    run = Run(
+        folder,
+        identity(path),
+        ledger.seed,
+        flops,
+        kind,
+        ledger.data_fingerprint,
+        earth,
+        objective=ledger.objective,
+        initial=ledger.initial,
+        initial_flops=before,
+    )
+    return run, config
