@@ -31,7 +31,7 @@ def draw(
 ) -> dict[str, Path]:
     """Draw what the folder allows into `folder`/figures; name -> file."""
     pictures: dict[str, Callable[[], Figure]] = {}
-    if _rivals(summary, _common(summary)[0]):
+    if summary["gains"] and _rivals(summary, _common(summary)[0]):
         pictures["gains"] = lambda: gains(summary, context)
     if len(summary["fractions"]) > 1:
         pictures["labels"] = lambda: labels(summary)
