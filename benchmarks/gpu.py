@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
         "date": date.today().isoformat(),
     }
     page = Page(Path(given["out"]) / f"{stem}.json", device, time.monotonic() + given["seconds"], about)
-    shop = Shop(device, dtype, given["scale"], given["pool"])
+    shop = Shop(device, dtype, given["scale"], max(64, round(given["pool"] * given["scale"])))
     shop.sizes = given["sizes"].split(",")
     warm_up()  # of the processes that will make the pool, while other things are measured
     page.add("ceilings", ceilings(device, given["scale"]))

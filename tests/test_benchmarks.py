@@ -130,10 +130,12 @@ def test_rows_of_scenes_are_replaced_and_joined(tmp_path):
 
 def test_the_gpu_script_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     """Every row is on disk as it comes, and what fails or has no time is a row that says so."""
-    gpu.main([f"out={tmp_path}", "name=dry", "device=cpu", "scale=1e-5", "sections=peers,growth", "seconds=1000"])
+    words = ["name=dry", "device=cpu", "scale=1e-5", "sections=peers,growth,speed", "sizes=nano", "seconds=1000"]
+    gpu.main([f"out={tmp_path}", *words])
     told = json.loads((tmp_path / "dry.json").read_text())["sections"]
     assert len(told["growth"]) == 3 and {len(told[k]) for k in ("ceilings", "peers")} == {1}
-    assert all(r["samples/s"] > 0 and r["FLOP/s"] > 0 for r in told["growth"])
+    assert {r["objective"] for r in told["speed"]} == set(gpu.OBJECTIVES)
+    assert all(r["samples/s"] > 0 and r["FLOP/s"] > 0 for r in told["growth"] + told["speed"])
     late = gpu.Page(tmp_path / "late.json", torch.device("cpu"), 0.0, {})
     late.attempt("growth", {"side": 64}, lambda: {}, 10)
     late.end = float("inf")
