@@ -45,22 +45,23 @@ def batch(x: Tensor, valid: Tensor) -> Batch:
 
 
 def torchgeo(network: torch.nn.Module, scene: Path, size: int) -> tuple[Tensor, Tensor]:
-    """RasterDataset and GridGeoSampler. Its grid begins at the bottom: the side must be a multiple of the window."""
+    """RasterDataset and its sampler of a grid. That begins at the bottom: the side must be a multiple of a window."""
     from torch.utils.data import DataLoader
+    from torchgeo import samplers
     from torchgeo.datasets import RasterDataset, stack_samples
-    from torchgeo.samplers import GridGeoSampler
 
     dataset = RasterDataset(paths=str(scene))
-    loader = DataLoader(dataset, TOGETHER, sampler=GridGeoSampler(dataset, size), collate_fn=stack_samples)
+    grid = getattr(samplers, "GriddedPatchSampler", None) or samplers.GridGeoSampler  # its name until torchgeo 0.10
+    loader = DataLoader(dataset, TOGETHER, sampler=grid(dataset, size=size), collate_fn=stack_samples)
     with rasterio.open(scene) as file:
         shape, t = (file.height, file.width), file.transform
     classes, p = torch.full(shape, 255, dtype=torch.uint8), torch.zeros(shape)
-    places = iter(GridGeoSampler(dataset, size))
+    places = iter(grid(dataset, size=size))
     for sample in loader:
         x = sample["image"]
         most, said = network(batch(x, (x != -9999).all(1))).softmax(1).max(1)
         for k in range(len(x)):
-            across, down, _ = next(places)
+            across, down, *_ = next(places)
             row, column = round((down.stop - t.f) / t.e), round((across.start - t.c) / t.a)
             part = slice(row, row + size), slice(column, column + size)
             classes[part], p[part] = said[k].byte(), most[k]
