@@ -115,10 +115,10 @@ def table(rows: Rows) -> str:
     by_name = curves(rows[0])
     budgets = sorted({b for by in by_name.values() for b in by})
     best, extra = {b: rival(rows[1], b) for b in budgets}, {b: most(rows[1], b) for b in budgets}
+    heads = {b: f"P = {number(b)}" + (f", n = {b / extra[b]:.0f}" if extra[b] else "") for b in budgets}
     out = []
     for name, by in sorted(by_name.items(), key=lambda n: -max(map(score, n[1].values()))):
         row = {"pretrained on the map or by": name}
-        heads = {b: f"P = {number(b)}" + (f", n = {b / extra[b]:.0f}" if extra[b] else "") for b in budgets}
         row |= {heads[b]: cell(by.get(b), best[b]) for b in budgets}
         out.append(row | {"a decade": told(slopes(by)) if len(by) > 1 else ""})
     seen = "; ".join(f"{r.name}: {score(r):.1f}" for r in rows[2])
