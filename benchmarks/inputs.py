@@ -102,8 +102,8 @@ def loaded(dataset: Any) -> Read:
     return partial(iter, DataLoader(dataset, BATCH, shuffle=True, drop_last=True, collate_fn=list))
 
 
-def sharded(name: str, root: Path, out: str) -> Shards:
-    line = ["data=" + name, f"data.root={root}", f"out={out}", "workers=1"]
+def sharded(name: str, root: Path, out: str, *words: str) -> Shards:
+    line = ["data=" + name, f"data.root={root}", f"out={out}", "workers=1", *words]
     return build_source({"name": "shards", "root": str(prepare.run(compose("prepare", line)[0]))}, "pretrain")
 
 

@@ -40,17 +40,15 @@ class Plain(nn.Module):
     """MAE (He et al. 2021, arXiv 2111.06377) as one would write it on timm's blocks; no class token, pixels
     normalised per patch."""
 
-    def __init__(self, dim: int, depth: int, heads: int) -> None:
+    def __init__(self, dim: int, depth: int, heads: int, bands: int = len(S2_TEN)) -> None:
         super().__init__()
-        self.vit = VisionTransformer(
-            SIZE, PATCH, len(S2_TEN), 0, "", dim, depth, heads, class_token=False, pos_embed="learn"
-        )
+        self.vit = VisionTransformer(SIZE, PATCH, bands, 0, "", dim, depth, heads, class_token=False, pos_embed="learn")
         self.embed = nn.Linear(dim, dim // 2)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim // 2))
         self.place = nn.Parameter(torch.randn(1, CELLS, dim // 2) * 0.02)
         self.blocks = nn.Sequential(*(Block(dim // 2, heads, qkv_bias=True) for _ in range(DECODER)))
         self.norm = nn.LayerNorm(dim // 2)
-        self.pixels = nn.Linear(dim // 2, PATCH * PATCH * len(S2_TEN))
+        self.pixels = nn.Linear(dim // 2, PATCH * PATCH * bands)
 
     def forward(self, images: Tensor) -> Tensor:
         order = torch.rand(len(images), CELLS, device=images.device).argsort(1)

@@ -24,6 +24,7 @@ GROUND = (
     "device",
     "svg",
     "allocations",
+    "heap",
     "ranks",
     "signals",
 )

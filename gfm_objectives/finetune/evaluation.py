@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +12,7 @@ from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.places import Places
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.windows import sliding
+from gfm_objectives.heap import give_back
 from gfm_objectives.metrics import wrong
 from gfm_objectives.tasks.kinds import Kind
 
@@ -121,10 +120,3 @@ def _outputs(
         if len(waiting) == together:
             yield from done()
     yield from done()
-
-
-def give_back() -> None:
-    """Hand the allocator's free pages back to the system. glibc keeps them among small live blocks, where they are of
-    no use for the next tile's large ones: without this, memory grows with the tiles although nothing holds them."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)

@@ -58,7 +58,7 @@ class WayBack(nn.Module):
         y = self.up[str(patch)](z)
         y = rearrange(y, "b (h w) (p q c) -> b (h p w q) c", h=h // m, w=w // m, p=m, q=m) + skip
         y = self.coarse(rearrange(y, "b (h w) c -> b c h w", h=h, w=w))
-        y = self.shuffle(y.flatten(2).mT).unflatten(-1, (CELL * CELL, -1)) + pixels
+        y = self.shuffle(y.flatten(2).mT).unflatten(-1, (CELL * CELL, -1)).add_(pixels)
         y = rearrange(y, "b (h w) (p q) c -> b (h p) (w q) c", h=h, w=w, p=CELL, q=CELL)
         return self.fine(y.movedim(-1, 1))
 

@@ -88,6 +88,23 @@ class Pretraining:
 
     def fit(self, measuring: Measuring, compiled: bool = False) -> None:
         """Train until the budget is spent, from the last checkpoint if there is one; SystemExit once `asked` to."""
+        self.begin(measuring, compiled)
+        if not self.done and due(self.asked, 0, self.device):  # while all this was made ready
+            self.leave(measuring)
+        batches = iter(self.loader)
+        while not self.done:
+            self.trunk.before_step(self)
+            self.step(next(batches))
+            measuring.after_step(self)
+            self.objective.after_step(self.budget.progress)
+            self.trunk.after_step(self, measuring)
+            if not self.done and due(self.asked, self.count["step"], self.device):
+                self.leave(measuring)
+            if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
+                self.save(measuring)
+
+    def begin(self, measuring: Measuring, compiled: bool = False) -> None:
+        """Whatever comes before the first step of a process, in this run or after its last checkpoint."""
         self.prepare(compiled)
         restore(self, measuring)
         self.objective.train()
@@ -102,19 +119,6 @@ class Pretraining:
             self.table = Table(self.folder / "metrics.csv", self.count["step"])
             self.bar = Bar(self.budget.flops, self.cfg.name)
         self.trunk.begin(self)
-        if not self.done and due(self.asked, 0, self.device):  # while all this was made ready
-            self.leave(measuring)
-        batches = iter(self.loader)
-        while not self.done:
-            self.trunk.before_step(self)
-            self.step(next(batches))
-            measuring.after_step(self)
-            self.objective.after_step(self.budget.progress)
-            self.trunk.after_step(self, measuring)
-            if not self.done and due(self.asked, self.count["step"], self.device):
-                self.leave(measuring)
-            if self.done or self.budget.progress - self.saved_at >= self.cfg.checkpoint_every:
-                self.save(measuring)
 
     def leave(self, measuring: Measuring) -> NoReturn:
         """With a checkpoint, as all processes do at this step."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfm_objectives.heap import keep_freed
 from gfm_objectives.training.finite import Finite
 
 Backward = Callable[[Tensor], Any]
@@ -33,6 +34,8 @@ class Stepper:
         self.optimiser, self.parameters, self.clip = optimiser, [*parameters], clip
         self.device, self.dtype, self.finite, self.backward = device, dtype, finite, backward
         self.peaks = [group["lr"] for group in optimiser.param_groups]
+        if device.type == "cpu":
+            keep_freed()
 
     def __call__(self, step: int, factor: float, loss: Callable[[], Tensor]) -> Tensor:
         """Learn from `loss()`, a scalar, with `factor` of every peak learning rate; returns the loss, detached."""
