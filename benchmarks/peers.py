@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.config import load_choice
 from gfm_objectives.device import has_bf16
+from gfm_objectives.heap import keep_freed
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import build_objective
 from gfm_objectives.sensors import S2_TEN
@@ -200,6 +201,7 @@ def verdict(rows: list[common.Row], size: str, key: str, target: float) -> str:
 def main(argv: list[str]) -> None:
     given = common.words(argv, encoder="tiny,small", batch=16, repeats=9, device="cpu", compile=1)
     torch.set_num_threads(1)
+    keep_freed()  # as our steps do; the peers have as few page faults without
     device, sections, notes = given["device"], {}, []
     warnings.filterwarnings("ignore", module="torch")
     command, sizes = " ".join(["python benchmarks/peers.py", *argv]), given["encoder"].split(",")

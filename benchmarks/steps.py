@@ -23,6 +23,7 @@ from gfm_objectives.batch import Batch
 from gfm_objectives.config import load_choice
 from gfm_objectives.device import device_name, has_bf16
 from gfm_objectives.flops import measure
+from gfm_objectives.heap import keep_freed
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import OBJECTIVES, build_objective
 from gfm_objectives.training.compiling import compile_parts
@@ -109,6 +110,7 @@ def main(argv: list[str]) -> None:
         argv, encoder="nano,tiny", batch=4, objectives=",".join(OBJECTIVES), steps=6, device="cpu", ways=""
     )
     torch.set_num_threads(1)
+    keep_freed()  # as a run does
     device, clock = given["device"], common.clock_of(given["device"])
     sections, command = kept(device), " ".join(["python benchmarks/steps.py", *argv])
     batch = noise(given["batch"]).to(device)

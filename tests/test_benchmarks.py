@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import budgets
 import common
 import crossover
+import finetuning
 import gpu
 import gpu_study
 import labels
+import loops
 import page
 import peers
 import pytest
@@ -56,6 +59,19 @@ def test_ours_hides_and_asks_as_the_peers_do():
     assert mask.keep.shape == (2, peers.CELLS // 4)
     assert mask.hidden.sum() == 2 * peers.CELLS * 3 // 4
     assert side.step() == 2
+
+
+def test_the_plain_model_learns_in_our_loop(tmp_path):
+    source, model = finetuning.Noise(), peers.Plain(32, 1, 2)
+    before = copy.deepcopy(model)
+    flops = loops.flops_of(loops.Theirs(copy.deepcopy(model), source), source, 4)
+    assert flops == common.counted(lambda: before(torch.randn(4, 10, peers.SIZE, peers.SIZE))) / 4
+    before.zero_grad()
+    side = loops.Ours(loops.Theirs(model, source), flops, loops.Held(source), tmp_path, 2, 4)
+    assert side() == 8 and side.run.budget.spent == 8 * flops
+    moved = [n for (n, p), q in zip(model.named_parameters(), before.parameters(), strict=True) if not p.equal(q)]
+    assert moved == [n for n, p in model.named_parameters() if p.requires_grad]
+    assert loops.PlainLoop(model, [{"image_sentinel2": torch.randn(10, 64, 64)}] * 9, 3, 4, alike=True)() == 12
 
 
 def test_lightly_loss_reaches_all_of_it():

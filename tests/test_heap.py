@@ -7,13 +7,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from gfm_objectives import heap
+from gfm_objectives.training import stepping
+from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.stepping import Stepper
 
 PROGRAM = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from gfm_objectives import heap
 
 torch.set_num_threads(1)
+ctypes.CDLL(None).mallopt(heap.MMAP_THRESHOLD, 1 << 17)  # its default does as it likes
 if sys.argv[1] == "kept":
     heap.keep_freed()
 
@@ -44,15 +51,23 @@ def faults_and_given(how: str) -> tuple[int, int]:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc can be told")
 def test_what_a_step_frees_is_there_for_the_next_one() -> None:
-    default, _ = faults_and_given("default")
+    default, _ = faults_and_given("freed")
     faults, given = faults_and_given("kept")
     assert faults < default / 100, (faults, default)
     assert given > 100, "144 MiB were free"
 
 
-def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gfm_objectives import heap
+def test_a_step_on_a_cpu_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(stepping, "keep_freed", lambda: told.append(1))
+    weight = torch.nn.Parameter(torch.zeros(1))
+    for device in ("cpu", "meta"):
+        finite = Finite(torch.device(device), lambda step, value: None)
+        Stepper(torch.optim.SGD([weight]), [weight], 1.0, torch.device(device), torch.float32, finite)
+    assert told == [1]
 
+
+def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())
-    heap.keep_freed.__wrapped__()
+    heap.keep_freed.__wrapped__()  # not what it remembers
     heap.give_back()

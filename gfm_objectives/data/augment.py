@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,7 @@ def augment(
     return _magnify(batch, draw.to(device), zoom)
 
 
+@lru_cache(maxsize=8)
 def _orientations(n: int, device: torch.device) -> Tensor:
     """Pixel numbers of an n x n grid in the eight symmetries of the square, (8, n * n)."""
     grid = torch.arange(n * n, device=device).view(n, n)
