@@ -58,6 +58,13 @@ def worst(t: Tensor) -> Tensor:
     return t
 
 
+def gathered(value: str | None) -> list[str | None]:
+    """What every process gives, in their order."""
+    every: list[str | None] = [None] * count()
+    dist.all_gather_object(every, value)
+    return every
+
+
 class _Sum(torch.autograd.Function):
     """Every process's loss depends on everyone's part, so gradients are summed too."""
 

@@ -28,7 +28,7 @@ from gfm_objectives.models.norm import count_norms, share_norms
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.batches import micro_of, places_of
 from gfm_objectives.pretrain.beginning import Initial
-from gfm_objectives.pretrain.faults import note
+from gfm_objectives.pretrain.faults import FAULT, note
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.states import Trunk, restore, state_of
@@ -242,12 +242,14 @@ class Pretraining:
 
     def _refuse(self, step: int, value: float) -> None:
         kept = self.folder / "checkpoints" / LAST
-        if self.fabric.is_global_zero:
-            note(self, step, value)
+        if not self.fabric.is_global_zero:
+            raise SystemExit(0)  # all stop here, and the first tells of it
+        note(self, step, value)
+        again = f"gfm replay {self.folder} shows where" if self.world == 1 else f"its places: {self.folder / FAULT}"
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
         raise InputError(
             f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
-            f"gfm replay {self.folder} shows where; lower optim.lr or look for values out of range in the data"
+            f"{again}; lower optim.lr or look for values out of range in the data"
         )
 
     def _log(self, lr: float, out: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from gfm_objectives import ranks
 from gfm_objectives.errors import InputError
 from gfm_objectives.signals import held
 
@@ -72,6 +73,27 @@ def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
         machines = int(environment["SLURM_STEP_NUM_NODES"])
         return "srun", int(environment["SLURM_STEP_NUM_TASKS"]) // machines, machines
     return "", 0, 0
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """What is refused in it, of one process or of all, ends all of them, and the first tells why, in one line; nobody
+    goes on before all are through."""
+    if ranks.count() == 1:
+        yield
+        return
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        fault = error
+    why = ranks.gathered(None if fault is None else f"{fault}")
+    if fault and (ranks.first() or not isinstance(fault, InputError)):
+        raise fault
+    if told := next((w for w in why if w is not None), None):
+        if ranks.first():
+            raise InputError(told)
+        raise SystemExit(0)  # Fabric takes another code for a fault of this process, and kills the first
 
 
 @contextmanager
