@@ -178,8 +178,9 @@ def measure(name: str, subject: Subject, moments: int, home: Path) -> common.Row
     row: common.Row = {"command": name, "moments": moments, "seconds unbroken": round(sum(times), 1)}
     row |= {"of them before anything was kept": round(times[0], 1)}
     row |= dict.fromkeys(("before anything was kept", "later", "drawn anew", "other result", "other FLOPs"), 0)
+    at_end = times[1] < 0.1 * sum(times)  # whatever is kept is kept then
     for k in range(moments):
-        drawn, early, attempt = random.Random(f"{name}{k}"), k % 10 == 9 or not times[1], 0
+        drawn, early, attempt = random.Random(f"{name}{k}"), k % 10 == 9 or at_end, 0
         while not killed(subject, folder := home / f"broken{k}-{attempt}", early, share := drawn.random(), times):
             attempt += 1
         row["drawn anew"] += attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -163,7 +164,7 @@ class Pretraining:
         if self.meter.begun is None:
             self.meter.start()
         step, c = self.count["step"], self.count
-        torch.manual_seed(mix(self.cfg.seed, step, self.rank, "step"))
+        torch.manual_seed(mix(self.cfg.seed, step, 0, "step"))
         kind = self.kind()
         cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
@@ -182,7 +183,8 @@ class Pretraining:
             return out["loss"] if counts else out["loss"] * 0
 
         self.sensors = kind.variant or tuple(seen.sensors)
-        with eager(self.compiled and cut):
+        together = ranks.part(first, len(seen), n) if self.world > 1 else nullcontext()
+        with eager(self.compiled and cut), together:
             value = self.stepper(step, factor, loss)
         tokens, visible, merged = self.tokens(seen, kind)
         self.budget.spend(cost * n)
@@ -205,10 +207,8 @@ class Pretraining:
     def shares(self, left: int, most: int) -> tuple[int, int, int, bool]:
         """How many places all processes learn from, the first of this one and how many, and whether its loss counts,
         where `left` are paid for and it has `most`. One that the last step leaves nothing looks at a blank place."""
-        n = max(1, min(most * self.world, left))
-        each, over = divmod(n, self.world)
-        mine = each + (self.rank < over)
-        return n, min(self.rank * each + min(self.rank, over), n - 1), max(1, mine), mine > 0
+        n, first = max(1, min(most * self.world, left)), self.rank * most
+        return n, min(first, n - 1), max(1, min(most, n - first)), first < n
 
     def turned(self, batch: Batch | Packed, kind: Step, first: int, of: int) -> Batch:
         """On the device, as the step sees it: normalised, a window, in another orientation, padded to what the

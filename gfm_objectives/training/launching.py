@@ -18,6 +18,7 @@ from gfm_objectives.signals import held
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
     from lightning.fabric.strategies import DDPStrategy
 
 
@@ -56,6 +57,9 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         accelerator="gpu" if gpu else "cpu",
         devices=[device.index] if gpu and device.index is not None else devices,
         num_nodes=nodes,
+        plugins=[
+            ENVIRONMENTS[by]()
+        ],  # Lightning takes all that has SLURM_NTASKS for a task of srun, and waits for others
         # steps of cross_sensor and mix leave the heads of other directions without a gradient
         strategy=DDPStrategy(find_unused_parameters=True, process_group_backend=backend) if several else "auto",
     )
@@ -73,6 +77,9 @@ def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
         machines = int(environment["SLURM_STEP_NUM_NODES"])
         return "srun", int(environment["SLURM_STEP_NUM_TASKS"]) // machines, machines
     return "", 0, 0
+
+
+ENVIRONMENTS = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment, "": LightningEnvironment}
 
 
 @contextmanager
