@@ -33,13 +33,14 @@ from gfm_objectives.pretrain.faults import FAULT, note
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.states import Trunk, restore, state_of
-from gfm_objectives.pretrain.steps import Step, crop
+from gfm_objectives.pretrain.steps import Step, crop, every_weight_learns
 from gfm_objectives.runs.checkpoint import write_state
 from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.signals import Asked
 from gfm_objectives.training.compiling import compile_parts, eager
 from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.launching import look_for_unused
 from gfm_objectives.training.leaving import due, leave
 from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
@@ -142,6 +143,7 @@ class Pretraining:
         o = self.cfg.optim
         optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
         if self.world > 1:
+            look_for_unused(self.fabric, not every_weight_learns(self.objective, self.source.spec, [*self.costs]))
             share_norms(self.objective)
         self.model, optimiser = self.fabric.setup(self.objective, optimiser)
         self.optimiser = optimiser

@@ -57,15 +57,19 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         accelerator="gpu" if gpu else "cpu",
         devices=[device.index] if gpu and device.index is not None else devices,
         num_nodes=nodes,
-        plugins=[
-            ENVIRONMENTS[by]()
-        ],  # Lightning takes all that has SLURM_NTASKS for a task of srun, and waits for others
-        # steps of cross_sensor and mix leave the heads of other directions without a gradient
-        strategy=DDPStrategy(find_unused_parameters=True, process_group_backend=backend) if several else "auto",
+        plugins=[ENVIRONMENTS[by]()],  # Lightning would take what an sbatch file starts for a task of srun
+        strategy=DDPStrategy(process_group_backend=backend) if several else "auto",
     )
     with held():  # an early signal ends none of the processes that begin here
         fabric.launch()
     return fabric
+
+
+def look_for_unused(fabric: L.Fabric, wanted: bool) -> None:
+    """Whether DDP goes through every step's graph for weights without a gradient, as steps of cross_sensor and mix have
+    them in the heads of other directions; before the model is set up."""
+    assert isinstance(fabric.strategy, DDPStrategy)
+    fabric.strategy._ddp_kwargs["find_unused_parameters"] = wanted
 
 
 def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
