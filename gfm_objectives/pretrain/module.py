@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfm_objectives import ranks
 from gfm_objectives.batch import Batch
@@ -44,6 +45,7 @@ from gfm_objectives.training.launching import look_for_unused
 from gfm_objectives.training.leaving import due, leave
 from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
+from gfm_objectives.training.sharding import gathered, shard
 from gfm_objectives.training.stepping import Stepper
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -82,6 +84,7 @@ class Pretraining:
         self.saved_at = 0.0
         self.asked = Asked()
         self.done = False
+        self.sharded = bool(cfg.get("shard")) and self.world > 1
         self.trunk = Trunk()
         self.compiled = False
         self.bar: Bar | None = None
@@ -141,15 +144,27 @@ class Pretraining:
     def prepare(self, compiled: bool = False) -> None:
         """The optimiser, on the device, and the model as all processes share it."""
         o = self.cfg.optim
-        optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
-        if self.world > 1:
+        if self.world > 1 and not self.sharded:
             look_for_unused(self.fabric, not every_weight_learns(self.objective, self.source.spec, [*self.costs]))
+        if self.world > 1:
             share_norms(self.objective)
-        self.model, optimiser = self.fabric.setup(self.objective, optimiser)
+        if self.sharded:
+            self.model = self.objective.to(self.device)
+            self.copy = copy.deepcopy(self.objective.encoder) if self.fabric.is_global_zero else None
+            shard(self.objective, self.device)
+        optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
+        if not self.sharded:
+            self.model, optimiser = self.fabric.setup(self.objective, optimiser)
         self.optimiser = optimiser
         self.finite = Finite(self.device, self._refuse, ranks.worst if self.world > 1 else None)
         self.stepper = Stepper(
-            optimiser, self.objective.parameters(), o.clip, self.device, self.dtype, self.finite, self.fabric.backward
+            optimiser,
+            self.objective.parameters(),
+            o.clip,
+            self.device,
+            self.dtype,
+            self.finite,
+            Tensor.backward if self.sharded else self.fabric.backward,
         )
         self.compiled = compiled
         if compiled:
@@ -157,7 +172,8 @@ class Pretraining:
         self.places = places_of(self.cfg, self.world)
         about = self.objective, self.source.spec, list(self.costs), self.places, self.device, self.dtype
         with eager(compiled):  # what is compiled takes less
-            self.micro = micro_of(self.cfg.batch.micro, *about)
+            asked = self.cfg.batch.micro or (self.places if self.sharded else None)  # trying takes all processes
+            self.micro = micro_of(asked, *about)
 
     # -- a step
 
@@ -236,9 +252,24 @@ class Pretraining:
         """What a killed run goes on from."""
         self.finite.ask()
         self.saved_at = self.budget.progress
-        if not self.fabric.is_global_zero:
-            return
-        write_state(self.folder / "checkpoints" / LAST, state_of(self, measuring))
+        self.keep(self.folder / "checkpoints" / LAST, measuring, {})
+
+    def keep(self, path: Path, measuring: Measuring, also: dict[str, Any]) -> None:
+        """Write the state, and `also`, there."""
+        if self.fabric.is_global_zero or self.sharded:
+            state = state_of(self, measuring) | also
+        if self.fabric.is_global_zero:
+            write_state(path, state)
+
+    def encoder(self) -> nn.Module:
+        """The encoder with all its weights, of the first process; where they are sharded, a copy for which all ask."""
+        if not self.sharded:
+            return self.objective.encoder
+        weights = gathered(self.objective.encoder.state_dict())
+        if self.copy is None:
+            return self.objective.encoder
+        self.copy.load_state_dict(weights)
+        return self.copy
 
     # -- telling
 

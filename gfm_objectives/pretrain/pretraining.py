@@ -74,6 +74,10 @@ def run(cfg: DictConfig) -> Path:
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
     with agreed():
+        if cfg.shard and fabric.world_size == 1:
+            raise InputError(
+                "shard=true: one process has nobody to share its weights with; give devices=, too"
+            )
         module = assembled(cfg, fabric, dtype)
         _check_trunk(cfg, module.objective)
         out = open_folder(cfg)
@@ -90,12 +94,13 @@ def run(cfg: DictConfig) -> Path:
             print(f"{cfg.name}: {told}", flush=True)
     try:
         with together(fabric.world_size, out), listening() as module.asked:
-            module.fit(measuring, wanted(cfg.compile, device))
+            module.fit(measuring, wanted("off" if cfg.shard and cfg.compile == "auto" else cfg.compile, device))
             joules = module.joules()
     finally:
         module.close()
+    encoder = module.encoder()
     if fabric.is_global_zero:
-        save_encoder(module.objective.encoder, out)
+        save_encoder(encoder, out)
         ledger = account(module, device, dtype, measuring, joules)
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
