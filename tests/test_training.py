@@ -287,12 +287,13 @@ def test_a_process_with_nothing_to_learn_has_no_part_in_shared_norms(monkeypatch
 FABRIC = SimpleNamespace(device=CPU, global_rank=0, world_size=1, is_global_zero=True)
 
 
-def train(runs: Path, *words: str) -> subprocess.Popen:
+def train(runs: Path, *words: str, script: str = "train.py") -> subprocess.Popen:
     keys = dict(w.split("=", 1) for w in (*SMALL, "device=cpu", "log_every=1", f"runs={runs}", "name=demo", *words))
     return subprocess.Popen(
-        [sys.executable, "train.py", *(f"{k}={v}" for k, v in keys.items())],
+        [sys.executable, script, *(f"{k}={v}" for k, v in keys.items())],
         cwd=Path(__file__).parent.parent,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": str(Path(__file__).parent.parent), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

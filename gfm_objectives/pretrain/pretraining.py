@@ -75,9 +75,7 @@ def run(cfg: DictConfig) -> Path:
     torch.set_num_threads(cfg.threads or cores())
     with agreed():
         if cfg.shard and fabric.world_size == 1:
-            raise InputError(
-                "shard=true: one process has nobody to share its weights with; give devices=, too"
-            )
+            raise InputError("shard=true: one process has nobody to share its weights with; give devices=, too")
         module = assembled(cfg, fabric, dtype)
         _check_trunk(cfg, module.objective)
         out = open_folder(cfg)

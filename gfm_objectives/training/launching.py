@@ -50,6 +50,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         raise InputError(f"devices={devices}: device={device} has {1 if device.index is not None else here}")
     if not gpu and devices > 2 * (cores := os.cpu_count() or 1):
         raise InputError(f"devices={devices}: so many processes would wait for each other on {cores} cores")
+    if by == "srun":  # Lightning refuses what --ntasks= has started, and asks for this
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(each))
     several = devices * nodes > 1
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # nothing that a user could mend
     backend = "nccl" if gpu else "gloo"
@@ -78,8 +80,12 @@ def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
         each = int(environment["LOCAL_WORLD_SIZE"])
         return "torchrun", each, int(environment["WORLD_SIZE"]) // each
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # one alone may be a shell, whose user starts what he likes
-        machines = int(environment["SLURM_STEP_NUM_NODES"])
-        return "srun", int(environment["SLURM_STEP_NUM_TASKS"]) // machines, machines
+        machines, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
+        if tasks % machines:
+            raise InputError(
+                f"srun started {tasks} processes on {machines} machines; start as many on each, by --ntasks-per-node"
+            )
+        return "srun", tasks // machines, machines
     return "", 0, 0
 
 
