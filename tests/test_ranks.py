@@ -242,7 +242,7 @@ def test_sharded_over_two_processes_a_run_is_the_run(
 ) -> None:
     """Losses to rounding, masks included; killed, it goes on in one process, and what it exports is whole."""
     words = (f"objective={name}", "data.size=16", "optim.batch_size=null", "batch.global=4", "budget.flops=3e9")
-    words = (*words, "checkpoint_every=0.1", "device=cpu")
+    words = (*words, "checkpoint_every=0.1", "device=cpu", "optim.lr=1e-3")
     one = pretrain.run(small(tmp_path / "one", "log_every=1", *words))
     two = train(tmp_path / "two", *words, "devices=2", "shard=true")
     told = two.communicate(timeout=300)[0]
@@ -260,7 +260,7 @@ def test_sharded_over_two_processes_a_run_is_the_run(
     for other in (tmp_path / "two" / "demo", again):
         b = rows(other)
         assert [(r["samples"], r["flops"]) for r in a] == [(r["samples"], r["flops"]) for r in b]
-        assert [float(r["loss"]) for r in a] == pytest.approx([float(r["loss"]) for r in b], abs=1e-3)
+        assert [float(r["loss"]) for r in a] == pytest.approx([float(r["loss"]) for r in b], abs=2e-3)
         assert isinstance(load_encoder(other), Encoder)
         for x, y in zip(load_encoder(one).parameters(), load_encoder(other).parameters(), strict=True):
             torch.testing.assert_close(x, y, rtol=0.05, atol=0.02)
