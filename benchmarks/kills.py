@@ -1,11 +1,11 @@
 """Killed at random moments and started again: python benchmarks/kills.py [moments=10] [of=train,eval,...].
 
-kill -9 to all processes of a command at a moment drawn from the time that the unbroken one takes, then the same command
-again, which must end with the same weights or tables bit for bit and with a ledger that neither loses nor doubles a
-FLOP. Subjects: pretraining in one process, in two (gloo, started as torchrun does), a comparison, shards and the look
-at data; those not asked for stay in results/kills. Counted beside it: how many were killed before anything was kept,
-later, and not at all because they were done. Commands are run in forks of this process: another start of Python and
-torch would take most of the time.
+kill -9 to all processes of a command at a random moment, then the same command again, which must end with the same
+weights and losses or tables bit for bit and with a ledger that neither loses nor doubles a FLOP. Every tenth moment is
+drawn from the time before anything is kept, the others from there to the end of the unbroken command; one that comes
+after the end is drawn anew. Subjects: pretraining in one process, in two (gloo, started as torchrun does), a
+comparison, shards and the look at data; those not asked for stay in results/kills. Commands are run in forks of this
+process: another start of Python and torch would take most of the time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent.parent
 TRAIN = (
     "train objective=supervised data.size=16 data.dates=2 encoder.depth=1 encoder.dim=32 encoder.cell_dim=16 "
     "optim.batch_size={batch} budget.flops={flops} budget.warmup=16 checkpoint_every=0.1 yardstick=false loggers=[] "
-    "loader.workers=0 threads=1 device=cpu precision=fp32 runs={folder} name=demo"
+    "log_every=1 loader.workers=0 threads=1 device=cpu precision=fp32 runs={folder} name=demo"
 )
 EVAL = (
     "eval suite=landcover contenders=unet,conv,map fractions=0.5 seeds=2 finetune.flops=8e9 finetune.trials=2 "
@@ -67,10 +67,13 @@ class Subject:
 
 
 def trained(folder: Path) -> tuple[Any, Any]:
-    """Hash of the weights, and the counts of the ledger."""
+    """Hash of the weights with the loss of every step, and the counts of the ledger with the FLOPs after every step."""
     run = folder / "demo"
     ledger = json.loads((run / "ledger.json").read_text())
-    return sha256((run / "encoder.safetensors").read_bytes()).hexdigest(), [ledger[k] for k in COUNTS]
+    with (run / "metrics.csv").open(newline="") as file:
+        steps = [*csv.DictReader(file)]
+    result = sha256((run / "encoder.safetensors").read_bytes()).hexdigest(), [(r["step"], r["loss"]) for r in steps]
+    return result, ([ledger[k] for k in COUNTS], [(r["samples"], r["flops"]) for r in steps])
 
 
 def compared(folder: Path) -> tuple[Any, Any]:
@@ -138,36 +141,57 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def finish(subject: Subject, folder: Path) -> float:
-    """Seconds that the whole command takes."""
-    begun = time.monotonic()
-    if code := ended(start(subject, folder)):
+def followed(subject: Subject, folder: Path) -> tuple[float, float]:
+    """Run the whole command; returns the seconds until something was kept, and from there to its end."""
+    begun, kept = time.monotonic(), 0.0
+    pid = start(subject, folder)
+    while not (gone := os.waitpid(pid, os.WNOHANG))[0]:
+        if not kept and (folder / subject.kept).exists():
+            kept = time.monotonic() - begun
+        time.sleep(0.002)
+    if code := os.waitstatus_to_exitcode(gone[1]):
         raise SystemExit(f"{' '.join(subject.words(folder))}: exit code {code}")
-    return time.monotonic() - begun
+    whole = time.monotonic() - begun
+    return kept or whole, whole - kept if kept else 0.0
+
+
+def killed(subject: Subject, folder: Path, early: bool, share: float, times: tuple[float, float]) -> bool:
+    """Kill the command at that share of the time before something is kept, or of the time from there on; returns
+    whether it was still running."""
+    pid, done = start(subject, folder), False
+    while not (early or done or (folder / subject.kept).exists()):
+        done = os.waitpid(pid, os.WNOHANG)[0] == pid
+        time.sleep(0.002)
+    time.sleep(0 if done else share * times[0 if early else 1])
+    if done or os.waitpid(pid, os.WNOHANG)[0] == pid:
+        return False
+    os.killpg(pid, signal.SIGKILL)
+    ended(pid)
+    return not (subject.last and (folder / subject.last).exists())
 
 
 def measure(name: str, subject: Subject, moments: int, home: Path) -> common.Row:
     """Kills at that many moments; what differs from the unbroken run, and when they came."""
-    took = finish(subject, home / "whole")
+    followed(subject, home / "first")  # which also measures and reads what later ones find in memory
+    times = followed(subject, home / "whole")
     whole = subject.outcome(home / "whole")
-    row: common.Row = {"command": name, "moments": moments, "seconds unbroken": round(took, 1)}
-    row |= dict.fromkeys(("before anything was kept", "later", "too late", "other result", "other FLOPs"), 0)
+    row: common.Row = {"command": name, "moments": moments, "seconds unbroken": round(sum(times), 1)}
+    row |= {"of them before anything was kept": round(times[0], 1)}
+    row |= dict.fromkeys(("before anything was kept", "later", "drawn anew", "other result", "other FLOPs"), 0)
+    at_end = times[1] < 0.1 * sum(times)  # whatever is kept is kept then
     for k in range(moments):
-        folder, moment = home / f"broken{k}", random.Random(f"{name}{k}").uniform(0, took)
-        pid = start(subject, folder)
-        time.sleep(moment)
-        done = os.waitpid(pid, os.WNOHANG)[0] == pid
-        if not done:
-            os.killpg(pid, signal.SIGKILL)
-            ended(pid)
-            done = bool(subject.last) and (folder / subject.last).exists()
-        row["too late" if done else "later" if (folder / subject.kept).exists() else "before anything was kept"] += 1
-        if not done:
-            finish(subject, folder)
+        drawn, early, attempt = random.Random(f"{name}{k}"), k % 10 == 9 or at_end, 0
+        while not killed(subject, folder := home / f"broken{k}-{attempt}", early, share := drawn.random(), times):
+            attempt += 1
+        row["drawn anew"] += attempt
+        row["later" if (folder / subject.kept).exists() else "before anything was kept"] += 1
+        followed(subject, folder)
         result, flops = subject.outcome(folder)
         row["other result"] += result != whole[0]
         row["other FLOPs"] += flops != whole[1]
-        print(f"{name} {k + 1}/{moments}: after {moment:.1f} s, {row}", flush=True)
+        print(f"{name} {k + 1}/{moments}: at {share:.2f} of {'the start' if early else 'the rest'}, {row}", flush=True)
+    told = sha256(repr(whole).encode()).hexdigest()[:16]
+    print(f"{name}: result and counts of the unbroken command have the digest {told}", flush=True)
     return row
 
 

@@ -47,7 +47,7 @@ def measure(
     optimiser's elementwise work count as zero; recomputation of activations is not charged.
     """
     step = step or _loss
-    twin = _on_meta(model)
+    twin = on_meta(model)
     labels = _Labels(twin, parts)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
         labels.counter = counter
@@ -79,7 +79,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch)["loss"]
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
+def on_meta(model: nn.Module) -> nn.Module:
     """A copy of the model whose parameters and buffers take no memory, and which computes nothing twice."""
     memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
     for p in model.parameters():

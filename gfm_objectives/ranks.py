@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ def first() -> bool:
 
 
 _APART = False
+_PART: tuple[int, int, int] | None = None  # the first of this process's places, how many, and how many all have
 
 
 def count() -> int:
@@ -35,13 +36,48 @@ def apart() -> Iterator[None]:
         _APART = False
 
 
-def mean(t: Tensor) -> Tensor:
-    """The mean of `t` over all processes, without a gradient; `t` itself where there is one."""
+@contextmanager
+def part(first: int, mine: int, of: int) -> Iterator[None]:
+    """In it `rand` and `randint` draw for the `of` places of all processes and give the `mine` that begin at `first`:
+    where all have one seed, they draw together what one process would have drawn."""
+    global _PART
+    _PART = first, mine, of
+    try:
+        yield
+    finally:
+        _PART = None
+
+
+def rand(*shape: int, device: torch.device) -> Tensor:
+    """Uniform in 0..1, of this process's places: shape (B, ...), or of several views of them (n B, ...)."""
+    return _mine(lambda *all_of: torch.rand(all_of, device=device), shape)
+
+
+def randint(high: int, *shape: int, device: torch.device) -> Tensor:
+    """Whole numbers below `high`, as `rand` draws."""
+    return _mine(lambda *all_of: torch.randint(high, all_of, device=device), shape)
+
+
+def _mine(draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+    if _PART is None:
+        return draw(*shape)
+    first, mine, of = _PART
+    assert shape[0] % mine == 0, (shape, mine)
+    return draw(shape[0] // mine, of, *shape[1:])[:, first : first + mine].flatten(0, 1)
+
+
+def total(t: Tensor) -> Tensor:
+    """The sum of `t` over all processes, without a gradient; `t` itself where there is one."""
     if count() == 1:
         return t
     t = t.detach().clone()
     dist.all_reduce(t)
-    return t / count()
+    return t
+
+
+def mean(t: Tensor) -> Tensor:
+    """The mean of `t` over all processes, without a gradient; `t` itself where there is one."""
+    return total(t) / count() if count() > 1 else t
 
 
 def summed(t: Tensor) -> Tensor:
@@ -56,6 +92,13 @@ def worst(t: Tensor) -> Tensor:
     t = t.detach().clone()
     dist.all_reduce(t, dist.ReduceOp.MAX)
     return t
+
+
+def gathered(value: str | None) -> list[str | None]:
+    """What every process gives, in their order."""
+    every: list[str | None] = [None] * count()
+    dist.all_gather_object(every, value)
+    return every
 
 
 class _Sum(torch.autograd.Function):

@@ -93,7 +93,7 @@ def test_seconds_of_the_yardstick_are_not_the_runs(batch: Batch, monkeypatch: py
     beside = Measuring(torch.float32)
     beside.yardstick = SimpleNamespace(flops=3.0)  # type: ignore[assignment]
     beside.times, beside.passed, beside.table = 10, 0, SimpleNamespace(add=lambda _: None)  # type: ignore[assignment]
-    monkeypatch.setattr(beside, "_measured", lambda _: {})
+    monkeypatch.setattr(beside, "_measured", lambda *_: {})
     run.meter.start()
     beside.after_step(run)
     assert (beside.seconds, beside.flops, run.meter.aside) == (10.0, 3.0, 10.0)

@@ -38,7 +38,7 @@ class MapHead(nn.Module):
             if self.training:
                 classes = torch.arange(len(self.counts), device=target.device)
                 # compared, not added at an index: a GPU's additions to eight places stand in line for each other
-                self.counts += ranks.mean((target.flatten() == classes[:, None]).sum(1).to(self.counts.dtype))
+                self.counts += ranks.total((target.flatten() == classes[:, None]).sum(1).to(self.counts.dtype))
             share = self.counts / self.counts.sum()
             weight = (share.mean() / share).sqrt().clamp(max=5)
             pixel = weight[target.clamp(min=0)] * (target >= 0)

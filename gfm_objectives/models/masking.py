@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Batch
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.stem import images
@@ -98,7 +99,7 @@ def hidden_of(mask: Mask, names: Sequence[str], sensor: str, count: int) -> tupl
     filler, both (B, count). names: of the slots."""
     first, dates = names.index(sensor), names.count(sensor)
     mine = (mask.valid & ~mask.seen)[:, first : first + dates].flatten(1)
-    order = (torch.rand(mine.shape, device=mine.device) + (~mine).float()).argsort(dim=1, stable=True)[:, :count]
+    order = (ranks.rand(*mine.shape, device=mine.device) + (~mine).float()).argsort(dim=1, stable=True)[:, :count]
     return order, mine.gather(1, order).float()
 
 
@@ -112,26 +113,26 @@ def _scores(batch: Batch, valid: Tensor, kinds: Sequence[str]) -> Tensor:
     """(B, slots, h, w) random order in which a sample's kind of mask shows cells."""
     b, n, h, w = valid.shape
     names = list(dict.fromkeys(slots(batch)))
-    noise = torch.rand(valid.shape, device=valid.device)
-    dates = torch.rand(b, n, device=valid.device)
-    each = dict(zip(names, torch.rand(b, len(names), device=valid.device).unbind(1), strict=True))
+    noise = ranks.rand(*valid.shape, device=valid.device)
+    dates = ranks.rand(b, n, device=valid.device)
+    each = dict(zip(names, ranks.rand(b, len(names), device=valid.device).unbind(1), strict=True))
     sensors = torch.stack([each[s] for s in slots(batch)], 1)
     by_kind = {
         "random": noise,
-        "cell": torch.rand(b, 1, h, w, device=valid.device) + 1e-3 * noise,
+        "cell": ranks.rand(b, 1, h, w, device=valid.device) + 1e-3 * noise,
         "block": _spatial(valid, ("block",)).view(b, 1, h, w) + 1e-3 * noise,
         "date": dates[..., None, None] + 1e-3 * noise,
         "sensor": sensors[..., None, None] + 1e-3 * noise,
     }
-    choice = torch.randint(len(kinds), (b, 1, 1, 1), device=valid.device)
+    choice = ranks.randint(len(kinds), b, 1, 1, 1, device=valid.device)
     return torch.stack([by_kind[k].expand_as(valid) for k in kinds]).gather(0, choice.expand_as(valid)[None])[0]
 
 
 def _spatial(valid: Tensor, kinds: Sequence[str]) -> Tensor:
     """(B, cells) noise: white for 'cell', smooth over about a third of the chip for 'block'."""
     b, _, h, w = valid.shape
-    white = torch.rand(b, h * w, device=valid.device)
-    coarse = torch.rand(b, 1, 3, 3, device=valid.device)
+    white = ranks.rand(b, h * w, device=valid.device)
+    coarse = ranks.rand(b, 1, 3, 3, device=valid.device)
     smooth = F.interpolate(coarse, (h, w), mode="bilinear", align_corners=True).flatten(1) + 1e-3 * white
-    choice = torch.randint(len(kinds), (b, 1), device=valid.device)
+    choice = ranks.randint(len(kinds), b, 1, device=valid.device)
     return torch.stack([smooth if k == "block" else white for k in kinds]).gather(0, choice.expand_as(white)[None])[0]

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from gfm_objectives import ranks
 from gfm_objectives.models.bands import BandTable
 from gfm_objectives.models.stem import CELL, COMPOSITES, Merged
 
@@ -53,7 +54,7 @@ class WayBack(nn.Module):
         (h, w), m = merged.grid, patch // CELL
         skip, pixels = self.skip(merged.cells), self.pixels(merged)
         if self.training and self.pixel_dropout:
-            stays = torch.rand(len(z), 1, 1, device=z.device) >= self.pixel_dropout
+            stays = ranks.rand(len(z), 1, 1, device=z.device) >= self.pixel_dropout
             skip, pixels = skip * stays, pixels * stays[..., None]
         y = self.up[str(patch)](z)
         y = rearrange(y, "b (h w) (p q c) -> b (h p w q) c", h=h // m, w=w // m, p=m, q=m) + skip

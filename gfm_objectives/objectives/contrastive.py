@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models import masking
 from gfm_objectives.models.encoder import Encoder
@@ -52,7 +53,7 @@ class Contrastive(Objective):
 
         seen = [(mask.valid & part).flatten(1).any(1) for part in (mask.seen, rest)]  # (B,) by each look
         real = mask.valid.any(1).flatten(1) & (seen[0] & seen[1])[:, None]  # (B, cells)
-        pick = (torch.rand(real.shape, device=real.device) + ~real).argsort(1)[:, : self.cells]  # (B, k)
+        pick = (ranks.rand(*real.shape, device=real.device) + ~real).argsort(1)[:, : self.cells]  # (B, k)
         real = real.gather(1, pick).flatten()  # (B k,)
         a, b = (self.head(chosen(x.flatten(2).mT, pick)) for x in (one, other))  # (B k, D)
         statistics = chosen(cell_statistics(batch, self.encoder.patch), pick)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.objectives.info_nce import cosines
@@ -33,7 +34,7 @@ class MapContrast(Dense):
     def predict(self, view: View, rest: None) -> dict[str, Tensor]:
         target = view.batch.targets["map"].flatten(1)  # (B, H W)
         known = target >= 0
-        pick = (torch.rand(target.shape, device=target.device) + ~known).argsort(1)[:, : self.pixels]
+        pick = (ranks.rand(*target.shape, device=target.device) + ~known).argsort(1)[:, : self.pixels]
         label, known = target.gather(1, pick).flatten(), known.gather(1, pick).flatten()  # (B k,)
         dense = view.dense.flatten(2).mT  # (B, H W, width)
         x = self.head(dense.gather(1, pick[..., None].expand(-1, -1, dense.shape[-1])).flatten(0, 1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Batch, Series, Spec
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.heads import SeriesHead
@@ -51,14 +52,14 @@ class Temporal(Dense):
 
     def withhold(self, batch: Batch, variant: Variant) -> tuple[Batch, dict[str, Series]]:
         seen, rest = {}, {}
-        ahead = torch.rand(len(batch), 1, device=batch.gsd.device) < self.future
+        ahead = ranks.rand(len(batch), 1, device=batch.gsd.device) < self.future
         for sensor, series in batch.sensors.items():
             t = series.x.shape[1]
             if t == 1:
                 seen[sensor] = series
                 continue
             gone = min(max(1, round(self.dates * t)), t - 1)
-            noise = torch.rand(len(batch), t, device=series.x.device)
+            noise = ranks.rand(len(batch), t, device=series.x.device)
             order = torch.where(ahead, -torch.arange(t, device=noise.device), noise).argsort(1)
             seen[sensor], rest[sensor] = series.take_dates(order[:, gone:]), series.take_dates(order[:, :gone])
         return batch.replace(sensors=seen), rest

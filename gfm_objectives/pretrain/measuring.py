@@ -28,38 +28,48 @@ class Measuring:
 
     Every tenth, fifth or half, or the end alone: the most that cost less than SHARE of the budget in FLOPs. None of it
     is in the budget, the training's seconds or its MFU, and none of it changes the training. Under DDP the first
-    process measures, and the others wait for it in their next step. Without a split `val` it says so and does nothing;
+    process measures, and the others wait for it in their next step, where weights are sharded once they have handed
+    theirs over. Without a split `val` it says so and does nothing;
     with yardstick=false it does nothing either.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype, self.seconds, self.flops, self.spent = dtype, 0.0, 0.0, 0.0
         self.yardstick: Yardstick | None = None
+        self.times = 0  # that a run is measured after its start; 0 = never
 
     def begin(self, module: Pretraining) -> None:
         """Before the first step of a process."""
-        if not (module.fabric.is_global_zero and module.cfg.yardstick):
+        if not module.cfg.yardstick:
             return
-        began, cfg, step = time.perf_counter(), module.cfg, module.count["step"]
         module.objective.set_patch()
+        encoder = module.encoder()
+        if module.fabric.is_global_zero:
+            self._open(module, encoder)
+        if module.sharded:
+            self.times = module.fabric.broadcast(self.times)
+        self.passed = int(self.times * module.budget.progress)
+
+    def _open(self, module: Pretraining, encoder: Any) -> None:
+        """Find the held-out places, and measure what has not learned."""
+        began, cfg, step = time.perf_counter(), module.cfg, module.count["step"]
         try:
             source = build_source(data_options(cfg), "val")
-            self.yardstick = Yardstick(source, module.objective.encoder, self.dtype)
+            self.yardstick = Yardstick(source, encoder, self.dtype)
         except InputError as error:
             print(f"{cfg.name}: no yardstick, for want of held-out places: {error}", flush=True)
             return
         self.times = times(self.yardstick.cost, module.budget.flops)
-        self.passed = int(self.times * module.budget.progress)
         # A fresh run begins a fresh table; one that goes on keeps the rows up to its checkpoint.
         self.table = Table(module.folder / "yardstick.csv", step or -1)
         if not step:
             self._add(module, "bands", self.yardstick.bands())
-            self._add(module, "encoder", self._measured(module))
+            self._add(module, "encoder", self._measured(module, encoder))
         self._book(began)
 
     def after_step(self, module: Pretraining) -> None:
         """After every step; measures where it is time."""
-        if self.yardstick is None:
+        if not self.times:
             return
         progress = module.budget.progress
         if not module.done and int(self.times * progress) == self.passed:
@@ -67,7 +77,10 @@ class Measuring:
         self.passed = int(self.times * progress)
         began = time.perf_counter()
         module.objective.set_patch()
-        figures = self._measured(module)
+        encoder = module.encoder()
+        if self.yardstick is None:
+            return
+        figures = self._measured(module, encoder)
         self._add(module, "encoder", figures)
         module.tell({f"yardstick/{k}": v for k, v in figures.items()})
         if signs := alarm(figures):
@@ -80,10 +93,10 @@ class Measuring:
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds, self.flops = state_dict["seconds"], state_dict["flops"]
 
-    def _measured(self, module: Pretraining) -> Figures:
+    def _measured(self, module: Pretraining, encoder: Any) -> Figures:
         assert self.yardstick is not None
         with eager(module.compiled):  # views of other dates and sensors would each be compiled anew
-            return self.yardstick(module.objective.encoder)
+            return self.yardstick(encoder)
 
     def _add(self, module: Pretraining, of: str, figures: Figures) -> None:
         place = {"of": of, "step": module.count["step"], "progress": f"{module.budget.progress:.4f}"}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfm_objectives import ranks
 from gfm_objectives.batch import Batch
@@ -28,20 +30,22 @@ from gfm_objectives.models.norm import count_norms, share_norms
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.batches import micro_of, places_of
 from gfm_objectives.pretrain.beginning import Initial
-from gfm_objectives.pretrain.faults import note
+from gfm_objectives.pretrain.faults import FAULT, note
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.progress import Bar, Meter, Table
 from gfm_objectives.pretrain.states import Trunk, restore, state_of
-from gfm_objectives.pretrain.steps import Step, crop
+from gfm_objectives.pretrain.steps import Step, crop, every_weight_learns
 from gfm_objectives.runs.checkpoint import write_state
 from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.signals import Asked
 from gfm_objectives.training.compiling import compile_parts, eager
 from gfm_objectives.training.energy import Energy, counter_of
 from gfm_objectives.training.finite import Finite
+from gfm_objectives.training.launching import look_for_unused
 from gfm_objectives.training.leaving import due, leave
 from gfm_objectives.training.logging import Logger
 from gfm_objectives.training.optimiser import adamw
+from gfm_objectives.training.sharding import gathered, shard
 from gfm_objectives.training.stepping import Stepper
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -80,6 +84,7 @@ class Pretraining:
         self.saved_at = 0.0
         self.asked = Asked()
         self.done = False
+        self.sharded = bool(cfg.get("shard")) and self.world > 1
         self.trunk = Trunk()
         self.compiled = False
         self.bar: Bar | None = None
@@ -143,14 +148,27 @@ class Pretraining:
     def prepare(self, compiled: bool = False) -> None:
         """The optimiser, on the device, and the model as all processes share it."""
         o = self.cfg.optim
-        optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
+        if self.world > 1 and not self.sharded:
+            look_for_unused(self.fabric, not every_weight_learns(self.objective, self.source.spec, [*self.costs]))
         if self.world > 1:
             share_norms(self.objective)
-        self.model, optimiser = self.fabric.setup(self.objective, optimiser)
+        if self.sharded:
+            self.model = self.objective.to(self.device)
+            self.copy = copy.deepcopy(self.objective.encoder) if self.fabric.is_global_zero else None
+            shard(self.objective, self.device)
+        optimiser: Any = adamw([(self.objective.parameters(), o.lr)], o.weight_decay, tuple(o.betas))
+        if not self.sharded:
+            self.model, optimiser = self.fabric.setup(self.objective, optimiser)
         self.optimiser = optimiser
         self.finite = Finite(self.device, self._refuse, ranks.worst if self.world > 1 else None)
         self.stepper = Stepper(
-            optimiser, self.objective.parameters(), o.clip, self.device, self.dtype, self.finite, self.fabric.backward
+            optimiser,
+            self.objective.parameters(),
+            o.clip,
+            self.device,
+            self.dtype,
+            self.finite,
+            Tensor.backward if self.sharded else self.fabric.backward,
         )
         self.compiled = compiled
         if compiled:
@@ -158,7 +176,8 @@ class Pretraining:
         self.places = places_of(self.cfg, self.world)
         about = self.objective, self.source.spec, list(self.costs), self.places, self.device, self.dtype
         with eager(compiled):  # what is compiled takes less
-            self.micro = micro_of(self.cfg.batch.micro, *about)
+            asked = self.cfg.batch.micro or (self.places if self.sharded else None)  # trying takes all processes
+            self.micro = micro_of(asked, *about)
 
     # -- a step
 
@@ -167,7 +186,7 @@ class Pretraining:
         if self.meter.begun is None:
             self.meter.start()
         step, c = self.count["step"], self.count
-        torch.manual_seed(mix(self.cfg.seed, step, self.rank, "step"))
+        torch.manual_seed(mix(self.cfg.seed, step, 0, "step"))
         kind = self.kind()
         cost = self.costs[kind].total
         self.objective.set_patch(kind.patch)
@@ -186,7 +205,8 @@ class Pretraining:
             return out["loss"] if counts else out["loss"] * 0
 
         self.sensors = kind.variant or tuple(seen.sensors)
-        with eager(self.compiled and cut):
+        together = ranks.part(first, len(seen), n) if self.world > 1 else nullcontext()
+        with eager(self.compiled and cut), together:
             value = self.stepper(step, factor, loss)
         tokens, visible, merged = self.tokens(seen, kind)
         self.budget.spend(cost * n)
@@ -209,10 +229,8 @@ class Pretraining:
     def shares(self, left: int, most: int) -> tuple[int, int, int, bool]:
         """How many places all processes learn from, the first of this one and how many, and whether its loss counts,
         where `left` are paid for and it has `most`. One that the last step leaves nothing looks at a blank place."""
-        n = max(1, min(most * self.world, left))
-        each, over = divmod(n, self.world)
-        mine = each + (self.rank < over)
-        return n, min(self.rank * each + min(self.rank, over), n - 1), max(1, mine), mine > 0
+        n, first = max(1, min(most * self.world, left)), self.rank * most
+        return n, min(first, n - 1), max(1, min(most, n - first)), first < n
 
     def turned(self, batch: Batch | Packed, kind: Step, first: int, of: int) -> Batch:
         """On the device, as the step sees it: normalised, a window, in another orientation, padded to what the
@@ -238,20 +256,37 @@ class Pretraining:
         """What a killed run goes on from."""
         self.finite.ask()
         self.saved_at = self.budget.progress
-        if not self.fabric.is_global_zero:
-            return
-        write_state(self.folder / "checkpoints" / LAST, state_of(self, measuring))
+        self.keep(self.folder / "checkpoints" / LAST, measuring, {})
+
+    def keep(self, path: Path, measuring: Measuring, also: dict[str, Any]) -> None:
+        """Write the state, and `also`, there."""
+        if self.fabric.is_global_zero or self.sharded:
+            state = state_of(self, measuring) | also
+        if self.fabric.is_global_zero:
+            write_state(path, state)
+
+    def encoder(self) -> nn.Module:
+        """The encoder with all its weights, of the first process; where they are sharded, a copy for which all ask."""
+        if not self.sharded:
+            return self.objective.encoder
+        weights = gathered(self.objective.encoder.state_dict())
+        if self.copy is None:
+            return self.objective.encoder
+        self.copy.load_state_dict(weights)
+        return self.copy
 
     # -- telling
 
     def _refuse(self, step: int, value: float) -> None:
         kept = self.folder / "checkpoints" / LAST
-        if self.fabric.is_global_zero:
-            note(self, step, value)
+        if not self.fabric.is_global_zero:
+            raise SystemExit(0)  # all stop here, and the first tells of it
+        note(self, step, value)
+        again = f"gfm replay {self.folder} shows where" if self.world == 1 else f"its places: {self.folder / FAULT}"
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
         raise InputError(
             f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
-            f"gfm replay {self.folder} shows where; lower optim.lr or look for values out of range in the data"
+            f"{again}; lower optim.lr or look for values out of range in the data"
         )
 
     def _log(self, lr: float, out: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gfm_objectives import ranks
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
 from gfm_objectives.data import build_source
@@ -38,7 +39,7 @@ from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
 from gfm_objectives.signals import listening
 from gfm_objectives.training.compiling import wanted
-from gfm_objectives.training.launching import launched, together
+from gfm_objectives.training.launching import agreed, launched, together
 from gfm_objectives.training.logging import build_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
@@ -72,13 +73,16 @@ def run(cfg: DictConfig) -> Path:
         places_of(cfg, cfg.devices * cfg.num_nodes)
     fabric = launched(device, cfg.devices, cfg.num_nodes)
     torch.set_num_threads(cfg.threads or cores())
-    module = assembled(cfg, fabric, dtype)
-    _check_trunk(cfg, module.objective)
-    out = open_folder(cfg)
-    fabric.barrier()  # the first has opened it
+    with agreed():
+        if cfg.shard and fabric.world_size == 1:
+            raise InputError("shard=true: one process has nobody to share its weights with; give devices=, too")
+        module = assembled(cfg, fabric, dtype)
+        _check_trunk(cfg, module.objective)
+        out = open_folder(cfg)
+        if fabric.is_global_zero:
+            module.loggers = build_loggers(cfg.loggers, out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
     measuring = Measuring(dtype)
     if fabric.is_global_zero:
-        module.loggers = build_loggers(cfg.loggers, out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
         if module.initial.name:
             before = "unknown" if module.initial.flops is None else f"{module.initial.flops:.3g}"
             print(f"{cfg.name}: begins with the weights of {module.initial.name}; FLOPs spent on them: {before}")
@@ -88,12 +92,13 @@ def run(cfg: DictConfig) -> Path:
             print(f"{cfg.name}: {told}", flush=True)
     try:
         with together(fabric.world_size, out), listening() as module.asked:
-            module.fit(measuring, wanted(cfg.compile, device))
+            module.fit(measuring, wanted("off" if cfg.shard and cfg.compile == "auto" else cfg.compile, device))
             joules = module.joules()
     finally:
         module.close()
+    encoder = module.encoder()
     if fabric.is_global_zero:
-        save_encoder(module.objective.encoder, out)
+        save_encoder(encoder, out)
         ledger = account(module, device, dtype, measuring, joules)
         ledger.write(out / "ledger.json.tmp")
         os.replace(out / "ledger.json.tmp", out / "ledger.json")
@@ -140,11 +145,13 @@ def open_source(cfg: DictConfig) -> tuple[Source, Spec]:
     """
     source = build_source(data_options(cfg), "pretrain")
     check_read(cfg.data.get("keep"), {"pretrain": source}, "gfm curate split=pretrain makes one that is read")
-    watch(source, cfg.data.name)
+    if ranks.first():
+        watch(source, cfg.data.name)
     if cfg.objective.get("target") not in LAYERS:
         return source, source.spec
     made = Segmented(source, cfg.objective.target, **cfg.objective.segments)
-    print(f"{cfg.name}: {made.about()}", flush=True)
+    if ranks.first():
+        print(f"{cfg.name}: {made.about()}", flush=True)
     return made, source.spec
 
 

@@ -10,8 +10,8 @@ import torch
 from gfm_objectives.budget import Budget
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.batches import places_of
-from gfm_objectives.runs.checkpoint import write_state
 from gfm_objectives.runs.trunk import LAST, kept_at
+from gfm_objectives.training.sharding import dealt_model, dealt_optimiser, gathered
 
 if TYPE_CHECKING:
     from gfm_objectives.pretrain.measuring import Measuring
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def state_of(module: Pretraining, measuring: Measuring) -> dict[str, Any]:
-    """All that a run goes on from; what it cost to get there included."""
+    """All that a run goes on from; what it cost to get there included. Where weights are sharded, all processes ask."""
     seconds, wait = module.count["seconds"] + module.meter.seconds, module.count["wait"] + module.loader.wait
     return {
-        "state_dict": module.objective.state_dict(),
-        "optimizer": module.optimiser.state_dict(),
+        "state_dict": gathered(module.objective.state_dict()) if module.sharded else module.objective.state_dict(),
+        "optimizer": gathered(module.optimiser.state_dict()) if module.sharded else module.optimiser.state_dict(),
         "run": module.count | {"seconds": seconds, "wait": wait, "spent": module.budget.spent},
         "trunk": module.trunk.whole and module.objective.has_trunk(),
         "branched": module.trunk.branched,
@@ -45,6 +45,9 @@ def restore(module: Pretraining, measuring: Measuring, path: Path | None = None)
             f"{module.folder}: the data, or what its targets are made with, changed since this run began; "
             "choose another name=, or overwrite=true"
         )
+    if module.sharded:
+        state["state_dict"] = dealt_model(state["state_dict"], module.objective)
+        state["optimizer"] = dealt_optimiser(state["optimizer"], module.optimiser)
     module.objective.load_state_dict(state["state_dict"])
     module.optimiser.load_state_dict(state["optimizer"])
     measuring.load_state_dict(state["measuring"])
@@ -94,5 +97,4 @@ class Trunk:
         for flops in here:
             self.ahead.remove(flops)
             module.finite.ask()
-            if module.fabric.is_global_zero:
-                write_state(kept_at(module.folder, flops), state_of(module, measuring) | {"kept_for": flops})
+            module.keep(kept_at(module.folder, flops), measuring, {"kept_for": flops})

@@ -11,7 +11,7 @@ import torch
 
 from gfm_objectives.batch import Batch, Spec
 from gfm_objectives.errors import InputError
-from gfm_objectives.flops import Cost, measure
+from gfm_objectives.flops import Cost, measure, on_meta
 from gfm_objectives.models.encoder import PARTS, Encoder
 from gfm_objectives.objectives.objective import Objective, Variant
 
@@ -44,6 +44,20 @@ def cost_of(objective: Objective, spec: Spec, step: Step, batch_size: int) -> Co
     objective.set_patch(step.patch)
     batch = dataclasses.replace(spec, size=step.side).dummy(batch_size).pad_to(objective.multiple)
     return measure(objective, batch, step=lambda m, b: m(b, step.variant)["loss"], parts=parts)
+
+
+def every_weight_learns(objective: Objective, spec: Spec, kinds: Sequence[Step]) -> bool:
+    """Whether each kind of step gives every weight that learns a gradient: tried on blank places without memory."""
+    twin = on_meta(objective).train()
+    assert isinstance(twin, Objective)
+    for kind in kinds:
+        twin.set_patch(kind.patch)
+        blank = dataclasses.replace(spec, size=kind.side).dummy(2).pad_to(objective.multiple)
+        twin.zero_grad()
+        twin(blank.map(lambda t: torch.empty_like(t, device="meta")), kind.variant)["loss"].backward()
+        if any(p.requires_grad and p.grad is None for p in twin.parameters()):
+            return False
+    return True
 
 
 def crop(batch: Batch, side: int, generator: torch.Generator) -> Batch:

@@ -17,7 +17,7 @@ from gfm_objectives.errors import InputError
 # Keys that may change between a run and its resumption without changing its result.
 FREE_KEYS = (
     *"name runs resume overwrite loggers log_every checkpoint_every keep_at branch".split(),
-    *"yardstick loader threads choices".split(),
+    *"yardstick loader threads shard choices".split(),
 )
 
 

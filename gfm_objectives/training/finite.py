@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 EVERY = 16  # steps between questions to a GPU, or to the other processes
+LATER = 2.0**24  # stands for no step: below it 32 bits hold every whole number
 
 
 class Finite:
@@ -45,6 +46,7 @@ class Finite:
         """Refuse the first step whose loss was not finite, if there was one; of any process."""
         if self.at_once:
             return
-        found = self.step if self.worst is None else self.worst(self.step)
-        if (step := int(found)) >= 0:
-            self.refuse(step, float(self.value) if int(self.step) >= 0 else float("nan"))
+        own = int(self.step)
+        found = own if self.worst is None else -int(self.worst(-torch.where(self.step < 0, LATER, self.step)))
+        if 0 <= found < LATER:
+            self.refuse(found, float(self.value) if own == found else float("nan"))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
+from gfm_objectives import ranks
 from gfm_objectives.errors import InputError
 from gfm_objectives.signals import held
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
     import lightning as L
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
     from lightning.fabric.strategies import DDPStrategy
 
 
@@ -48,6 +50,8 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         raise InputError(f"devices={devices}: device={device} has {1 if device.index is not None else here}")
     if not gpu and devices > 2 * (cores := os.cpu_count() or 1):
         raise InputError(f"devices={devices}: so many processes would wait for each other on {cores} cores")
+    if by == "srun":  # Lightning refuses what --ntasks= has started, and asks for this
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(each))
     several = devices * nodes > 1
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # nothing that a user could mend
     backend = "nccl" if gpu else "gloo"
@@ -55,12 +59,19 @@ def launched(device: torch.device, devices: int | None = None, nodes: int = 1) -
         accelerator="gpu" if gpu else "cpu",
         devices=[device.index] if gpu and device.index is not None else devices,
         num_nodes=nodes,
-        # steps of cross_sensor and mix leave the heads of other directions without a gradient
-        strategy=DDPStrategy(find_unused_parameters=True, process_group_backend=backend) if several else "auto",
+        plugins=[ENVIRONMENTS[by]()],  # Lightning would take what an sbatch file starts for a task of srun
+        strategy=DDPStrategy(process_group_backend=backend) if several else "auto",
     )
     with held():  # an early signal ends none of the processes that begin here
         fabric.launch()
     return fabric
+
+
+def look_for_unused(fabric: L.Fabric, wanted: bool) -> None:
+    """Whether DDP goes through every step's graph for weights without a gradient, as steps of cross_sensor and mix have
+    them in the heads of other directions; before the model is set up."""
+    assert isinstance(fabric.strategy, DDPStrategy)
+    fabric.strategy._ddp_kwargs["find_unused_parameters"] = wanted
 
 
 def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
@@ -69,9 +80,37 @@ def started(environment: Mapping[str, str]) -> tuple[str, int, int]:
         each = int(environment["LOCAL_WORLD_SIZE"])
         return "torchrun", each, int(environment["WORLD_SIZE"]) // each
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # one alone may be a shell, whose user starts what he likes
-        machines = int(environment["SLURM_STEP_NUM_NODES"])
-        return "srun", int(environment["SLURM_STEP_NUM_TASKS"]) // machines, machines
+        machines, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
+        if tasks % machines:
+            raise InputError(
+                f"srun started {tasks} processes on {machines} machines; start as many on each, by --ntasks-per-node"
+            )
+        return "srun", tasks // machines, machines
     return "", 0, 0
+
+
+ENVIRONMENTS = {"torchrun": TorchElasticEnvironment, "srun": SLURMEnvironment, "": LightningEnvironment}
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """What is refused in it, of one process or of all, ends all of them, and the first tells why, in one line; nobody
+    goes on before all are through."""
+    if ranks.count() == 1:
+        yield
+        return
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        fault = error
+    why = ranks.gathered(None if fault is None else f"{fault}")
+    if fault and (ranks.first() or not isinstance(fault, InputError)):
+        raise fault
+    if told := next((w for w in why if w is not None), None):
+        if ranks.first():
+            raise InputError(told)
+        raise SystemExit(0)  # Fabric takes another code for a fault of this process, and kills the first
 
 
 @contextmanager
