@@ -44,7 +44,7 @@ class Asked(TorchDispatchMode):
     """Counts what is asked of the meta device while it is active.
 
     launches: operations that a GPU runs as a kernel or more, by name; waits: those for which the host waits, by name
-    and line. A number that the host asks for is 1, which is neither NaN nor below 0.
+    and line. A number that the host asks for is -1, which is a loss, and of no step.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Asked(TorchDispatchMode):
         if far and waits(func, name, args, kwargs, given):
             self.waits[f"{name} at {_line()}"] += 1
         if name == "_local_scalar_dense" and far:
-            return (far[0].dtype.is_floating_point and 1.0) or 1
+            return True if far[0].dtype == torch.bool else -1.0 if far[0].is_floating_point() else -1
         if far and kwargs.get("device") == torch.device("cpu"):
             return torch.ones(far[0].shape, dtype=kwargs.get("dtype") or far[0].dtype)
         out = func(*args, **kwargs)
