@@ -1,5 +1,7 @@
 """What a step asks of a device, counted where there is none: kernels launched, and waits of the host.
 
+    python benchmarks/launches.py [encoder=nano,tiny] [objectives=...]
+
 A step is taken on torch's meta device, where tensors have shapes and no values, so that whatever needs one is seen:
 values read by the host (item, bool, tolist, cpu), shapes that depend on values (nonzero, an index by a mask), and what
 is sent there in a way that waits for the device (lists, and tensors without non_blocking=True).
@@ -15,21 +17,23 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import common
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gfm_objectives import allocations
+from gfm_objectives import allocations, config
 from gfm_objectives.allocations import Fused
 from gfm_objectives.budget import Budget
 from gfm_objectives.models import build_encoder
-from gfm_objectives.objectives import build_objective
+from gfm_objectives.objectives import OBJECTIVES, build_objective
 from gfm_objectives.pretrain.batches import places_of
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.pretraining import open_source
 from gfm_objectives.pretrain.progress import Meter
 from gfm_objectives.pretrain.steps import cost_of, kinds_of_step
+from gfm_objectives.runs.provenance import settled
 
 FAR = torch.device("meta")
 HERE = Path(__file__).resolve().parent.parent
@@ -137,3 +141,40 @@ def asked(take: Callable[[], Any]) -> Asked:
         with found, Fused():
             take()
     return found
+
+
+# ---------------------------------------------------------------- the table
+
+WORDS = ("device=cpu", "pool=null", "loader.workers=0", "optim.batch_size=4", "log_every=1000000000")
+STEPS = 3
+ABOUT = (
+    "Counted on torch's meta device, which has no values and no clock: the figures are the same on any machine. An "
+    "operation is a kernel unless it is a view; AdamW, one more, is left out. The loss is asked whether it is a number "
+    "at every sixteenth step, and a step that is logged waits once."
+)
+
+
+def row(cfg: Any) -> common.Row:
+    """Of some steps of pretraining: read, sent, augmented, learned from, none of them logged."""
+    module = pretraining(cfg)
+    flow = iter(module.opened())
+    found = asked(lambda: [module.step(next(flow)) for _ in range(STEPS)])
+    kernels = round(found.launches.total() / STEPS)
+    return {"kernels a step": kernels, f"waits in {STEPS} steps": found.waits.total(), "at": ", ".join(found.waits)}
+
+
+def main(argv: list[str]) -> None:
+    given = common.words(argv, encoder="nano,tiny", objectives=",".join(OBJECTIVES))
+    command = " ".join(["python benchmarks/launches.py", *argv])
+    sections: dict[str, list[common.Row]] = {}
+    for encoder in given["encoder"].split(","):
+        rows = sections[f"encoder={encoder}, eager, float32"] = []
+        for objective in given["objectives"].split(","):
+            words = (f"encoder={encoder}", f"objective={objective}", "budget.flops=1e18", *WORDS)
+            (cfg,) = config.compose("train", [*words])
+            rows.append({"objective": objective} | row(settled(cfg)))
+        common.write("launches", "Kernels and waits of a step", command, sections, [ABOUT])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
