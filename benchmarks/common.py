@@ -164,7 +164,6 @@ def write(
     """
     shown = shown or list(sections)[-1]
     print("\n".join([f"\n{shown}\n", table(sections[shown]), "", *notes]), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{'' if device == 'cpu' else '_cuda'}.json"
     about = {
         "title": title,
@@ -175,8 +174,16 @@ def write(
         "notes": list(notes),
         "sections": {k: list(v) for k, v in sections.items()},
     }
-    path.write_text(json.dumps(about, indent=1) + "\n")
+    keep(path, about)
     return path
+
+
+def keep(path: Path, content: Mapping[str, Any]) -> None:
+    """As JSON, whole or as it was: a kill leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(content, indent=1) + "\n")
+    half.replace(path)
 
 
 def versions() -> dict[str, str]:

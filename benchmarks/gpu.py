@@ -1,14 +1,15 @@
 """What one GPU does with this project, in one call of a few minutes on a bare machine.
 
-    python benchmarks/gpu.py [sections=peers,growth,speed,study,curves] [sizes=base,small,large,nano,tiny] [seconds=520]
-        [scale=1] [out=results/gpu] [pool=49152] [device=cuda]
+    python benchmarks/gpu.py [sections=peers,growth,speed,study,curves,launches] [sizes=base,small,large,nano,tiny]
+        [seconds=520] [scale=1] [out=results/gpu] [pool=49152] [device=cuda]
 
 Needs torch, lightning, timm, einops, omegaconf, rich and safetensors; no rasterio, no torchgeo. Every row is on disk as
 soon as it is measured, so that a kill loses nothing. Sections: peers, a plain loop on timm's ViT; growth, time and
 memory by batch and by size of a place; speed, of objectives and sizes, eager and compiled, with waits for the device
 counted; study, runs of the product to 1e14, 1e15 and 1e16 FLOPs with and without the ViT's blocks, judged by the
-yardstick; curves, the loss in float32 and bf16, eager and compiled. On a CPU the same
-script runs with scale=1e-5 and device=cpu.
+yardstick; curves, the loss in float32 and bf16, eager and compiled; launches, kernels and waits of a step of every
+objective, counted without a device (benchmarks/launches.py). On a CPU the same script runs with scale=1e-5 and
+device=cpu.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from gfm_objectives.data import build_source
 from gfm_objectives.data.loader import warm_up
 from gfm_objectives.device import device_name, resolve
 from gfm_objectives.errors import InputError
+from gfm_objectives.objectives import OBJECTIVES as REGISTERED
 from gfm_objectives.pretrain import pretraining
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
@@ -46,7 +48,8 @@ from gfm_objectives.training.launching import launched
 from gfm_objectives.yardstick import Yardstick
 
 SIZES = {"base": 512, "small": 1024, "large": 256, "nano": 2048, "tiny": 2048}  # places a step
-SHARES = {"peers": 0.1, "growth": 0.12, "speed": 0.22, "study": 0.93, "curves": 1.0}  # of the time, at most
+# Of the time, at most.
+SHARES = {"peers": 0.1, "growth": 0.12, "speed": 0.22, "study": 0.93, "curves": 1.0, "launches": 1.0}
 RATES = {12: (1e-3, 3e-3), 0: (3e-3, 1e-2)}  # peak learning rates tried, by depth
 OBJECTIVES = ("masked_seg", "mae", "latent")
 COMPILED = [("masked_seg", s) for s in ("base", "small", "large")] + [("mae", "base")]  # each takes half a minute
@@ -68,8 +71,7 @@ class Page:
 
     def add(self, section: str, row: dict[str, Any]) -> None:
         self.sections.setdefault(section, []).append(row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.about | {"sections": self.sections}, indent=1) + "\n")
+        common.keep(self.path, self.about | {"sections": self.sections})
         print(section, {k: (f"{v:.4g}" if isinstance(v, float) else v) for k, v in row.items()}, flush=True)
 
     @property
@@ -93,7 +95,7 @@ class Page:
 def main(argv: list[str]) -> None:
     given = common.words(
         argv,
-        sections="peers,growth,speed,study,curves",
+        sections="peers,growth,speed,study,curves,launches",
         sizes=",".join(SIZES),
         seconds=520.0,
         scale=1.0,
@@ -119,7 +121,7 @@ def main(argv: list[str]) -> None:
     for name in given["sections"].split(","):
         began = time.monotonic()
         page.section_end = began + SHARES[name] * given["seconds"]
-        {"speed": speed, "peers": peers, "curves": curves, "growth": growth, "study": study}[name](page, shop)
+        SECTIONS[name](page, shop)
         page.add("sections", {"section": name, "seconds": time.monotonic() - began})
 
 
@@ -227,6 +229,18 @@ def waits(module: Pretraining) -> int:
     if places:
         print("waits at", sorted(places), flush=True)
     return sum("synchroniz" in str(w.message) for w in told)
+
+
+def launches(page: Page, shop: Shop) -> None:
+    """What a step asks of any device, counted without one: kernels, and how often the host waits for it."""
+    import launches as room
+
+    for objective in REGISTERED:
+
+        def counted(objective: str = objective) -> dict[str, Any]:
+            return room.row(shop.config("nano", objective, *room.WORDS))
+
+        page.attempt("launches", {"encoder": "nano", "objective": objective}, counted, 3)
 
 
 def speed(page: Page, shop: Shop) -> None:
@@ -388,6 +402,8 @@ def study(page: Page, shop: Shop) -> None:
         needs = 14 + flops / 6e13 if big else 20
         page.attempt("study", about, partial(train, objective, depth, seed, flops, best[depth]), needs)
 
+
+SECTIONS = {"peers": peers, "growth": growth, "speed": speed, "study": study, "curves": curves, "launches": launches}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -1,7 +1,11 @@
-"""Memory of a training step, forecast and measured: python benchmarks/memory.py [ENCODERS] [OBJECTIVES] [BATCHES].
+"""Memory of a training step, forecast and measured.
+
+    python benchmarks/memory.py [ENCODERS] [OBJECTIVES] [BATCHES] [PRECISION]
 
 On a GPU torch.cuda.max_memory_allocated, and once more compiled as gfm train does it; on a CPU the most that is
-resident of this process beyond what it held before the model was made. One thread; in bfloat16 where the device has it.
+resident of this process beyond what it held before the model was made. There every case is run twice: the first run
+leaves the code that oneDNN generates for each new shape, which it keeps for later steps and models ("kept"); the second
+is measured. One thread; PRECISION: auto, bf16 or fp32.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ def measured(encoder: str, objective: str, batch: int, device: str, dtype: torch
         torch.cuda.reset_peak_memory_stats()
         train(build(encoder, objective), batch, device, dtype, compiled)
         return float(torch.cuda.max_memory_allocated())
+    ctypes.CDLL(None).malloc_trim(0)  # what is free would be used again, and not be seen
     before = resident("VmRSS")
     with open("/proc/self/clear_refs", "w") as f:  # the peak begins anew
         f.write("5")
@@ -89,8 +94,8 @@ def resident(key: str) -> float:
 
 def rows(
     encoders: str, objectives: str, batches: str, device: str, dtype: torch.dtype
-) -> Iterator[tuple[str, str, int, str, float, float]]:
-    """(encoder, objective, batch, compiled, bytes by the forecast, bytes measured)"""
+) -> Iterator[tuple[str, str, int, str, float, float, float]]:
+    """(encoder, objective, batch, compiled, bytes by the forecast, bytes measured, bytes kept)"""
     torch.set_num_threads(1)
     for key, value in MALLOPT.items():
         assert ctypes.CDLL(None).mallopt(key, value) == 1, (key, value)
@@ -100,17 +105,30 @@ def rows(
             for batch in map(int, batches.split(",")):
                 told = foreseen(encoder, objective, batch, device, dtype)
                 for compiled in ("no", "yes") if device == "cuda" else ("no",):
+                    kept = kernels(encoder, objective, batch, dtype) if device == "cpu" else 0.0
                     seen = measured(encoder, objective, batch, device, dtype, compiled == "yes")
-                    yield encoder, objective, batch, compiled, told, seen
+                    yield encoder, objective, batch, compiled, told, seen, kept
 
 
-def main(encoders: str = "nano,tiny", objectives: str = "masked_seg,mae", batches: str = "4,16") -> None:
+def kernels(encoder: str, objective: str, batch: int, dtype: torch.dtype) -> float:
+    """Bytes that stay with the process once steps of a new shape are over and their model is gone."""
+    gc.collect()
+    before = resident("VmRSS")
+    train(build(encoder, objective), batch, "cpu", dtype, False)
+    gc.collect()
+    return resident("VmRSS") - before
+
+
+def main(
+    encoders: str = "nano,tiny", objectives: str = "masked_seg,mae", batches: str = "4,16", precision: str = "auto"
+) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = resolve(device)[1]
-    print(f"{device}, {dtype}\n\n| encoder | objective | batch | compiled | forecast MB | measured MB | off |")
-    print("| --- | --- | ---: | --- | ---: | ---: | ---: |", flush=True)
-    for *case, told, seen in rows(encoders, objectives, batches, device, dtype):
+    dtype = resolve(device, precision)[1]
+    print(f"{device}, {dtype}\n\n| encoder | objective | batch | compiled | forecast MB | measured MB | off | kept MB |")
+    print("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |", flush=True)
+    for *case, told, seen, kept in rows(encoders, objectives, batches, device, dtype):
         cells = [*map(str, case), f"{told / 1e6:.1f}", f"{seen / 1e6:.1f}", f"{told / seen - 1:+.1%}"]
+        cells.append(f"{kept / 1e6:.1f}")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import common
 
 PAGE = common.ROOT / "docs" / "speed.md"
-ORDER = ("peers", "loops", "steps", "finetuning", "inputs", "growth", "scene")
+ORDER = ("peers", "loops", "steps", "launches", "finetuning", "inputs", "growth", "scene")
 HEAD = """# Speed
 
 Written by `python benchmarks/page.py` from what each command below left in `results/`. Sides of a comparison took turns

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +32,11 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[torch.device
     if precision not in table:
         raise InputError(f"precision={precision}: choose auto, bf16 or fp32")
     return chosen, table[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Mixed precision in `dtype`; nothing where that is float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def cores() -> int:

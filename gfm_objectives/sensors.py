@@ -61,8 +61,7 @@ class Sensor:
         `valid` is (..., H, W) bool; what is not valid comes out as exactly 0, whatever was there (NaN included).
         """
         pick = [self.bands[i] for i in self.index(names)]
-        mean = torch.tensor([b.mean for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
-        std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)[:, None, None]
+        mean, std = _sent([b.mean for b in pick], x), _sent([b.std for b in pick], x)
         if self.centred:
             return centre(x, valid).div_(std)
         return (x - mean).div_(std).masked_fill_(~valid.unsqueeze(-3), 0)  # one new tensor: tiles can be large
@@ -70,9 +69,12 @@ class Sensor:
     def denormalise(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """Inverse of `normalise` for x (..., C, H, W), up to the chip mean of a centred sensor."""
         pick = [self.bands[i] for i in self.index(names)]
-        mean = torch.tensor([0.0 if self.centred else b.mean for b in pick], dtype=x.dtype, device=x.device)
-        std = torch.tensor([b.std for b in pick], dtype=x.dtype, device=x.device)
-        return x * std[:, None, None] + mean[:, None, None]
+        return x * _sent([b.std for b in pick], x) + _sent([0.0 if self.centred else b.mean for b in pick], x)
+
+
+def _sent(values: Sequence[float], x: Tensor) -> Tensor:
+    """One value a band, (C, 1, 1), as x is and where it is; the device is not waited for."""
+    return torch.tensor(values, dtype=x.dtype)[:, None, None].to(x.device, non_blocking=True)
 
 
 def centre(x: Tensor, valid: Tensor) -> Tensor:

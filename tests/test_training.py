@@ -19,7 +19,6 @@ import pytest
 import torch
 from test_pretrain import SMALL, small
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gfm_objectives import device, pretrain, ranks
 from gfm_objectives.batch import Batch
@@ -43,6 +42,7 @@ from gfm_objectives.training.optimiser import adamw
 from gfm_objectives.training.stepping import Stepper
 
 CPU = torch.device("cpu")
+NANO_SIZED = load_choice("encoder", "nano") | {"cell_dim": 16, "dim": 16, "depth": 1, "width": 8}
 
 
 class Refused(Exception):
@@ -85,49 +85,6 @@ def test_a_bad_loss_of_another_process_stops_this_one() -> None:
     with pytest.raises(Refused) as told:
         finite.ask()
     assert told.value.args[0] == 4
-
-
-# -- waits for the device
-
-
-WAITS = {getattr(torch.ops.aten, n) for n in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "index")}
-
-
-class Waits(TorchDispatchMode):
-    """Counts what would make a GPU wait: values read by the host, and shapes that depend on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        asks = func.overloadpacket in WAITS
-        if func.overloadpacket is torch.ops.aten.index:  # by a mask it asks how many there are, by numbers it does not
-            asks = any(i is not None and i.dtype == torch.bool for i in args[1])
-        if asks:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", ["supervised", "masked_seg", "mae", "latent", "cross_sensor", "temporal", "mix"])
-def test_no_objective_waits_for_the_device(name: str) -> None:
-    source = Synthetic("pretrain", size=16, dates=2)
-    objective = build_objective(load_choice("objective", name), build_encoder(NANO_SIZED, source.spec), source.spec)
-    batch = source.read(range(2))
-    for variant in objective.variants():
-        with Waits() as waits:
-            objective(batch, variant)["loss"].backward()
-        assert not waits.found
-
-
-NANO_SIZED = load_choice("encoder", "nano") | {"cell_dim": 16, "dim": 16, "depth": 1, "width": 8}
-
-
-def test_waits_are_seen() -> None:
-    with Waits() as waits:
-        float(torch.ones(()) * 2)
-        torch.ones(3)[torch.ones(3) > 0]
-    assert len(waits.found) == 2
 
 
 # -- precision

@@ -185,7 +185,7 @@ class _Fit:
             for step in range(steps):
                 model.train()
                 torch.manual_seed(mix(self.seed, step, "dropout"))
-                some = next(batches).to(device)
+                some = next(batches).to(device, non_blocking=True)
                 factor = FACTOR ** sum(step >= share * steps for share in STEPS)
                 stepper(step, factor, lambda b=some: loss(model, b, kind, self.bench.task.layer))  # type: ignore[misc]
                 if step + 1 in looks:

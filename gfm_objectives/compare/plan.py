@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gfm_objectives.compare.trials import PLATEAU, TUNING, Job, Workers
 from gfm_objectives.compare.validating import capped, windows
+from gfm_objectives.device import autocast
 from gfm_objectives.finetune import step_cost
 from gfm_objectives.gain.intervals import MIN_SEEDS, half_width
 from gfm_objectives.gain.means import deviation_of_gains
@@ -128,7 +129,7 @@ def measured(job: Job, device: torch.device, dtype: torch.dtype) -> Mapping[str,
     seconds = []
     for _ in range(2):
         begun = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             value = bench.kind.loss(model(batch), batch.targets[layer])
         value.backward()
         float(value.detach())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gfm_objectives.batch import Batch
@@ -24,7 +25,8 @@ def augment(
     assert batch.size == (n, n), batch.size
     whole, mine = of or len(batch), slice(first, first + len(batch))
     which = torch.randint(8, (whole,), generator=generator, device=generator.device)[mine]
-    source = _orientations(n, device)[which.to(device)][:, None]  # (B, 1, n * n): the pixel that comes to each place
+    here = which.to(device, non_blocking=True)
+    source = _orientations(n, device)[here][:, None]  # (B, 1, n * n): the pixel that comes to each place
 
     def move(t: Tensor) -> Tensor:
         flat = t.reshape(len(batch), -1, n * n)
@@ -34,7 +36,7 @@ def augment(
     if zoom == 1.0:
         return batch
     draw = torch.rand(3, whole, generator=generator, device=generator.device)[:, mine]
-    return _magnify(batch, draw.to(device), zoom)
+    return _magnify(batch, draw.to(device, non_blocking=True), zoom)
 
 
 @lru_cache(maxsize=8)
@@ -47,19 +49,18 @@ def _orientations(n: int, device: torch.device) -> Tensor:
 def _magnify(batch: Batch, draw: Tensor, zoom: float) -> Batch:
     """Cut a window smaller by a factor log-uniform in 1..zoom, anywhere in the chip, and resample it to full size; draw
     (3, B) in 0..1."""
-    from kornia.geometry.transform import crop_and_resize
-
     assert zoom > 1, zoom
-    factor = zoom ** draw[0]  # (B,)
     n = batch.size[0]
+    factor = zoom ** draw[0]  # (B,)
     side = (n - 1) / factor  # from the first pixel's centre to the last one's
-    left, top = draw[1:] * (n - 1 - side)
-    corners = [(left, top), (left + side, top), (left + side, top + side), (left, top + side)]
-    boxes = torch.stack([torch.stack(c, -1) for c in corners], 1)  # (B, 4, 2) as x, y
+    corner = draw[1:] * (n - 1 - side)  # (2, B): left and top
+    along = torch.linspace(0, 1, n, device=side.device)
+    x, y = (2 * (corner[..., None] + side[:, None] * along) / max(n - 1, 1) - 1).unbind()  # (B, n) each, in -1..1
+    grid = torch.stack([x[:, None, :].expand(-1, n, n), y[:, :, None].expand(-1, n, n)], -1)  # (B, n, n, 2)
 
     def resample(t: Tensor, mode: str) -> Tensor:
         flat = t.reshape(len(batch), -1, n, n).float()
-        return crop_and_resize(flat, boxes, (n, n), mode=mode, align_corners=True).reshape(t.shape)
+        return F.grid_sample(flat, grid, mode, "border", align_corners=True).reshape(t.shape)
 
     sensors = {}
     for name, s in batch.sensors.items():

@@ -12,6 +12,7 @@ from gfm_objectives.batch import Batch, collate
 from gfm_objectives.data.places import Places
 from gfm_objectives.data.telling import Telling
 from gfm_objectives.data.windows import sliding
+from gfm_objectives.device import autocast
 from gfm_objectives.heap import give_back
 from gfm_objectives.metrics import wrong
 from gfm_objectives.tasks.kinds import Kind
@@ -49,7 +50,7 @@ def evaluate(
         out = []
         for start in range(0, len(batch), step := max(1, PIXELS // (size * size))):
             part = batch.map(lambda t, s=start: t[s : s + step]).to(device)  # type: ignore[misc]
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(device, dtype):
                 out.append(model(part).float().cpu())
         return torch.cat(out)
 

@@ -19,6 +19,7 @@ from gfm_objectives.data.augment import augment
 from gfm_objectives.data.loader import StepLoader
 from gfm_objectives.data.places import Places
 from gfm_objectives.data.telling import Telling
+from gfm_objectives.device import autocast
 from gfm_objectives.finetune.settings import HParams, train_mode
 from gfm_objectives.flops import measure_once
 from gfm_objectives.tasks.kinds import Kind, Multilabel, Regression
@@ -67,7 +68,7 @@ def fit_head(
         for step, batch in enumerate(StepLoader(train, size, mix(seed, "head"), stop=steps)):
             torch.manual_seed(mix(seed, step, "head dropout"))
             batch = augment(batch.to(device), generator)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(device, dtype):
                 model(batch)
             near, label = examples(read.pop(), batch.targets[layer], head, batch.size)
             some = torch.randperm(len(label), generator=generator)[: -(-EXAMPLES // steps)].to(device)

@@ -103,7 +103,7 @@ def finetune(
     with forked, Telling("places learned", budget.samples_left(cost.total), shown) as telling:
         batches = iter(StepLoader(train, hparams.batch_size, mix(seed, "order"), workers=workers))
         while take := min(hparams.batch_size, budget.samples_left(cost.total)):
-            batch = next(batches).first(take).to(device)  # the last one is cut
+            batch = next(batches).first(take).to(device, non_blocking=True)  # the last one is cut
             torch.manual_seed(mix(seed, step, "dropout"))
             batch = augment(batch, torch.Generator().manual_seed(mix(seed, step, "augment")))
             budget.spend(take * cost.total)

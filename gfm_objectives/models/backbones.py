@@ -236,7 +236,8 @@ class RGB(Backbone):
 
     def patches(self, sensor: str, images: Tensor, series: Series) -> Tensor:
         names = [series.bands[i] for i in self.pick[sensor]]
-        colour = SENSORS[sensor].denormalise(images[:, self.pick[sensor]], names)
+        picked = torch.stack([images[:, i] for i in self.pick[sensor]], 1)  # a list as an index would make a GPU wait
+        colour = SENSORS[sensor].denormalise(picked, names)
         colour = ((colour / 0.3).clamp(0, 1) - self.get_buffer("mean")) / self.get_buffer("std")
         out = self.model.forward_features(colour)
         return out[:, self.model.num_prefix_tokens :]

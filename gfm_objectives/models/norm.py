@@ -21,7 +21,7 @@ class SharedNorm(nn.BatchNorm2d):
         if not self.training or ranks.count() == 1:
             return super().forward(x)
         wide = x.float()
-        each = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), wide.new_tensor([x[:, 0].numel()])])
+        each = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), wide.new_full((1,), x[:, 0].numel())])
         total = ranks.summed(each if self.counts else each * 0)  # the others wait for it all the same
         n = total[-1].detach()
         mean, square = (total[:-1] / n).chunk(2)

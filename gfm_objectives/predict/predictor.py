@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gfm_objectives.batch import Batch
 from gfm_objectives.data.source import normalise
+from gfm_objectives.device import autocast
 from gfm_objectives.errors import InputError
 from gfm_objectives.finetune.calibration import Watch, strangeness
 from gfm_objectives.runs.segmenter import WEIGHTS, Card, FineTuned, load_segmenter, read_card
@@ -48,7 +49,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, raw: Batch) -> Tensor:
         batch = normalise(raw).to(self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.dtype):
             if not self.strange:
                 return self.run(batch).float().cpu()
             with Watch(self.run, stride=1) as watch:

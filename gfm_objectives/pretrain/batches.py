@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from gfm_objectives import ranks
 from gfm_objectives.batch import Spec
+from gfm_objectives.device import autocast
 from gfm_objectives.errors import InputError
 from gfm_objectives.models.attention import Decoder
 from gfm_objectives.models.encoder import Encoder
@@ -101,7 +102,7 @@ def attempt(
             for kind in kinds:
                 objective.set_patch(kind.patch)
                 batch = dataclasses.replace(spec, size=kind.side).dummy(places, device).pad_to(objective.multiple)
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                with autocast(device, dtype):
                     loss = objective(batch, kind.variant)["loss"]
                 loss.backward()
         return bool(room)

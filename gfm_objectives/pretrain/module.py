@@ -238,7 +238,7 @@ class Pretraining:
         places = ready(batch, self.device)
         seed = mix(self.cfg.seed, self.count["step"], 0, "augment")
         here = torch.Generator().manual_seed(seed)
-        there = here if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
+        there = torch.Generator(self.device).manual_seed(seed) if self.device.type == "cuda" else here
         places = augment(crop(places, kind.side, here), there, self.cfg.augment.zoom, first, of)
         return places.pad_to(self.objective.multiple)
 

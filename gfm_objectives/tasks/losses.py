@@ -23,7 +23,7 @@ def class_loss(how: str, logits: Tensor, target: Tensor, weights: tuple[float, .
     known = target >= 0
     count = known.sum().clamp(min=1)
     if how == "weighted":
-        scale = torch.tensor(weights, device=logits.device)
+        scale = torch.tensor(weights).to(logits.device, non_blocking=True)
         total = F.cross_entropy(logits.float(), target, scale, ignore_index=-1, reduction="sum")
         return total / (scale[target.clamp(min=0)] * known).sum().clamp(min=1e-6)
     if how == "focal":

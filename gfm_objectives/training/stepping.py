@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfm_objectives.device import autocast
 from gfm_objectives.heap import keep_freed
 from gfm_objectives.training.finite import Finite
 
@@ -41,7 +42,7 @@ class Stepper:
         """Learn from `loss()`, a scalar, with `factor` of every peak learning rate; returns the loss, detached."""
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.dtype):
             value = loss()
         self.finite.add(step, value.detach())
         self.optimiser.zero_grad(set_to_none=True)

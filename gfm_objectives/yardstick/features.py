@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfm_objectives.batch import Batch, Spec
+from gfm_objectives.device import autocast
 from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.sensors import SENSORS
 
@@ -77,7 +78,7 @@ def of_encoder(
     device = next(encoder.parameters()).device
     blank = not isinstance(encoder, Encoder)
     chunks = []
-    with frozen(encoder, device), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with frozen(encoder, device), autocast(device, dtype):
         for start in range(0, len(batch), CHUNK):
             part = _slice(batch, start).to(device)
             pixels: dict[str, Tensor] = {}
