@@ -103,7 +103,7 @@ def test_a_run_reads_the_earth_of_its_seed(words: list[str], earth: int, monkeyp
 
     monkeypatch.setattr(measuring, "build_source", refusing)
     objective = torch.nn.Identity()
-    objective.set_patch = lambda: None
+    objective.set_patch, objective.encoder = lambda: None, None
     fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=0, world_size=1, is_global_zero=True)
     module = Pretraining(objective, {}, Budget(1e9), cfg, source, tmp_path, fabric)  # type: ignore[arg-type]
     measuring.Measuring(torch.float32).begin(module)
