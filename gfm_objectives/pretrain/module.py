@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -245,8 +246,9 @@ class Pretraining:
         if self.fabric.is_global_zero:
             note(self, step, value)
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
+        what = f"loss is {value}" + ", its gradient no number," * isfinite(value)
         raise InputError(
-            f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
+            f"{what} at step {step + 1} (sensors {', '.join(self.sensors)}); {held}; "
             f"gfm replay {self.folder} shows where; lower optim.lr or look for values out of range in the data"
         )
 

@@ -16,7 +16,7 @@ Backward = Callable[[Tensor], Any]
 class Stepper:
     """Steps of one optimiser. No step makes a GPU wait for an answer.
 
-    clip: gradient norm; dtype: of autocast, float32 = none; finite: told every loss before it is learned from;
+    clip: gradient norm; dtype: of autocast, float32 = none; finite: told of every step before it is learned from;
     backward: of the loss, where another than `Tensor.backward` is wanted.
     """
 
@@ -40,9 +40,9 @@ class Stepper:
             group["lr"] = peak * factor
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             value = loss()
-        self.finite.add(step, value.detach())
         self.optimiser.zero_grad(set_to_none=True)
         self.backward(value)
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.finite.add(step, value.detach(), norm)
         self.optimiser.step()
         return value.detach()
