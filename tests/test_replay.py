@@ -85,7 +85,7 @@ def test_what_made_a_loss_no_number_is_named(
 def test_data_that_changed_since_is_told_also_before_the_first_state(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InputError, match="loss is .* at step"):
+    with pytest.raises(InputError, match=r"loss is .* at step"):
         run(tmp_path, "objective=mae", LESS, "optim.lr=1000", "checkpoint_every=1")
     path = tmp_path / "demo"
     assert not list(path.glob("checkpoints/*")) and replay(path, capsys)
