@@ -16,11 +16,11 @@ class Budget:
         self.flops = float(flops)
         self.spent = 0.0
 
-    def check(self, per_sample: float) -> None:
-        """InputError where the budget cannot be met within 0.5 %: it pays for fewer than 100 samples."""
+    def check(self, per_sample: float, key: str = "budget.flops") -> None:
+        """InputError where the budget, of `key`, cannot be met within 0.5 %: it pays for fewer than 100 samples."""
         if self.flops < 100 * per_sample:
             raise InputError(
-                f"budget.flops={self.flops:.3g} pays for {self.flops / per_sample:.1f} samples of {per_sample:.3g} "
+                f"{key}={self.flops:.3g} pays for {self.flops / per_sample:.1f} samples of {per_sample:.3g} "
                 f"FLOPs; give at least {rounded_up(100 * per_sample):.2g} or take a smaller encoder"
             )
 

@@ -192,3 +192,17 @@ def test_what_it_cannot_do_is_refused_in_one_line(weights: Path, tmp_path: Path)
     (run / "encoder.safetensors").write_bytes(weights.read_bytes())
     with pytest.raises(InputError, match="weights of a run that trained here; give its folder"):
         begin(published(tmp_path, f"init={run / 'encoder.safetensors'}"), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"of": "torchgeo:dofa_bas"}, "encoder.of=torchgeo:dofa_bas: give timm:<a ViT of timm> or one of torchgeo:"),
+        ({"of": "timm:nothing"}, "encoder.of=timm:nothing: timm has no such model"),
+        ({"of": "timm:vit_tiny_patch16_224", "size": 50}, "encoder.size=50: "),
+    ],
+)
+def test_a_wrong_encoder_is_told_in_the_keys_that_were_typed(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_encoder(OPTIONS | change, SPEC)
+    assert str(error.value).startswith(told)

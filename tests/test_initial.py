@@ -124,3 +124,39 @@ def test_continued_pretraining_to_the_gain(tmp_path: Path, monkeypatch: pytest.M
     ledger.write(path / "ledger.json")
     (runs,) = group_runs([str(path)]).values()
     assert math.isnan(runs[0].flops)
+
+
+def test_what_begins_fresh_is_the_same_beside_a_run_and_beside_a_file_of_its_weights(tmp_path: Path) -> None:
+    theirs = made(tmp_path / "theirs")
+    save_file(load_encoder(theirs).state_dict(), tmp_path / "w.safetensors")
+    drawn = []
+    for init in (theirs, tmp_path / "w.safetensors"):
+        begin(tiny(tmp_path, "objective=mae", f"init={init}"), SPEC)
+        drawn.append(torch.rand(3))  # as the heads are, next
+    assert torch.equal(*drawn)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    good = load_encoder(made(tmp_path / "theirs")).state_dict()
+    name = "stem.embed.s1.weight"
+    for bad, told in (
+        (torch.full_like(good[name], float("nan")), f"{name} is not finite: weights of a run that diverged"),
+        (good[name].int(), f"weights of another encoder: {name} holds int32"),
+    ):
+        save_file(good | {name: bad}, tmp_path / "w.safetensors")
+        with pytest.raises(InputError, match=told):
+            begin(tiny(tmp_path, "objective=mae", f"init={tmp_path / 'w.safetensors'}"), SPEC)
+
+
+def test_a_run_that_goes_on_tells_whose_weights_it_began_with_not_what_lies_there_now(tmp_path: Path) -> None:
+    theirs = made(tmp_path / "theirs")
+    words = ("objective=mae", f"init={theirs}", "loggers=null")
+    run(tmp_path, *words, "budget.flops=1.2e9")
+    began = Ledger.read(tmp_path / "demo" / "ledger.json")
+    ledger = Ledger.read(theirs / "ledger.json")
+    ledger.flops_spent = 9e9
+    ledger.write(theirs / "ledger.json")
+    save_file({k: v + 1 for k, v in load_encoder(theirs).state_dict().items()}, theirs / "encoder.safetensors")
+    run(tmp_path, *words, "budget.flops=1.8e9")
+    after = Ledger.read(tmp_path / "demo" / "ledger.json")
+    assert after.flops_spent > 1.5e9 and (after.initial, after.flops_initial) == (began.initial, began.flops_initial)

@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     poisoned.calls = 0
     monkeypatch.setattr(Synthetic, "read", poisoned)
     with pytest.raises(
-        InputError, match=r"loss is (nan|inf) at step 16 \(sensors s2, s1, dem\); the checkpoint before"
+        InputError, match=r"loss is (nan|inf) at step 17 \(sensors s2, s1, dem\); the checkpoint before"
     ):
         pretrain.run(cfg)
     state = torch.load(tmp_path / "demo" / "checkpoints" / "last.ckpt", weights_only=True)

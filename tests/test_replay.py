@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from test_trunk import LESS, run
 
 from gfm_objectives.batch import Batch
@@ -15,6 +16,7 @@ from gfm_objectives.cli import main
 from gfm_objectives.data.synthetic import Synthetic
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain import module
+from gfm_objectives.pretrain.states import dtype_of
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def test_what_made_a_loss_no_number_is_named(
         return batch
 
     monkeypatch.setattr(Synthetic, "read", poisoned)
-    with pytest.raises(InputError, match=r"loss is \w+ at step 5 .*; gfm replay .*demo shows where"):
+    with pytest.raises(InputError, match=r"loss is \w+ at step 6 .*; gfm replay .*demo shows where"):
         run(tmp_path, "objective=jepa", LESS, "checkpoint_every=0.2")
     path = tmp_path / "demo"
     fault = json.loads((path / "fault.json").read_text())
@@ -78,3 +80,32 @@ def test_what_made_a_loss_no_number_is_named(
     assert "1 values are not finite" in ranges["s1"] and "all finite" in ranges["s2"]
     assert re.search(r"first module whose output is not finite: teacher\.stem\.\S+ \(\w+\)", said), "it looks first"
     assert "loss nan" in said or "loss inf" in said
+
+
+def test_data_that_changed_since_is_told_also_before_the_first_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=r"loss is .* at step"):
+        run(tmp_path, "objective=mae", LESS, "optim.lr=1000", "checkpoint_every=1")
+    path = tmp_path / "demo"
+    assert not list(path.glob("checkpoints/*")) and replay(path, capsys)
+    fault = json.loads((path / "fault.json").read_text())
+    assert fault["precision"] == "float32"
+    (path / "fault.json").write_text(json.dumps(fault | {"data_fingerprint": "of other data"}))
+    assert main(["replay", str(path)]) == 2
+    assert "demo: the data, or what its targets are made with, changed since" in capsys.readouterr().err
+
+
+def test_a_step_is_run_again_in_the_precision_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """precision=auto may come to another one by now, or elsewhere: of a replay, and of a run that goes on."""
+    path = run(tmp_path, "objective=mae", LESS)
+    capsys.readouterr()
+    plain = replay(path, capsys, "step=13")
+    ledger = json.loads((path / "ledger.json").read_text())
+    (path / "ledger.json").write_text(json.dumps(ledger | {"precision": "bfloat16"}))
+    assert replay(path, capsys, "step=13") != plain
+    last = path / "checkpoints" / "last.ckpt"
+    assert dtype_of(last, torch.bfloat16) == torch.float32
+    torch.save(torch.load(last, weights_only=True) | {"precision": "bfloat16"}, last)
+    assert dtype_of(last, torch.float32) == torch.bfloat16
+    assert dtype_of(tmp_path / "none", torch.float32) == torch.float32

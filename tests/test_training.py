@@ -49,6 +49,9 @@ class Refused(Exception):
     pass
 
 
+ONE = torch.tensor(1.0)
+
+
 def refuse(step: int, value: float) -> None:
     raise Refused(step, value)
 
@@ -67,13 +70,31 @@ def test_one_cpu_learns_nothing_from_a_loss_that_is_no_number() -> None:
     assert torch.equal(weight, before)
 
 
+def test_one_cpu_learns_nothing_from_a_gradient_that_is_no_number() -> None:
+    """The root of 0 is a number, and its slope is none: weights would be lost, of the last step in the export."""
+    weight = nn.Parameter(torch.zeros(2))
+    stepper = Stepper(adamw([([weight], 0.1)], 0.0), [weight], 1.0, CPU, torch.float32, Finite(CPU, refuse))
+    with pytest.raises(Refused) as told:
+        stepper(3, 1.0, lambda: weight.sum().sqrt())
+    assert told.value.args == (3, 0.0) and torch.equal(weight, torch.zeros(2))
+
+
+def test_others_name_a_bad_gradient_too() -> None:
+    finite = Finite(CPU, refuse, worst=lambda t: t)
+    for step, norm in enumerate((1.0, float("inf"), float("nan"))):
+        finite.add(step, ONE, torch.tensor(norm))
+    with pytest.raises(Refused) as told:
+        finite.ask()
+    assert told.value.args == (1, 1.0)
+
+
 def test_others_are_asked_now_and_then_and_name_the_first_bad_step() -> None:
     """As on a GPU, which is not made to wait at every step."""
     finite = Finite(CPU, refuse, worst=lambda t: t)
     for step in range(3, EVERY - 1):
-        finite.add(step, torch.tensor(float("inf") if step == 5 else float("nan") if step == 7 else 1.0))
+        finite.add(step, torch.tensor(float("inf") if step == 5 else float("nan") if step == 7 else 1.0), ONE)
     with pytest.raises(Refused) as told:
-        finite.add(EVERY - 1, torch.tensor(1.0))
+        finite.add(EVERY - 1, ONE, ONE)
     assert told.value.args == (5, float("inf"))
     with pytest.raises(Refused):
         finite.ask()
@@ -81,7 +102,7 @@ def test_others_are_asked_now_and_then_and_name_the_first_bad_step() -> None:
 
 def test_a_bad_loss_of_another_process_stops_this_one() -> None:
     finite = Finite(CPU, refuse, worst=lambda t: t.clamp(min=-4.0))  # the largest of what all give, here -4
-    finite.add(0, torch.tensor(1.0))
+    finite.add(0, ONE, ONE)
     with pytest.raises(Refused) as told:
         finite.ask()
     assert told.value.args[0] == 4

@@ -259,7 +259,8 @@ def test_what_no_trunk_leads_to_is_refused_in_one_line(tmp_path: Path, monkeypat
     (tmp_path / "trunk" / "checkpoints" / "branch-1.2e9.ckpt").unlink()
     assert "keeps no state from before its cool-down" in refusal(open_folder, MORE, "name=trunk")
     assert is_finished(tiny(tmp_path, "objective=jepa", LESS, "name=trunk")), "a refusal changes nothing"
-    assert "keep_at=2e+09: beyond budget.flops=1.2e+09" in refusal(pretrain.run, LESS, "keep_at=[1e9,2e9]")
+    assert "keep_at=2e9: beyond budget.flops=1.2e9" in refusal(pretrain.run, LESS, "keep_at=[1e9,2e9]")
+    assert "keep_at=1e+06 pays for " in refusal(pretrain.run, LESS, "keep_at=[1e6]"), "no run is planned to it"
     monkeypatch.setattr(JEPA, "ramps", True)
     assert "objective=jepa: its after_step may depend on the share" in refusal(pretrain.run, MORE, branch)
     assert not (tmp_path / "demo").exists()

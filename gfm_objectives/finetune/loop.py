@@ -144,7 +144,8 @@ def _optimiser(model: nn.Module, hparams: HParams) -> torch.optim.Optimizer:
 
 
 def _diverged(step: int, value: float, hparams: HParams) -> NoReturn:
-    raise Diverged(f"fine-tuning: loss is {value} at step {step} with {hparams.as_dict()}; lower lr")
+    what = f"loss is {value}" + ", its gradient no number," * math.isfinite(value)
+    raise Diverged(f"fine-tuning: {what} at step {step} with {hparams.as_dict()}; lower lr")
 
 
 def _reset_peak_memory(device: torch.device) -> None:

@@ -55,7 +55,11 @@ class Continued(nn.Module):
                 "multiples of 8, and dim one of heads"
             )
         known = ("of", "size", "dim", "heads", "cell_dim", "width", "weights")
-        return cls(spec, **{k: options.get(k) for k in known})  # type: ignore[arg-type]
+        try:
+            return cls(spec, **{k: options.get(k) for k in known})  # type: ignore[arg-type]
+        except InputError as error:  # in the keys of gfm eval
+            typed = str(error).replace("encoder=", "encoder.of=").replace("encoder_size=", "encoder.size=")
+            raise InputError(typed) from None
 
     def forward(self, batch: Batch, mask: Mask | None = None) -> Encoded:
         """mask: of positions, hidden at every date of every sensor; None = all is seen."""

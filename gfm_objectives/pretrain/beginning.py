@@ -61,7 +61,9 @@ def begin(cfg: DictConfig, spec: Spec) -> tuple[Encoder | UNet | Continued, Init
         return encoder, Initial(_named(path, path), None)
     if not (path / "ledger.json").is_file():
         raise InputError(f"init={path}: no ledger.json in it: not a run folder, or the run has not finished")
-    theirs, ledger = load_model(path), Ledger.read(path / "ledger.json")
+    with torch.random.fork_rng(devices=[]):  # what begins fresh is drawn as beside a file of the same weights
+        theirs = load_model(path)
+    ledger = Ledger.read(path / "ledger.json")
     _check_options(encoder, theirs, path)
     if isinstance(encoder, Encoder) and encoder.bands != theirs.bands:
         encoder = build_encoder(cfg.encoder, dataclasses.replace(spec, bands=theirs.bands))
@@ -115,9 +117,13 @@ def load(model: nn.Module, state: Mapping[str, Tensor], told: str) -> None:
     ]
     wrong += [f"{k} is not there" for k in own if k not in state]
     wrong += [f"{k} has no place here" for k in state if k not in own]
+    fractions = [k for k, v in own.items() if k in state and v.is_floating_point()]
+    wrong += [f"{k} holds {str(state[k].dtype)[6:]}" for k in fractions if not state[k].is_floating_point()]
     if wrong:
         more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
         raise InputError(f"{told}: weights of another encoder: {wrong[0]}{more}; choose encoder= as it was pretrained")
+    if bad := next((k for k in fractions if not state[k].isfinite().all()), None):
+        raise InputError(f"{told}: {bad} is not finite: weights of a run that diverged, or damaged; take another file")
     model.load_state_dict(dict(state))
 
 

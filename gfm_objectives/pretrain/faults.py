@@ -25,6 +25,8 @@ def note(module: Pretraining, step: int, value: float) -> None:
         "loss": str(value),
         "places": places(module, step),
         "of": "pool" if module.cfg.pool else "source",
+        "data_fingerprint": module.source.fingerprint,
+        "precision": str(module.dtype).removeprefix("torch."),
     }
     disk.write(module.folder / FAULT, json.dumps(about, indent=2) + "\n")
 

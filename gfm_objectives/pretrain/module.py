@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -284,8 +285,9 @@ class Pretraining:
         note(self, step, value)
         again = f"gfm replay {self.folder} shows where" if self.world == 1 else f"its places: {self.folder / FAULT}"
         held = f"the checkpoint before it is kept in {kept}" if kept.exists() else "no checkpoint was written yet"
+        what = f"loss is {value}" + ", its gradient no number," * isfinite(value)
         raise InputError(
-            f"loss is {value} at step {step} (sensors {', '.join(self.sensors)}); {held}; "
+            f"{what} at step {step + 1} (sensors {', '.join(self.sensors)}); {held}; "
             f"{again}; lower optim.lr or look for values out of range in the data"
         )
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from gfm_objectives import ranks
 from gfm_objectives.batch import Spec
 from gfm_objectives.budget import Budget
+from gfm_objectives.config.values import number
 from gfm_objectives.data import build_source
 from gfm_objectives.data.guards import watch
 from gfm_objectives.data.kept import check_read
@@ -32,11 +33,13 @@ from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.places import data_options
 from gfm_objectives.pretrain.progress import last_loss
+from gfm_objectives.pretrain.states import dtype_of
 from gfm_objectives.pretrain.steps import Step, cost_of, kinds_of_step
 from gfm_objectives.runs.checkpoint import save_encoder
 from gfm_objectives.runs.folder import check_data, folder, is_finished, open_folder, using
 from gfm_objectives.runs.ledger import Ledger
 from gfm_objectives.runs.provenance import commit, config_hash, recipe_hash, settled
+from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.signals import listening
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import agreed, launched, together
@@ -77,10 +80,11 @@ def run(cfg: DictConfig) -> Path:
         if cfg.shard and fabric.world_size == 1:
             raise InputError("shard=true: one process has nobody to share its weights with; give devices=, too")
         module = assembled(cfg, fabric, dtype)
-        _check_trunk(cfg, module.objective)
+        _check_trunk(cfg, module)
         out = open_folder(cfg)
         if fabric.is_global_zero:
-            module.loggers = build_loggers(cfg.loggers, out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+            module.loggers = build_loggers(cfg.loggers or (), out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+    dtype = module.dtype = dtype_of(out / "checkpoints" / LAST, dtype)  # what precision=auto chose at first stays
     measuring = Measuring(dtype)
     if fabric.is_global_zero:
         if module.initial.name:
@@ -126,11 +130,14 @@ def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretrain
     return Pretraining(objective, costs, budget, cfg, source, folder(cfg), fabric, dtype, initial)
 
 
-def _check_trunk(cfg: DictConfig, objective: Objective) -> None:
-    """InputError where budgets that no trunk leads to are asked for."""
-    if beyond := [b for b in cfg.keep_at or () if b > cfg.budget.flops]:
-        raise InputError(f"keep_at={beyond[0]:g}: beyond budget.flops={cfg.budget.flops:g}, which this run ends with")
-    if (cfg.keep_at or cfg.branch) and not objective.has_trunk():
+def _check_trunk(cfg: DictConfig, module: Pretraining) -> None:
+    """InputError where budgets that no trunk leads to, or that pay for no run, are asked for."""
+    for kept in cfg.keep_at or ():
+        if kept > cfg.budget.flops:
+            end = number(cfg.budget.flops)
+            raise InputError(f"keep_at={number(kept)}: beyond budget.flops={end}, which this run ends with")
+        Budget(kept).check(max(c.total for c in module.costs.values()), "keep_at")
+    if (cfg.keep_at or cfg.branch) and not module.objective.has_trunk():
         raise InputError(
             f"objective={cfg.objective.name}: its after_step may depend on the share of the budget spent (ramps = "
             "False in its class says that it does not), so its runs share no trunk; leave out keep_at= and branch="

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 
 from gfm_objectives import config, disk
 from gfm_objectives.batch import Batch
-from gfm_objectives.device import cores, resolve
+from gfm_objectives.device import DTYPES, cores, resolve
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.faults import FAULT, places
 from gfm_objectives.pretrain.measuring import Measuring
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.pretrain.pretraining import assembled
 from gfm_objectives.pretrain.progress import Meter
-from gfm_objectives.pretrain.states import restore
+from gfm_objectives.pretrain.states import check_data, restore
 from gfm_objectives.runs.checkpoint import check_state
 from gfm_objectives.runs.provenance import settled
+from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.training.energy import Energy
 from gfm_objectives.training.launching import launched
 
@@ -55,7 +57,10 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
     device, dtype = resolve(cfg.device or kept.device, kept.precision)
     kept.device, kept.runs, kept.name = str(device), str(out.parent), out.name
     torch.set_num_threads(kept.threads or cores())
+    about = _known(out)
+    dtype = next((d for d in DTYPES if str(d) == f"torch.{about.get('precision')}"), dtype)
     module = assembled(kept, launched(device), dtype)
+    check_data(module, about.get("data_fingerprint"))
     module.prepare()
     module.finite.refuse = lambda *_: None  # that is what is to be looked at
     if state := state_before(out, step):
@@ -63,6 +68,16 @@ def opened(cfg: DictConfig) -> tuple[Pretraining, int]:
     module.meter, module.used = Meter(None, 1), Energy(None)
     module.objective.train()
     return module, step
+
+
+def _known(out: Path) -> dict[str, Any]:
+    """Data and precision of the run, by the first file that tells them."""
+    for path in (out / "ledger.json", out / FAULT):
+        if path.is_file():
+            with suppress(InputError):  # what cannot be read tells nothing
+                return disk.read_json(path, "")  # type: ignore[no-any-return]
+    last = out / "checkpoints" / LAST
+    return torch.load(last, map_location="cpu", mmap=True, weights_only=True) if last.exists() else {}
 
 
 def _stopped(path: Path) -> int:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gfm_objectives.budget import Budget
+from gfm_objectives.device import DTYPES
 from gfm_objectives.errors import InputError
 from gfm_objectives.pretrain.batches import places_of
+from gfm_objectives.pretrain.beginning import Initial
 from gfm_objectives.runs.trunk import LAST, kept_at
 from gfm_objectives.training.sharding import dealt_model, dealt_optimiser, gathered
 
@@ -28,6 +30,8 @@ def state_of(module: Pretraining, measuring: Measuring) -> dict[str, Any]:
         "trunk": module.trunk.whole and module.objective.has_trunk(),
         "branched": module.trunk.branched,
         "data_fingerprint": module.source.fingerprint,
+        "precision": str(module.dtype).removeprefix("torch."),
+        "initial": {"name": module.initial.name, "flops": module.initial.flops},
         "measuring": measuring.state_dict(),
         "energy": module.used.state(),
     }
@@ -40,11 +44,9 @@ def restore(module: Pretraining, measuring: Measuring, path: Path | None = None)
     if not path.exists():
         return
     state = torch.load(path, map_location=module.device, weights_only=True)
-    if state.get("data_fingerprint", module.source.fingerprint) != module.source.fingerprint:
-        raise InputError(
-            f"{module.folder}: the data, or what its targets are made with, changed since this run began; "
-            "choose another name=, or overwrite=true"
-        )
+    check_data(module, state.get("data_fingerprint"))
+    if "initial" in state:  # what lies under the path of init= may be others by now
+        module.initial = Initial(**state["initial"])
     if module.sharded:
         state["state_dict"] = dealt_model(state["state_dict"], module.objective)
         state["optimizer"] = dealt_optimiser(state["optimizer"], module.optimiser)
@@ -59,6 +61,26 @@ def restore(module: Pretraining, measuring: Measuring, path: Path | None = None)
     if module.fabric.is_global_zero:
         share = f"{module.budget.progress:.0%} of the budget"
         print(f"{module.cfg.name}: goes on from step {module.count['step']} ({share})")
+
+
+def check_data(module: Pretraining, fingerprint: str | None) -> None:
+    """InputError where the data had another fingerprint when the run was begun; None = not known."""
+    if fingerprint not in (None, module.source.fingerprint):
+        raise InputError(
+            f"{module.folder}: the data, or what its targets are made with, changed since this run began; "
+            "choose another name=, or overwrite=true"
+        )
+
+
+def dtype_of(path: Path, otherwise: torch.dtype) -> torch.dtype:
+    """In which the steps before the state at `path` were taken; `otherwise` where there is none, or it does not say.
+
+    precision=auto asks the machine, and the next one may answer otherwise.
+    """
+    if not path.exists():
+        return otherwise
+    told = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("precision", "")
+    return next((d for d in DTYPES if str(d) == f"torch.{told}"), otherwise)
 
 
 class Trunk:

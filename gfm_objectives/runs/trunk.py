@@ -82,7 +82,7 @@ def begin(path: Path, out: Path, cfg: DictConfig) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     run = path.parent.parent
     carry(run, out, state["run"]["step"], cfg.budget.flops)
-    branched = {"run": str(cfg.branch), "flops": state["run"]["spent"]}
+    branched = {"run": str(Path(cfg.branch)), "flops": state["run"]["spent"]}
     write_state(out / "checkpoints" / LAST, state | {"branched": branched})
 
 

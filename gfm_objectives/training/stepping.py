@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gfm_objectives.device import autocast
 from gfm_objectives.heap import keep_freed
@@ -18,7 +19,7 @@ Backward = Callable[[Tensor], Any]
 class Stepper:
     """Steps of one optimiser. No step makes a GPU wait for an answer.
 
-    clip: gradient norm; dtype: of autocast, float32 = none; finite: told every loss before it is learned from;
+    clip: gradient norm; dtype: of autocast, float32 = none; finite: told of every step before it is learned from;
     backward: of the loss, where another than `Tensor.backward` is wanted.
     """
 
@@ -44,9 +45,9 @@ class Stepper:
             group["lr"] = peak * factor
         with autocast(self.device, self.dtype):
             value = loss()
-        self.finite.add(step, value.detach())
         self.optimiser.zero_grad(set_to_none=True)
         self.backward(value)
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.finite.add(step, value.detach(), norm.full_tensor() if isinstance(norm, DTensor) else norm)
         self.optimiser.step()
         return value.detach()
