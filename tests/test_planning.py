@@ -173,7 +173,8 @@ def test_tables_that_are_none(tmp_path):
     path.write_text(json.dumps([ROW | {"flops_per_s": None}]))
     with pytest.raises(InputError, match="must be positive numbers"):
         speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path))
-    assert speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path / "none")).source == "ASSUMED"
+    missing = speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path / "none"))
+    assert missing.source == "ASSUMED" and missing.about == f"there is no {tmp_path}/none here; mfu= sets it"
 
 
 # ---------------------------------------------------------------- memory
