@@ -124,7 +124,9 @@ def main(
 ) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve(device, precision)[1]
-    print(f"{device}, {dtype}\n\n| encoder | objective | batch | compiled | forecast MB | measured MB | off | kept MB |")
+    print(
+        f"{device}, {dtype}\n\n| encoder | objective | batch | compiled | forecast MB | measured MB | off | kept MB |"
+    )
     print("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |", flush=True)
     for *case, told, seen, kept in rows(encoders, objectives, batches, device, dtype):
         cells = [*map(str, case), f"{told / 1e6:.1f}", f"{seen / 1e6:.1f}", f"{told / seen - 1:+.1%}"]

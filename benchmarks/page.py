@@ -23,13 +23,18 @@ of the process where the device is a CPU that others use too. `GFLOP/s` is count
 convolutions) per second, which is samples per second at equal FLOPs."""
 
 
-def chapter(found: Mapping[str, Any], name: str) -> str:
-    """One file's part of the page; name: of the file, the heading where it has no title."""
+def chapter(found: Mapping[str, Any], name: str, newest: Mapping[str, Any] | None = None) -> str:
+    """One file's part of the page; name: of the file, the heading where it has no title. It says in bold where it was
+    measured on another machine than `newest`, the file of the latest date."""
     parts = [f"## {found.get('title', name)}"]
     about = [f"`{found['command']}`"] if found.get("command") else []
     about += [str(found["device"]), *([found["date"]] if found.get("date") else [])]
     about += [f"{package} {number}" for package, number in found["versions"].items()]
     parts.append(", ".join(about) + ".")
+    if newest and machine(found) != machine(newest):
+        parts.append(
+            f"**Measured on another machine than what is newest on this page ({told(newest)}): {told(found)}.**"
+        )
     if found.get("notes"):
         parts.append("\n".join(f"- {note}" for note in found["notes"]))
     for heading, rows in found["sections"].items():
@@ -37,12 +42,25 @@ def chapter(found: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(parts)
 
 
+def machine(found: Mapping[str, Any]) -> str:
+    """The device without its number of threads."""
+    return str(found["device"]).rsplit(" x ", 1)[0]
+
+
+def told(found: Mapping[str, Any]) -> str:
+    return f"{machine(found)}, {found.get('date', 'no date')}"
+
+
 def chapters(files: Iterable[Path]) -> list[str]:
+    """Of these files, which are of devices of one kind."""
+    read = {path: json.loads(path.read_text()) for path in files}
+    newest = max(read.values(), key=lambda found: str(found.get("date", "")), default=None)
+
     def rank(path: Path) -> tuple[int, str]:
         stem = path.stem.removesuffix("_cuda")
         return (ORDER.index(stem) if stem in ORDER else len(ORDER), path.stem)
 
-    return [chapter(json.loads(path.read_text()), path.stem) for path in sorted(files, key=rank)]
+    return [chapter(read[path], path.stem, newest) for path in sorted(read, key=rank)]
 
 
 def page(results: Path) -> str:

@@ -121,6 +121,43 @@ def test_page_prints_every_file_of_both_folders(tmp_path, capsys):
         assert words in text, words
 
 
+def test_page_says_what_was_measured_on_another_machine(tmp_path):
+    """Of CPUs among themselves, and of GPUs; the number of threads makes no other machine."""
+    about = {"versions": {}, "sections": {"a": [{"n": 1}]}}
+    for folder, name, device, date in (
+        ("benchmarks", "steps", "EPYC x 1 threads", "2026-11-02"),
+        ("benchmarks", "peers", "EPYC x 2 threads", "2026-11-03"),
+        ("benchmarks", "inputs", "Xeon x 1 threads", "2026-10-30"),
+        ("gpu", "one", "H100", "2026-11-01"),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.json").write_text(json.dumps(about | {"device": device, "date": date}))
+    parts = {part.split("\n")[0]: part for part in page.page(tmp_path).split("\n## ")[1:]}
+    marked = "**Measured on another machine than what is newest on this page (EPYC, 2026-11-03): Xeon, 2026-10-30.**"
+    assert [name for name, part in parts.items() if "another machine" in part] == ["inputs"]
+    assert marked in parts["inputs"]
+
+
+def test_a_kill_leaves_whole_json(tmp_path, monkeypatch):
+    """Rows of before, where it comes while the new ones are written."""
+    path = tmp_path / "a.json"
+    common.keep(path, {"rows": [1]})
+
+    def killed(self, text):
+        with self.open("w") as file:
+            file.write(text[:5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        common.keep(path, {"rows": [1, 2]})
+    assert json.loads(path.read_text()) == {"rows": [1]}
+    shop = gpu.Page(tmp_path / "b.json", torch.device("cpu"), 0.0, {"device": "c"})
+    monkeypatch.undo()
+    shop.add("speed", {"n": 1})
+    assert json.loads((tmp_path / "b.json").read_text()) == {"device": "c", "sections": {"speed": [{"n": 1}]}}
+
+
 def test_page_in_the_docs_is_that_of_the_results():
     assert page.PAGE.read_text() == page.page(ROOT / "results"), "python benchmarks/page.py"
 

@@ -21,6 +21,7 @@ from gfm_objectives.config import compose, load_choice
 from gfm_objectives.config.files import read_entry
 from gfm_objectives.data.pool import Pool
 from gfm_objectives.data.source import Source
+from gfm_objectives.device import has_bf16
 from gfm_objectives.errors import InputError
 from gfm_objectives.models import build_encoder
 from gfm_objectives.objectives import OBJECTIVES, build_objective
@@ -172,7 +173,8 @@ def test_tables_that_are_none(tmp_path):
     path.write_text(json.dumps([ROW | {"flops_per_s": None}]))
     with pytest.raises(InputError, match="must be positive numbers"):
         speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path))
-    assert speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path / "none")).source == "ASSUMED"
+    missing = speed_of(card("a100"), "tiny", "mae", 64, None, str(tmp_path / "none"))
+    assert missing.source == "ASSUMED" and missing.about == f"there is no {tmp_path}/none here; mfu= sets it"
 
 
 # ---------------------------------------------------------------- memory
@@ -296,18 +298,28 @@ def test_a_pool_is_counted_as_it_is_kept(spec):
 
 
 @pytest.mark.parametrize(
-    ("encoders", "batches"), [("nano", "4,16"), pytest.param("nano,tiny", "4,16", marks=pytest.mark.slow)]
+    ("encoders", "batches", "precision"),
+    [
+        ("nano", "4,16", "auto"),
+        pytest.param("nano,tiny", "4,16", "auto", marks=pytest.mark.slow),
+        pytest.param(
+            "nano",
+            "4,16",
+            "bf16",
+            marks=pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="NOT TESTED: no bf16 here"),
+        ),
+    ],
 )
-def test_the_forecast_is_within_15_percent_of_what_a_process_takes(encoders, batches):
+def test_the_forecast_is_within_15_percent_of_what_a_process_takes(encoders, batches, precision):
     """On a CPU, by its resident memory; benchmarks/memory.py does so on a GPU, too."""
     script = ROOT / "benchmarks" / "memory.py"
     env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, script, encoders, "masked_seg", batches]
+    command = [sys.executable, script, encoders, "masked_seg", batches, precision]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     table = [
         line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith(("| nano", "| tiny"))
     ]
     assert len(table) == len(encoders.split(",")) * len(batches.split(","))
-    for *_, told, seen, _ in table:
+    for *_, told, seen, _, _ in table:
         assert 0.85 < float(told) / float(seen) < 1.15, done.stdout

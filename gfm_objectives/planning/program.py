@@ -116,6 +116,7 @@ def text(plan: Plan, cfg: DictConfig) -> str:
     parts = {"weights": m.weights, "gradients": m.gradients, "AdamW": m.optimiser, "DDP buckets": m.buckets}
     parts |= {"activations": m.activations, "pool": m.pool}
     held = ", ".join(f"{k} {_gb(v)}" for k, v in parts.items() if v)
+    held += "; the code of oneDNN's kernels apart" if p.card.type == "cpu" else ""  # tens of MB, more in bf16
     speed = f"{p.speed.mfu:.1%} of {p.card.peak_name} ({p.card.peak / 1e12:.4g} TFLOP/s)"
     scaled = f"; {p.devices} devices are taken to be {p.devices} times as fast as one" if several else ""
     lines = [

@@ -61,7 +61,10 @@ def speed_of(card: Card, encoder: str, objective: str, batch: int, mfu: float | 
             compiled = "compiled" if best.get("compiled") else "not compiled"
             about = f"{best['objective']} in batches of {best['batch']}, {compiled}, {best['device']} ({best['file']})"
             return Speed(best["flops_per_s"] / peak, source, about)
-    where = f"no row of {encoder} in {measured}" if measured and card.type != "cpu" else "nothing was measured"
+    where = "nothing was measured"
+    if measured and card.type != "cpu":
+        there = Path(os.path.expanduser(measured)).exists()
+        where = f"no row of {encoder} in {measured}" if there else f"there is no {measured} here"
     return Speed(ASSUMED, "ASSUMED", f"{where}; mfu= sets it")
 
 
