@@ -107,12 +107,12 @@ def test_the_first_step_that_any_process_has_no_number_for_is_told() -> None:
     told: list[tuple[int, float]] = []
     finite = Finite(CPU, lambda step, value: told.append((step, value)), worst=lambda t: t.clamp(min=-3.0))
     for step in range(EVERY):
-        finite.add(step, torch.tensor(float("inf") if step >= 4 else 1.0))
+        finite.add(step, torch.tensor(float("inf") if step >= 4 else 1.0), torch.ones(()))
     assert told[0][0] == 3 and told[0][1] != told[0][1], "of another process, whose loss is not known here"
     told.clear()
     finite = Finite(CPU, lambda step, value: told.append((step, value)), worst=lambda t: t)
     for step in range(EVERY):
-        finite.add(step, torch.tensor(float("inf") if step == 4 else 1.0))
+        finite.add(step, torch.tensor(float("inf") if step == 4 else 1.0), torch.ones(()))
     assert told == [(4, float("inf"))]
 
 

@@ -28,7 +28,7 @@ class BandWeights(nn.Module):
     def forward(self, bands: Sequence[str]) -> Tensor:
         """The blocks of `bands`, (C', taps, out), scaled for the bands that are absent."""
         index = [self.bands.index(b) for b in bands]
-        weight = self.weight
+        weight: Tensor = self.weight
         if index != list(range(len(self.bands))):  # a list as an index would make the host wait for the device
             weight = weight.index_select(0, torch.tensor(index).to(weight.device, non_blocking=True))
         weight = weight * (len(self.bands) / len(index))

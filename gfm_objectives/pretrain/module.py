@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfm_objectives import ranks
 from gfm_objectives.batch import Batch
@@ -27,6 +27,7 @@ from gfm_objectives.data.source import Source
 from gfm_objectives.device import peak
 from gfm_objectives.errors import InputError
 from gfm_objectives.flops import Cost
+from gfm_objectives.models.encoder import Encoder
 from gfm_objectives.models.norm import count_norms, share_norms
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.pretrain.batches import micro_of, places_of
@@ -266,7 +267,7 @@ class Pretraining:
         if self.fabric.is_global_zero:
             write_state(path, state)
 
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder with all its weights, of the first process; where they are sharded, a copy for which all ask."""
         if not self.sharded:
             return self.objective.encoder
