@@ -122,7 +122,8 @@ def test_where_a_loss_is_no_number_the_first_process_alone_tells_of_it(
 ) -> None:
     run = alone(1e5, batch, world=2, steps=1)
     run.fabric.is_global_zero, run.folder = first, tmp_path  # type: ignore[misc]
-    run.cfg.seed, run.cfg.pool, run.source, run.cfg.batch = 0, 64, None, {"global": 8}  # type: ignore[assignment]
+    run.cfg.seed, run.cfg.pool, run.cfg.batch = 0, 64, {"global": 8}  # type: ignore[assignment]
+    run.source = SimpleNamespace(fingerprint="")  # type: ignore[assignment]
     with pytest.raises(InputError if first else SystemExit) as left:
         run._refuse(7, float("nan"))
     assert (tmp_path / "fault.json").exists() is first

@@ -102,8 +102,9 @@ def patches(series: Series, number: Tensor, patch: int) -> tuple[Tensor, Tensor]
     1."""
     x = rearrange(series.x, "b t c (h p) (w q) -> b t h w p q c", p=patch, q=patch)  # views: what is not asked is not
     ok = rearrange(series.valid, "b t (h p) (w q) -> b t h w p q 1", p=patch, q=patch)  # moved
-    h, w = x.shape[2:4]
-    place = torch.arange(len(x), device=x.device)[:, None], number // (h * w), number // w % h, number % w
+    rows, columns = x.shape[2:4]  # torch.unravel_index sends lists, for which the host waits
+    at = number // (rows * columns), number // columns % rows, number % columns
+    place = torch.arange(len(x), device=x.device)[:, None], *at
     x, ok = x[place].flatten(2, 3), ok[place].flatten(2, 3)
     return x.masked_fill(~ok, 0).float(), ok.float()
 

@@ -132,10 +132,10 @@ def assembled(cfg: DictConfig, fabric: L.Fabric, dtype: torch.dtype) -> Pretrain
 
 def _check_trunk(cfg: DictConfig, module: Pretraining) -> None:
     """InputError where budgets that no trunk leads to, or that pay for no run, are asked for."""
+    if beyond := [b for b in cfg.keep_at or () if b > cfg.budget.flops]:
+        end = number(cfg.budget.flops)
+        raise InputError(f"keep_at={number(beyond[0])}: beyond budget.flops={end}, which this run ends with")
     for kept in cfg.keep_at or ():
-        if kept > cfg.budget.flops:
-            end = number(cfg.budget.flops)
-            raise InputError(f"keep_at={number(kept)}: beyond budget.flops={end}, which this run ends with")
         Budget(kept).check(max(c.total for c in module.costs.values()), "keep_at")
     if (cfg.keep_at or cfg.branch) and not module.objective.has_trunk():
         raise InputError(
