@@ -26,10 +26,10 @@ from gfm_objectives.objectives import build_objective
 from gfm_objectives.objectives.objective import Objective
 from gfm_objectives.planning.memory import forecast
 from gfm_objectives.pretrain.steps import kinds_of_step
+from gfm_objectives.training import stepping
 from gfm_objectives.training.compiling import compile_parts
 from gfm_objectives.training.finite import Finite
 from gfm_objectives.training.optimiser import adamw
-from gfm_objectives.training.stepping import Stepper
 
 STEPS = 3
 # malloc gives back what is freed, as CUDA's allocator uses it again: what is measured is then what is alive. malloc.h:
@@ -73,7 +73,7 @@ def train(model: Objective, places: int, device: str, dtype: torch.dtype, compil
     parameters = [*model.parameters()]
     kind = kinds_of_step(model, common.SPEC, None)[-1]
     finite = Finite(torch.device(device), lambda step, loss: None)
-    stepper = Stepper(adamw([(parameters, 1e-3)], 0.05), parameters, 1.0, torch.device(device), dtype, finite)
+    stepper = stepping.Stepper(adamw([(parameters, 1e-3)], 0.05), parameters, 1.0, torch.device(device), dtype, finite)
     for step in range(STEPS):
         batch = noise(places).to(device)
         stepper(step, 1.0, lambda batch=batch: model(batch, kind.variant)["loss"])
@@ -97,6 +97,7 @@ def rows(
 ) -> Iterator[tuple[str, str, int, str, float, float, float]]:
     """(encoder, objective, batch, compiled, bytes by the forecast, bytes measured, bytes kept)"""
     torch.set_num_threads(1)
+    stepping.keep_freed = lambda: None  # which would undo it
     for key, value in MALLOPT.items():
         assert ctypes.CDLL(None).mallopt(key, value) == 1, (key, value)
     train(build("nano", "masked_seg"), 1, device, dtype, False)  # kernels, threads and workspaces are there then
