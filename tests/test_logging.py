@@ -67,6 +67,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, round(e.value, 3)) for e in events.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 0.333)]
+    assert [round(e.value, 3) for e in events.Scalars("lr")] == [0.01] * 3
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "demo" in text and "optim.lr: 0.01" in text
 

@@ -126,6 +126,15 @@ def test_the_saved_config_trains_the_same_thing(finished: Path, tmp_path: Path) 
         torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
 
 
+def test_a_logger_that_is_not_installed_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="loggers=wandb: the package wandb is not installed"):
+        pretrain.run(small(tmp_path, "loggers=[csv,wandb]"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_impossible_budget_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"budget\.flops=1e\+06"):
         pretrain.run(small(tmp_path, "budget.flops=1e6"))

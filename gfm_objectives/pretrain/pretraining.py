@@ -43,7 +43,7 @@ from gfm_objectives.runs.trunk import LAST
 from gfm_objectives.signals import listening
 from gfm_objectives.training.compiling import wanted
 from gfm_objectives.training.launching import agreed, launched, together
-from gfm_objectives.training.logging import build_loggers
+from gfm_objectives.training.logging import build_loggers, check_loggers
 
 with warnings.catch_warnings():  # third parties' deprecations, at import
     warnings.simplefilter("ignore")
@@ -81,6 +81,7 @@ def run(cfg: DictConfig) -> Path:
             raise InputError("shard=true: one process has nobody to share its weights with; give devices=, too")
         module = assembled(cfg, fabric, dtype)
         _check_trunk(cfg, module)
+        check_loggers(cfg.loggers or ())
         out = open_folder(cfg)
         if fabric.is_global_zero:
             module.loggers = build_loggers(cfg.loggers or (), out, cfg.name, OmegaConf.to_container(cfg))  # type: ignore[arg-type]

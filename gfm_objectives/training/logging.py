@@ -146,9 +146,14 @@ LOGGERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Logger]] = {
 def build_loggers(names: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> list[Logger]:
     """The loggers of those names, for the run `name` in `folder`; config: the run's, plain values in sections.
 
-    InputError for a name that is not in LOGGERS or comes twice, and for one whose package is not installed. All
-    packages are looked for before the first logger is made: none is left half begun.
+    InputError as of `check_loggers`: before the first is made, so that none is left half begun.
     """
+    check_loggers(names)
+    return [LOGGERS[key](Path(folder), name, config) for key in names]
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """InputError for a name that is not in LOGGERS or comes twice, and for one whose package is not installed."""
     for key in names:
         if key not in LOGGERS:
             raise InputError(f"loggers={key}: no such logger; choose from {', '.join(LOGGERS)}")
@@ -156,7 +161,6 @@ def build_loggers(names: Sequence[str], folder: Path, name: str, config: Mapping
             _package(key)
     if twice := next((key for key in names if list(names).count(key) > 1), None):
         raise InputError(f"loggers: {twice} is listed twice; once is enough")
-    return [LOGGERS[key](Path(folder), name, config) for key in names]
 
 
 EXTRAS = ("wandb", "mlflow", "trackio")  # of pyproject.toml, by their packages' names
