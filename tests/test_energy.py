@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_pretrain import small
 
-from gfm_objectives import ranks
+from gfm_objectives import pretrain, ranks
 from gfm_objectives.pretrain.module import Pretraining
 from gfm_objectives.training import energy
 from gfm_objectives.training.energy import NVML, RAPL, Energy
@@ -162,3 +164,22 @@ def test_all_devices_of_a_run_are_told(monkeypatch):
     assert Pretraining.joules(mine) == 8.0
     mine.energy = None
     assert Pretraining.joules(mine) is None
+
+
+def test_a_run_keeps_its_joules_in_the_ledger(cpu, tmp_path_factory, monkeypatch):
+    runs = tmp_path_factory.mktemp("runs")
+    times = [0]
+
+    def rising() -> RAPL:
+        class Working(RAPL):
+            def read(self) -> float | None:
+                zone(cpu, "intel-rapl:0", "package-0", 100 + 2 * times[0])
+                times[0] += 1
+                return super().read()
+
+        return Working(cpu)
+
+    monkeypatch.setattr(energy, "RAPL", rising)
+    out = pretrain.run(small(runs, "objective=supervised"))
+    told = json.loads((out / "ledger.json").read_text())["energy_joules"]
+    assert times[0] > 8 and told == pytest.approx(2 * (times[0] - 1), abs=4), "2 J from one look to the next"
