@@ -393,6 +393,7 @@ def ask(typed: str, desk: Path, limit: float = 300.0, child: Callable[[], object
             fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(fd, 1)
             os.dup2(fd, 2)
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))  # pytest has others there
             child()
             from gfm_objectives import cli
 
