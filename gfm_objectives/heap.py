@@ -12,7 +12,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 @lru_cache
 def keep_freed() -> None:
     """Keep what is freed for who asks next. A step of training frees what the next one asks for again; glibc handed
-    large blocks back in between, and the system cleared every page anew: 4 to 15 % of a step on a CPU (LOG.md)."""
+    large blocks back in between, and the system cleared every page anew: 1 to 15 % of a step on a CPU (LOG.md)."""
     if libc := _glibc("mallopt"):
         libc.mallopt(MMAP_THRESHOLD, 1 << 30) or libc.mallopt(MMAP_THRESHOLD, 1 << 25)  # older ones allow no more
         libc.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
